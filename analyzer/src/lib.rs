@@ -1,0 +1,1 @@
+//! Trace to dataframes to findings to reports.

@@ -1,0 +1,92 @@
+//! The configuration of a machine: all that, with the guest's images and the world's inputs, decides a run.
+
+use crate::policy::{Policy, words};
+use core::fmt;
+
+words! {
+    /// What runs the instructions.
+    Backend {
+        /// The software CPU.
+        Soft = "soft",
+        /// /dev/kvm.
+        Kvm = "kvm",
+    }
+}
+
+words! {
+    /// How much of the run is logged. Each level holds all of the one before it.
+    Log {
+        /// Entries, exits, flushes and all that is as rare.
+        Exits = "exits",
+        /// Every VMCS access too.
+        Vmcs = "vmcs",
+        /// All of silicon's answers too, so that L0 alone can be replayed.
+        L0 = "l0",
+    }
+}
+
+/// What the machine boots. The bytes of its images travel beside the configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Guest {
+    /// One of the built-in guests, by name. It is assembled at start, and has no image.
+    BuiltIn(String),
+    /// A kernel, with an optional initrd, by content.
+    Kernel {
+        /// The kernel's file name, which a multiboot kernel's command line begins with.
+        name: String,
+        /// The kernel's command line.
+        append: String,
+    },
+}
+
+/// A machine. Two runs of equal configurations, images and inputs give the same events, bit for bit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// What it boots.
+    pub guest: Guest,
+    /// L1's memory, in bytes: a multiple of the page size.
+    pub memory: u64,
+    /// L1's vCPUs, at least 1.
+    pub vcpus: u16,
+    /// Physical CPUs, at least 1.
+    pub pcpus: u16,
+    /// What runs the instructions.
+    pub backend: Backend,
+    /// The rules L0 runs under.
+    pub policy: Policy,
+    /// Entries in each physical CPU's TLB, at least 16.
+    pub tlb_entries: u32,
+    /// Seeds everything that a guest may take as random.
+    pub seed: u64,
+    /// How much is logged.
+    pub log: Log,
+    /// Instructions after which the machine stops.
+    pub max_instructions: Option<u64>,
+    /// The machine stops when the console has shown this text.
+    pub stop_on: Option<String>,
+    /// Instructions that a vCPU may run before another is scheduled or the world is asked for input.
+    pub slice: u64,
+    /// Instructions between two digests of state; 0 for none but the last.
+    pub digest_interval: u64,
+}
+
+impl Config {
+    /// The defaults of the command line, for `guest`.
+    pub fn new(guest: Guest) -> Self {
+        Self {
+            guest,
+            memory: 256 << 20,
+            vcpus: 1,
+            pcpus: 1,
+            backend: Backend::Soft,
+            policy: Policy::default(),
+            tlb_entries: 1536,
+            seed: 0,
+            log: Log::Vmcs,
+            max_instructions: None,
+            stop_on: None,
+            slice: 1_000_000,
+            digest_interval: 16_000_000,
+        }
+    }
+}

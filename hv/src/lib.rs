@@ -1,0 +1,10 @@
+//! The machine and its L0 hypervisor.
+//!
+//! [`machine::Machine`] puts a guest hypervisor (L1) on a board and runs it under [`l0`], our nested hypervisor, which
+//! asks [`silicon::Silicon`] to run instructions. [`cpu`], [`mmu`] and [`vmx`] are that silicon in software. All that
+//! could differ between two runs comes in through [`world::World`], and all that happened goes out through it.
+//!
+//! This crate opens no file, reads no clock and spawns no thread.
+
+pub mod silicon;
+pub mod world;

@@ -1,0 +1,201 @@
+//! The border between L0 and what runs the instructions.
+//!
+//! What crosses it is what crosses it on hardware: VMCSs are cleared, loaded, read, written and entered, translations
+//! are invalidated, physical memory is read and written. The software CPU, KVM and a recorded trace answer at it.
+//!
+//! Not here: what any exit means. That is L0's.
+
+use hv_defs::addr::Hpa;
+use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
+use hv_defs::event::Check;
+use hv_defs::instruction_error::InstructionError;
+use hv_defs::vmcs::{Field, FieldValue, VmcsField};
+
+/// A physical CPU, by number from 0.
+pub type Pcpu = usize;
+
+/// Registers that VMX transitions neither save nor load: they stay in the CPU, whichever guest runs on it, and L0 swaps
+/// them when it schedules another vCPU. RSP, RIP and RFLAGS are the VMCS's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registers {
+    /// RAX, RCX, RDX, RBX, (RSP, unused while in the VMCS), RBP, RSI, RDI, R8 to R15.
+    pub gpr: [u64; 16],
+    /// CR2.
+    pub cr2: u64,
+    /// CR8, the task priority, where no TPR shadow is in use.
+    pub cr8: u64,
+    /// DR0 to DR3.
+    pub dr: [u64; 4],
+    /// DR6.
+    pub dr6: u64,
+    /// XCR0.
+    pub xcr0: u64,
+    /// IA32_XSS.
+    pub xss: u64,
+    /// IA32_STAR.
+    pub star: u64,
+    /// IA32_LSTAR.
+    pub lstar: u64,
+    /// IA32_CSTAR.
+    pub cstar: u64,
+    /// IA32_FMASK.
+    pub fmask: u64,
+    /// IA32_KERNEL_GS_BASE.
+    pub kernel_gs_base: u64,
+    /// IA32_TSC_AUX.
+    pub tsc_aux: u64,
+    /// Protection-key rights of user pages.
+    pub pkru: u32,
+    /// The x87, SSE and AVX state, as XSAVE's standard format lays it out.
+    pub extended: Box<Extended>,
+}
+
+/// The x87, SSE and AVX registers: 512 bytes of FXSAVE image, 64 of XSAVE header, 256 of upper YMM halves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[repr(C, align(64))]
+pub struct Extended(pub [u8; 832]);
+
+impl Default for Registers {
+    /// As after a reset: all zero, but for DR6, XCR0, FCW and MXCSR.
+    fn default() -> Self {
+        let mut extended = Extended([0; 832]);
+        extended.0[..2].copy_from_slice(&0x037fu16.to_le_bytes());
+        extended.0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        Self {
+            gpr: [0; 16],
+            cr2: 0,
+            cr8: 0,
+            dr: [0; 4],
+            dr6: 0xffff_0ff0,
+            xcr0: 1,
+            xss: 0,
+            star: 0,
+            lstar: 0,
+            cstar: 0,
+            fmask: 0,
+            kernel_gs_base: 0,
+            tsc_aux: 0,
+            pkru: 0,
+            extended: Box::new(extended),
+        }
+    }
+}
+
+/// What became of a VM entry that silicon carried out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The guest ran and exited; the VMCS's exit-information fields say why.
+    Exited(Exited),
+    /// A check on guest state failed, or an MSR could not be loaded: an exit with the entry-failure bit set, after
+    /// which the VMCS's exit-information fields say why and the guest has not run.
+    EntryFailed(Check),
+    /// The guest did what this silicon does not have. Nothing can be made of the VMCS now.
+    Unsupported(Unsupported),
+}
+
+/// An exit, beside what the VMCS says of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Exited {
+    /// Cached translations that the VM entry dropped, for want of a VPID.
+    pub dropped_by_entry: u32,
+    /// Cached translations that the VM exit dropped, for want of a VPID.
+    pub dropped_by_exit: u32,
+}
+
+/// A VM entry that silicon refused before it touched guest state: VMfail. The VM-instruction error field holds the number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// The number; `None` for VMfailInvalid, when no VMCS is current.
+    pub error: Option<InstructionError>,
+    /// The check that failed, for errors 7 and 8.
+    pub check: Option<Check>,
+}
+
+/// What silicon met and does not have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unsupported {
+    /// Where the guest was.
+    pub rip: u64,
+    /// The instruction's bytes, as far as they could be fetched.
+    pub bytes: Vec<u8>,
+    /// What it is, disassembled or in words.
+    pub what: String,
+}
+
+/// Silicon that runs guests in VMX non-root operation.
+///
+/// Every physical CPU is in VMX root operation from the start. Each has a current VMCS, set by [`Silicon::vmptrld`];
+/// a VMCS may be active on one CPU at a time, and L0 sees to that as on hardware. Misuse that hardware answers with
+/// VMfail is L0's own bug here, and is asserted.
+pub trait Silicon {
+    /// The value of a VMX capability MSR (IA32_VMX_BASIC to IA32_VMX_VMFUNC): what this silicon offers L0.
+    fn capability(&self, msr: u32) -> u64;
+
+    /// Bytes of physical memory.
+    fn memory_size(&self) -> u64;
+
+    /// Reads physical memory.
+    ///
+    /// # Panics
+    /// When the bytes lie beyond memory: L0 checks guests' addresses before it asks.
+    fn read(&mut self, at: Hpa, into: &mut [u8]);
+
+    /// Writes physical memory. Decoded instructions of the pages written are dropped.
+    ///
+    /// # Panics
+    /// As [`Silicon::read`].
+    fn write(&mut self, at: Hpa, bytes: &[u8]);
+
+    /// Makes a VMCS inactive and clear. It is initialised, whatever the region held.
+    fn vmclear(&mut self, cpu: Pcpu, vmcs: Hpa);
+
+    /// Makes a VMCS active and current on `cpu`.
+    fn vmptrld(&mut self, cpu: Pcpu, vmcs: Hpa);
+
+    /// Reads a field of the current VMCS; `field` is one of the table's.
+    fn vmread(&mut self, cpu: Pcpu, field: VmcsField) -> u64;
+
+    /// Writes a field of the current VMCS; `field` is one of the table's, read-only ones included.
+    fn vmwrite(&mut self, cpu: Pcpu, field: VmcsField, value: u64);
+
+    /// The registers that transitions leave alone.
+    fn registers(&mut self, cpu: Pcpu) -> &mut Registers;
+
+    /// VMLAUNCH or VMRESUME of the current VMCS: runs its guest until an exit. When [`Silicon::retired`] reaches `until`
+    /// an external interrupt arrives from the host's timer and the guest exits for it, exactly there (or at the first
+    /// instruction boundary after, when `until` has passed already).
+    ///
+    /// # Errors
+    /// When the entry was refused with VMfail.
+    fn enter(&mut self, cpu: Pcpu, launch: bool, until: u64) -> Result<Outcome, Refused>;
+
+    /// INVVPID. Returns how many cached translations of `cpu` were dropped.
+    fn invvpid(&mut self, cpu: Pcpu, kind: InvvpidType, descriptor: InvvpidDescriptor) -> u32;
+
+    /// INVEPT. Returns how many cached translations of `cpu` were dropped.
+    fn invept(&mut self, cpu: Pcpu, kind: InveptType, descriptor: InveptDescriptor) -> u32;
+
+    /// Instructions retired so far, on all CPUs together: the machine's clock.
+    fn retired(&self) -> u64;
+
+    /// Passes time while every CPU waits: the clock goes on to `to`, nothing is executed.
+    fn skip(&mut self, to: u64);
+
+    /// A digest of registers, active VMCSs and memory. Equal states give equal digests, on every host.
+    fn digest(&mut self) -> u64;
+}
+
+/// [`Silicon::vmread`] and [`Silicon::vmwrite`] by typed field.
+pub trait SiliconExt: Silicon {
+    /// Reads a field of the current VMCS.
+    fn get<T: FieldValue>(&mut self, cpu: Pcpu, field: Field<T>) -> T {
+        T::from_raw(self.vmread(cpu, field.field()))
+    }
+
+    /// Writes a field of the current VMCS.
+    fn set<T: FieldValue>(&mut self, cpu: Pcpu, field: Field<T>, value: T) {
+        self.vmwrite(cpu, field.field(), value.into_raw());
+    }
+}
+
+impl<S: Silicon + ?Sized> SiliconExt for S {}

@@ -1,0 +1,1 @@
+//! Live world in, trace out.

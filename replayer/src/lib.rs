@@ -1,0 +1,1 @@
+//! Trace in, the same machine again.
