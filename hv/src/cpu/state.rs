@@ -1,0 +1,212 @@
+//! The architectural state of one physical CPU, and why it stopped running a guest.
+
+use super::flags::Flags;
+use crate::mmu::Mmu;
+use crate::silicon::{Registers, Unsupported};
+use crate::vmx::controls::Controls;
+use crate::vmx::exit::ExitInfo;
+use hv_defs::controls::{ActivityState, Interruptibility};
+use hv_defs::x86::{AccessRights, Cr0, Efer, Rflags, Seg, Vector};
+
+/// A segment register with its hidden part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segment {
+    /// The visible part.
+    pub selector: u16,
+    /// Where the segment begins, linear.
+    pub base: u64,
+    /// The last byte's offset: in bytes, whatever the granularity.
+    pub limit: u32,
+    /// As the VMCS holds them.
+    pub rights: AccessRights,
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Table {
+    /// Where the table begins, linear.
+    pub base: u64,
+    /// The last byte's offset.
+    pub limit: u16,
+}
+
+/// One physical CPU: the architectural state of the guest that now runs on it.
+///
+/// The current privilege level is SS's DPL, as VM entry and VM exit have it. Whoever changes CR0, CR3, CR4, EFER, PAT,
+/// the VPID, the EPT pointer or SS from outside tells the [`Mmu`] before the guest runs on; [`Cpu::refresh`] does so.
+#[derive(Debug)]
+pub struct Cpu {
+    /// The registers that transitions leave alone. `gpr[4]` is RSP while a guest runs.
+    pub regs: Registers,
+    /// RIP of the next instruction.
+    pub rip: u64,
+    /// RFLAGS, its arithmetic flags lazily.
+    pub(crate) flags: Flags,
+    /// ES, CS, SS, DS, FS, GS.
+    pub seg: [Segment; 6],
+    /// The local descriptor table.
+    pub ldtr: Segment,
+    /// The task register.
+    pub tr: Segment,
+    /// The global descriptor table.
+    pub gdtr: Table,
+    /// The interrupt descriptor table.
+    pub idtr: Table,
+    /// CR0, as the hardware has it.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4, as the hardware has it.
+    pub cr4: u64,
+    /// IA32_EFER.
+    pub efer: u64,
+    /// The four page-directory pointers of PAE paging.
+    pub pdptes: [u64; 4],
+    /// DR7.
+    pub dr7: u64,
+    /// IA32_DEBUGCTL.
+    pub debugctl: u64,
+    /// IA32_PAT.
+    pub pat: u64,
+    /// IA32_SYSENTER_CS.
+    pub sysenter_cs: u32,
+    /// IA32_SYSENTER_ESP.
+    pub sysenter_esp: u64,
+    /// IA32_SYSENTER_EIP.
+    pub sysenter_eip: u64,
+    /// What blocks events at the next instruction boundary.
+    pub interruptibility: Interruptibility,
+    /// Whether it executes instructions.
+    pub activity: ActivityState,
+    /// The pending debug exceptions, as the VMCS holds them.
+    pub pending_debug: u64,
+    /// Seeds RDRAND and RDSEED, whose numbers are a function of this and of the clock.
+    pub seed: u64,
+    /// The VM-execution controls it runs under.
+    pub controls: Controls,
+    /// Address translation.
+    pub mmu: Mmu,
+    /// What the executor needs between instructions.
+    pub(super) exec: Exec,
+}
+
+/// State of the executor itself, none of it architectural.
+#[derive(Debug, Default)]
+pub(super) struct Exec {
+    /// The clock at the running block's first instruction.
+    pub(super) now: u64,
+    /// Why an op answered [`Halt`].
+    pub(super) stop: Stop,
+    /// The running store may write to a page that holds decoded instructions: the loop has seen to them.
+    pub(super) code_write_allowed: bool,
+    /// The event that is being delivered through the IDT, for exits that happen meanwhile.
+    pub(super) delivering: Option<super::event::Event>,
+}
+
+/// Why an op did not complete. It has changed nothing but what the variant says.
+#[derive(Debug, Default)]
+pub(super) enum Stop {
+    /// Nothing.
+    #[default]
+    None,
+    /// An exception of the instruction's own.
+    Fault(Vector, Option<u32>),
+    /// A page fault, whose address is not in CR2 yet.
+    PageFault(u32, u64),
+    /// A VM exit.
+    Exit(Box<ExitInfo>),
+    /// A store to this host-physical address, in a page with decoded instructions. It is to be tried again.
+    CodeWrite(u64),
+    /// A string instruction was left between two iterations. RIP stays.
+    Repeat,
+    /// What this CPU does not have.
+    Unsupported(String),
+}
+
+/// An op did not complete: [`Exec::stop`] says why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Halt;
+
+/// Why [`super::run`] returned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trap {
+    /// A VM exit. The state is as it is to be saved, RIP included.
+    Exit(Box<ExitInfo>),
+    /// The guest did what this CPU does not have.
+    Unsupported(Unsupported),
+}
+
+impl Cpu {
+    /// RFLAGS.
+    pub fn rflags(&self) -> u64 {
+        self.flags.get()
+    }
+
+    /// Sets RFLAGS, as VM entry does: all bits but the reserved ones.
+    pub fn set_rflags(&mut self, value: u64) {
+        self.flags.set(value);
+    }
+
+    /// The current privilege level.
+    #[inline]
+    pub fn cpl(&self) -> u8 {
+        self.seg[Seg::Ss as usize].rights.dpl()
+    }
+
+    /// Whether IA-32e mode is active.
+    #[inline]
+    pub fn long_mode(&self) -> bool {
+        self.efer & Efer::LMA.bits() != 0
+    }
+
+    /// Whether it executes 64-bit code.
+    #[inline]
+    pub fn code64(&self) -> bool {
+        self.long_mode() && self.seg[Seg::Cs as usize].rights.long()
+    }
+
+    /// Whether CR0.PE is set.
+    #[inline]
+    pub fn protected(&self) -> bool {
+        self.cr0 & Cr0::PE.bits() != 0
+    }
+
+    /// Whether it is in virtual-8086 mode.
+    #[inline]
+    pub fn v86(&self) -> bool {
+        self.flags.system & Rflags::VM.bits() != 0
+    }
+
+    /// An op's way to raise an exception.
+    #[cold]
+    pub(super) fn fault<T>(&mut self, vector: Vector, error_code: Option<u32>) -> Result<T, Halt> {
+        self.exec.stop = Stop::Fault(vector, error_code);
+        Err(Halt)
+    }
+
+    /// #GP with an error code of 0.
+    #[cold]
+    pub(super) fn gp<T>(&mut self) -> Result<T, Halt> {
+        self.fault(Vector::GP, Some(0))
+    }
+
+    /// #UD.
+    #[cold]
+    pub(super) fn ud<T>(&mut self) -> Result<T, Halt> {
+        self.fault(Vector::UD, None)
+    }
+
+    /// An op's way to leave for the hypervisor.
+    #[cold]
+    pub(super) fn exit<T>(&mut self, info: ExitInfo) -> Result<T, Halt> {
+        self.exec.stop = Stop::Exit(Box::new(info));
+        Err(Halt)
+    }
+
+    /// An op's way to say that it is not there.
+    #[cold]
+    pub(super) fn unsupported<T>(&mut self, what: impl Into<String>) -> Result<T, Halt> {
+        self.exec.stop = Stop::Unsupported(what.into());
+        Err(Halt)
+    }
+}
