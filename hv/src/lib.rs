@@ -6,5 +6,6 @@
 //!
 //! This crate opens no file, reads no clock and spawns no thread.
 
+pub mod l0;
 pub mod silicon;
 pub mod world;
