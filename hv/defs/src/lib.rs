@@ -10,6 +10,7 @@ pub mod controls;
 pub mod ept;
 pub mod event;
 pub mod exit;
+pub mod fields;
 pub mod instruction_error;
 pub mod policy;
 pub mod vmcs;

@@ -148,12 +148,8 @@ const KVM_2011: Policy = Policy {
     vmcs02_writes: Vmcs02Writes::All,
     shadowing: Shadowing::Off,
 };
-const KVM_2015: Policy = Policy {
-    tags: Tags::Single,
-    transition_flush: TransitionFlush::Vpid12Change,
-    apic_access_flush: true,
-    ..KVM_2011
-};
+const KVM_2015: Policy =
+    Policy { tags: Tags::Single, transition_flush: TransitionFlush::Vpid12Change, apic_access_flush: true, ..KVM_2011 };
 const KVM_2018: Policy = Policy {
     root_load: RootLoad::Keep,
     apic_access_flush: false,
