@@ -1,0 +1,82 @@
+#!/bin/sh
+# Makes a Linux guest out of Debian packages: the cloud kernel, and an initramfs around a static busybox.
+#
+#   tests/guests/linux.sh DIR
+#
+# leaves DIR/vmlinuz and DIR/initrd.img. Needs apt-get with a package list (`apt-get update`), dpkg-deb and gzip; nothing
+# is installed. The same packages give the same bytes.
+#
+# The guest's init mounts what a shell expects, then runs the command that the kernel's command line names as
+# `nvmx.run=NAME` (one of /tests in the initramfs), powers off through isa-debug-exit with its exit status, or, without
+# one, gives a shell on the console.
+set -eu
+
+[ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
+[ -n "$kernel" ] || { echo "$0: linux-image-cloud-amd64 is unknown here: run apt-get update" >&2; exit 2; }
+apt-get -q download "$kernel" busybox-static >/dev/null 2>&1 ||
+    { echo "$0: cannot download $kernel and busybox-static: is a package mirror reachable?" >&2; exit 2; }
+for package in *.deb; do dpkg-deb -x "$package" root; done
+
+cp root/boot/vmlinuz-* "$out/vmlinuz"
+
+image=$work/image
+mkdir -p "$image/bin" "$image/proc" "$image/sys" "$image/dev" "$image/tmp" "$image/tests" "$image/lib/modules"
+cp root/bin/busybox "$image/bin/busybox"
+"$image/bin/busybox" --list | while read -r applet; do
+    [ "$applet" = busybox ] || ln -s busybox "$image/bin/$applet"
+done
+# KVM's modules, for a guest that is a hypervisor itself.
+for module in irqbypass kvm kvm-intel; do
+    find root/lib/modules -name "$module.ko*" -exec cp {} "$image/lib/modules/" \;
+done
+
+cat >"$image/init" <<'INIT'
+#!/bin/sh
+export PATH=/bin HOME=/ TERM=vt100
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+# isa-debug-exit: the machine ends with `status << 1 | 1`. Without the device, power off.
+leave() {
+    printf "\\$(printf %o "$1")" | dd of=/dev/port bs=1 seek=244 conv=notrunc 2>/dev/null
+    poweroff -f
+}
+test=$(sed -n 's/.*nvmx\.run=\([^ ]*\).*/\1/p' /proc/cmdline)
+if [ -n "$test" ]; then
+    sh "/tests/$test"
+    leave $?
+fi
+exec setsid cttyhack sh
+INIT
+chmod 755 "$image/init"
+
+# Work whose output does not depend on the machine: the same text on any honest CPU.
+cat >"$image/tests/work" <<'WORK'
+set -e
+seq 1 20000 >/tmp/numbers
+echo "sha256 $(sha256sum </tmp/numbers)"
+echo "md5 $(md5sum </tmp/numbers)"
+gzip -c /tmp/numbers >/tmp/numbers.gz
+echo "gzip $(gunzip -c /tmp/numbers.gz | cmp - /tmp/numbers && echo same)"
+echo "bzip2 $(bzip2 -c /tmp/numbers | bunzip2 -c | sha256sum)"
+awk 'BEGIN { s = 0; for (i = 1; i <= 5000; i++) s += sin(i) * exp(-i / 1000) + sqrt(i) / log(i + 1); printf "awk %.12f\n", s }'
+awk 'BEGIN { srand(1); for (i = 0; i < 5000; i++) print (i * 7919) % 10007 / 3 }' | sort -n | sha256sum | sed 's/^/sort /'
+i=0
+while [ $i -lt 50 ]; do
+    echo $i | cat | tr 0-9 a-j | cat >>/tmp/storm
+    i=$((i + 1))
+done
+echo "storm $(sha256sum </tmp/storm)"
+echo "bc $(echo '2^200 / 3^50' | bc)"
+WORK
+
+find "$image" -exec touch -h -d @0 {} +
+(cd "$image" && find . | LC_ALL=C sort | "$work/root/bin/busybox" cpio -o -H newc -R 0:0 2>/dev/null | gzip -n -9) >"$out/initrd.img"
+echo "$out/vmlinuz $out/initrd.img"
