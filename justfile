@@ -1,0 +1,20 @@
+# All checks, as they must pass before anything lands. `just` without a word does this.
+check: fmt clippy test
+
+fmt:
+    cargo fmt --all --check
+
+# In the release profile, like everything else here, so that polars is built once.
+clippy:
+    cargo clippy --release --workspace --all-targets -- -D warnings
+
+test:
+    cargo test --release
+
+# What recording costs, as a ratio.
+bench:
+    cargo bench
+
+# The first thing a newcomer runs.
+demo:
+    cargo run --release -- demo
