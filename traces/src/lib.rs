@@ -1,1 +1,29 @@
-//! The trace format: schema, writer, reader, index.
+//! The trace format: schema, writer, reader, index. docs/format.md describes the file for readers in other languages.
+//!
+//! A trace is a [`Header`], then blocks of events, then an index. Each block is a Cap'n Proto message of columns,
+//! compressed, checked by a checksum and readable on its own, so that whatever was written before a crash is read.
+
+mod block;
+mod coding;
+mod error;
+mod frame;
+mod header;
+mod reader;
+mod source;
+#[allow(clippy::all, missing_docs, unreachable_pub, unsafe_code, unused_qualifications)] // Generated.
+#[rustfmt::skip]
+mod trace_capnp;
+mod verify;
+mod wire;
+mod writer;
+
+pub use block::{Block, Column, Rows};
+pub use error::Error;
+pub use frame::MAX_BLOCK_EVENTS;
+pub use header::{Header, Image, sha256};
+pub use reader::{BlockInfo, Events, Reader};
+pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, verify};
+pub use writer::{Summary, Writer};
+
+/// The format's version: major and minor. A reader reads any minor version of its major version.
+pub const VERSION: (u16, u16) = (1, 0);

@@ -25,6 +25,16 @@ words! {
     }
 }
 
+words! {
+    /// What a file that the guest boots from is.
+    ImageKind {
+        /// A kernel.
+        Kernel = "kernel",
+        /// An initrd.
+        Initrd = "initrd",
+    }
+}
+
 /// What the machine boots. The bytes of its images travel beside the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Guest {

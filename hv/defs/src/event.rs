@@ -256,7 +256,7 @@ pub struct VmcsAccess {
     pub field: VmcsField,
     /// The value before a write; for a read, the value read; else 0.
     pub old: u64,
-    /// The value after; else 0.
+    /// The value after a write; for a read, the value read once more; else 0.
     pub value: u64,
 }
 

@@ -1,0 +1,366 @@
+//! A block of events as columns: filled by the writer, or read back whole or in part.
+
+use crate::coding::{self, Coding, chosen};
+use crate::wire::{self, BlockOut, ColumnOut, TableOut, Wrong};
+use capnp::Word;
+use hv_defs::event::{Event, Kind, Stamp, What};
+use hv_defs::fields::{MAX_COLUMNS, Texts};
+
+/// A block that is being filled.
+pub(crate) struct Filling {
+    first: u64,
+    order: Vec<u8>,
+    stamps: Stamps,
+    tables: Vec<Vec<Vec<u64>>>,
+    texts: Texts,
+}
+
+/// Runs of events that share a stamp.
+#[derive(Default)]
+struct Stamps {
+    last: Option<Stamp>,
+    events: Vec<u64>,
+    instruction: Vec<u64>,
+    vcpu: Vec<u64>,
+    pcpu: Vec<u64>,
+}
+
+impl Stamps {
+    #[inline]
+    fn push(&mut self, at: Stamp) {
+        if self.last == Some(at)
+            && let Some(events) = self.events.last_mut()
+        {
+            *events += 1;
+            return;
+        }
+        self.last = Some(at);
+        self.events.push(1);
+        self.instruction.push(at.instruction);
+        self.vcpu.push(at.vcpu.into());
+        self.pcpu.push(at.pcpu.into());
+    }
+}
+
+impl Filling {
+    /// An empty block that begins with event `first`.
+    pub(crate) fn new(first: u64) -> Self {
+        let tables = Kind::ALL.iter().map(|kind| vec![Vec::new(); kind.columns().len()]).collect();
+        Self { first, order: Vec::new(), stamps: Stamps::default(), tables, texts: Texts::default() }
+    }
+
+    /// Empties it for the block that begins with event `first`, keeping its memory.
+    pub(crate) fn restart(&mut self, first: u64) {
+        self.first = first;
+        self.order.clear();
+        let stamps = &mut self.stamps;
+        stamps.last = None;
+        for column in [&mut stamps.events, &mut stamps.instruction, &mut stamps.vcpu, &mut stamps.pcpu] {
+            column.clear();
+        }
+        self.tables.iter_mut().flatten().for_each(Vec::clear);
+        self.texts.list.clear();
+    }
+
+    pub(crate) fn push(&mut self, event: &Event) {
+        let kind = event.what.kind();
+        self.order.push(kind as u8);
+        self.stamps.push(event.at);
+        let mut row = [0; MAX_COLUMNS];
+        event.what.row(&mut row, &mut self.texts);
+        for (column, value) in self.tables[kind as usize].iter_mut().zip(row) {
+            column.push(value);
+        }
+    }
+
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.order.len() as u32
+    }
+
+    pub(crate) fn first_instruction(&self) -> Option<u64> {
+        self.stamps.instruction.first().copied()
+    }
+
+    pub(crate) fn texts_len(&self) -> usize {
+        self.texts.list.len()
+    }
+
+    /// Rows of each kind, in the order of [`Kind::ALL`].
+    pub(crate) fn counts(&self) -> impl Iterator<Item = u32> {
+        self.tables.iter().map(|table| table[0].len() as u32)
+    }
+
+    /// The block's message.
+    pub(crate) fn message(&self) -> Vec<u8> {
+        let plain = |name, values: &[u64]| column(name, (Coding::Plain, &[]), &[], values);
+        let stamps = &self.stamps;
+        let stamps = TableOut {
+            name: "stamps",
+            rows: stamps.events.len() as u32,
+            columns: vec![
+                plain("events", &stamps.events),
+                column("instruction", (Coding::Delta, &[]), &[], &stamps.instruction),
+                plain("vcpu", &stamps.vcpu),
+                plain("pcpu", &stamps.pcpu),
+            ],
+        };
+        let (mut tables, mut places) = (Vec::new(), [0; Kind::ALL.len()]);
+        for (&kind, values) in Kind::ALL.iter().zip(&self.tables).filter(|(_, values)| !values[0].is_empty()) {
+            places[kind as usize] = tables.len() as u64;
+            let columns = kind.columns().iter().zip(values);
+            let columns = columns.map(|(of, own)| column(of.name, chosen(kind, of.name), values, own)).collect();
+            tables.push(TableOut { name: kind.name(), rows: values[0].len() as u32, columns });
+        }
+        let order: Vec<u64> = self.order.iter().map(|&kind| places[usize::from(kind)]).collect();
+        wire::write_block(&BlockOut {
+            first: self.first,
+            events: self.len(),
+            order: plain("order", &order),
+            stamps,
+            tables,
+            texts: &self.texts.list,
+        })
+    }
+}
+
+fn column<'a>(name: &'a str, (coding, keys): (Coding, &'a [u8]), table: &[Vec<u64>], values: &[u64]) -> ColumnOut<'a> {
+    let key_columns: Vec<&[u64]> = keys.iter().map(|&key| &table[usize::from(key)][..]).collect();
+    let mut stored = Vec::with_capacity(values.len());
+    coding::encode(coding, &key_columns, values, &mut stored);
+    ColumnOut { name, coding, keys, stored }
+}
+
+/// One column of a table that was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// A number a row. What it means is its kind's to say: see [`Kind::columns`].
+    pub values: Vec<u64>,
+}
+
+/// The rows of one kind of event in one block, by columns. All lists have a number for each row.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rows {
+    /// The events' numbers in the trace.
+    pub event: Vec<u64>,
+    /// Their stamps: instructions retired.
+    pub instruction: Vec<u64>,
+    /// Their stamps: virtual CPU.
+    pub vcpu: Vec<u16>,
+    /// Their stamps: physical CPU.
+    pub pcpu: Vec<u16>,
+    /// The columns that were asked for: those of [`Kind::columns`] in its order, then any that a newer version added.
+    pub columns: Vec<Column>,
+    /// What the numbers of text columns stand for.
+    pub texts: Texts,
+}
+
+impl Rows {
+    /// The column of that name, if it was asked for.
+    pub fn column(&self, name: &str) -> Option<&[u64]> {
+        self.columns.iter().find(|column| column.name == name).map(|column| &column.values[..])
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.event.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.event.is_empty()
+    }
+}
+
+/// A table of a block in memory.
+#[derive(Debug)]
+struct Table {
+    name: String,
+    /// `None` for a kind that a newer version added.
+    kind: Option<Kind>,
+    rows: u32,
+    /// Those of [`Kind::columns`] first, in its order.
+    columns: Vec<Column>,
+}
+
+/// A block in memory: the events of a stretch of the trace, by columns.
+#[derive(Debug)]
+pub struct Block {
+    first: u64,
+    order: Vec<u8>,
+    /// For each event, its row in its table.
+    rows: Vec<u32>,
+    stamps: Vec<Stamp>,
+    tables: Vec<Table>,
+    texts: Texts,
+}
+
+/// Which columns to decode.
+#[derive(Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// All that there are.
+    All,
+    /// None: only how many rows each table has, and where its events are.
+    Counts,
+    /// Those of one kind's table; all of them, or those that are named.
+    Of(Kind, Option<&'a [&'a str]>),
+}
+
+impl Wanted<'_> {
+    fn has(self, table: &str, column: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Counts => false,
+            Self::Of(kind, names) => kind.name() == table && names.is_none_or(|names| names.contains(&column)),
+        }
+    }
+}
+
+impl Block {
+    /// Reads a block's message. `head` is what its frame says: the first event's number and how many there are.
+    pub(crate) fn read(words: &[Word], head: (u64, u32), wanted: Wanted<'_>) -> Result<Self, Wrong> {
+        let block = wire::read_block(words, &|table, column| wanted.has(table, column))?;
+        if (block.first, block.order.len()) != (head.0, head.1 as usize) {
+            return Err(format!("its frame and its message differ on its events: {} and {}", head.0, block.first));
+        }
+        let stamps = read_stamps(&block.stamps, block.order.len())?;
+        let mut next = vec![0_u32; block.tables.len()];
+        let (mut order, mut rows) = (Vec::with_capacity(stamps.len()), Vec::with_capacity(stamps.len()));
+        for &table in &block.order {
+            let row = usize::try_from(table).ok().and_then(|table| next.get_mut(table));
+            let row = row.ok_or_else(|| format!("an event belongs to table {table} of {}", block.tables.len()))?;
+            order.push(table as u8);
+            rows.push(*row);
+            *row += 1;
+        }
+        let mut tables: Vec<Table> = Vec::with_capacity(block.tables.len());
+        for (table, rows) in block.tables.into_iter().zip(next) {
+            if table.rows != rows {
+                return Err(format!("table '{}' has {} rows for {rows} events", table.name, table.rows));
+            }
+            if tables.iter().any(|other| other.name == table.name) {
+                return Err(format!("it has two tables '{}'", table.name));
+            }
+            tables.push(read_table(table, wanted));
+        }
+        Ok(Self { first: block.first, order, rows, stamps, tables, texts: Texts { list: block.texts } })
+    }
+
+    /// The number of its first event.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// How many events it has.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Its tables' names and rows, those of kinds that this program does not know included.
+    pub fn counts(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.tables.iter().map(|table| (&table.name[..], table.rows))
+    }
+
+    /// The event at a place in the block, which must have been read whole; or what is wrong with it.
+    pub(crate) fn event(&self, place: usize) -> Result<Event, Refused> {
+        let table = &self.tables[usize::from(self.order[place])];
+        let kind = table.kind.ok_or_else(|| Refused::NewerKind(table.name.clone()))?;
+        let mut row = [0; MAX_COLUMNS];
+        for (cell, column) in row.iter_mut().zip(&table.columns[..kind.columns().len()]) {
+            *cell = column.values[self.rows[place] as usize];
+        }
+        let what = What::from_row(kind, &row[..kind.columns().len()], &self.texts);
+        let what = what.ok_or_else(|| Refused::OutOfRange(self.first + place as u64, table.name.clone()))?;
+        Ok(Event { at: self.stamps[place], what })
+    }
+
+    /// The kind of the event at a place; `None` for one that this program does not know.
+    pub fn kind(&self, place: usize) -> Option<Kind> {
+        self.tables.get(usize::from(*self.order.get(place)?))?.kind
+    }
+
+    /// The stamp of the event at a place.
+    pub fn stamp(&self, place: usize) -> Option<Stamp> {
+        self.stamps.get(place).copied()
+    }
+
+    /// The rows of one table, by its name.
+    pub(crate) fn into_rows(mut self, name: &str) -> Rows {
+        let Some(at) = self.tables.iter().position(|table| table.name == name) else { return Rows::default() };
+        let table = self.tables.swap_remove(at);
+        let count = table.rows as usize;
+        let mut rows = Rows { columns: table.columns, texts: self.texts, ..Rows::default() };
+        rows.event.reserve(count);
+        rows.instruction.reserve(count);
+        rows.vcpu.reserve(count);
+        rows.pcpu.reserve(count);
+        let places =
+            self.order.iter().zip(&self.stamps).enumerate().filter(|(_, (table, _))| usize::from(**table) == at);
+        for (place, (_, stamp)) in places {
+            rows.event.push(self.first + place as u64);
+            rows.instruction.push(stamp.instruction);
+            rows.vcpu.push(stamp.vcpu);
+            rows.pcpu.push(stamp.pcpu);
+        }
+        rows
+    }
+}
+
+/// Why a row does not make an event.
+pub(crate) enum Refused {
+    /// Its table is one that this program does not know.
+    NewerKind(String),
+    /// A number is out of its column's range: the event's number and its table.
+    OutOfRange(u64, String),
+}
+
+fn read_stamps(table: &wire::TableIn, events: usize) -> Result<Vec<Stamp>, Wrong> {
+    let zeros = vec![0; table.rows as usize];
+    let column = |name: &str| {
+        let found = table.columns.iter().find(|(known, _)| known == name);
+        found.and_then(|(_, values)| values.as_deref()).unwrap_or(&zeros)
+    };
+    let (counts, instructions, vcpus, pcpus) =
+        (column("events"), column("instruction"), column("vcpu"), column("pcpu"));
+    let mut stamps = Vec::with_capacity(events);
+    for run in 0..zeros.len() {
+        let (vcpu, pcpu) = match (u16::try_from(vcpus[run]), u16::try_from(pcpus[run])) {
+            (Ok(vcpu), Ok(pcpu)) => (vcpu, pcpu),
+            _ => return Err(format!("a stamp names CPU {} on {}", vcpus[run], pcpus[run])),
+        };
+        if counts[run] > (events - stamps.len()) as u64 {
+            return Err("it has more stamps than events".into());
+        }
+        let stamp = Stamp { instruction: instructions[run], vcpu, pcpu };
+        stamps.resize(stamps.len() + counts[run] as usize, stamp);
+    }
+    if stamps.len() == events { Ok(stamps) } else { Err(format!("it has {} stamps for {events} events", stamps.len())) }
+}
+
+fn read_table(table: wire::TableIn, wanted: Wanted<'_>) -> Table {
+    let kind = Kind::by_name(&table.name);
+    let mut found = table.columns;
+    let mut columns = Vec::new();
+    for known in kind.into_iter().flat_map(Kind::columns) {
+        // A column that was left out is all zeros.
+        let at = found.iter().position(|(name, _)| name == known.name);
+        let values = at.and_then(|at| found.remove(at).1);
+        if wanted.has(&table.name, known.name) {
+            let values = values.unwrap_or_else(|| vec![0; table.rows as usize]);
+            columns.push(Column { name: known.name.into(), values });
+        }
+    }
+    let newer = found.into_iter().filter(|(name, _)| wanted.has(&table.name, name));
+    columns.extend(newer.filter_map(|(name, values)| Some(Column { name, values: values? })));
+    Table { name: table.name, kind, rows: table.rows, columns }
+}

@@ -1,0 +1,49 @@
+//! The header: all that, with the inputs among the events, decides the run that a trace tells of.
+
+use hv_defs::config::{Config, ImageKind};
+use sha2::{Digest as _, Sha256};
+
+/// What stands before the events.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// The format's major and minor version.
+    pub version: (u16, u16),
+    /// The machine.
+    pub config: Config,
+    /// What it boots from.
+    pub images: Vec<Image>,
+    /// The version of the program that recorded.
+    pub build: String,
+}
+
+/// A file that the guest boots from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Image {
+    /// What it is.
+    pub kind: ImageKind,
+    /// Its file name, for readers only.
+    pub name: String,
+    /// SHA-256 of its bytes.
+    pub hash: [u8; 32],
+    /// Its bytes; `None` when they are not in the trace.
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl Image {
+    /// The image of these bytes, to be kept in the trace.
+    pub fn new(kind: ImageKind, name: impl Into<String>, bytes: Vec<u8>) -> Self {
+        Self { kind, name: name.into(), hash: sha256(&bytes), bytes: Some(bytes) }
+    }
+}
+
+impl Header {
+    /// The header of a trace that is recorded now.
+    pub fn new(config: Config, images: Vec<Image>) -> Self {
+        Self { version: crate::VERSION, config, images, build: env!("CARGO_PKG_VERSION").into() }
+    }
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}

@@ -1,0 +1,361 @@
+//! Reading a trace: by its index, or by a scan where there is none.
+
+use crate::block::{Block, Refused, Rows, Wanted};
+use crate::error::Error;
+use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
+use crate::header::Header;
+use crate::source::Source;
+use crate::wire::{self, Index};
+use hv_defs::event::{Event, Kind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where a block is and what it holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockInfo {
+    /// Where its frame begins in the file.
+    pub offset: u64,
+    /// Bytes of its frame.
+    pub bytes: u64,
+    /// The number of its first event.
+    pub first: u64,
+    /// How many events it holds.
+    pub events: u32,
+}
+
+/// An open trace. It holds the index and a few decoded blocks, whatever the size of the file; threads may share it.
+#[derive(Debug)]
+pub struct Reader {
+    source: Source,
+    header: Header,
+    blocks: Vec<BlockInfo>,
+    counts: Option<Vec<(String, Vec<u32>)>>,
+    truncated: bool,
+    cache: Mutex<Vec<(usize, Arc<Block>)>>,
+}
+
+/// Decoded blocks kept: where one reads and where one looks aside.
+const CACHED: usize = 3;
+
+impl Reader {
+    /// Opens the trace in a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no trace, is of a newer major version, or its header is damaged or cut short. Damage
+    /// behind the header is met when what is damaged is read; a missing end is no error: see [`Reader::truncated`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::new(Source::open(path.as_ref())?)
+    }
+
+    /// Opens a trace that is in memory, as [`Reader::open`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
+        Self::new(Source::from_bytes(bytes))
+    }
+
+    fn new(source: Source) -> Result<Self, Error> {
+        let (header, start) = read_header(&source)?;
+        let end = whole_end(&source, start)?;
+        let (blocks, counts, truncated) = match end {
+            Some((blocks, counts)) => (blocks, Some(counts), false),
+            None => {
+                let scan = scan(&source, start)?;
+                let found = scan.blocks.last().map_or(0, |block| block.first + u64::from(block.events));
+                let all = scan.ended || sound_trailer(&source, start)?.is_some_and(|(_, _, events)| events == found);
+                (scan.blocks, None, !all)
+            }
+        };
+        Ok(Self { source, header, blocks, counts, truncated, cache: Mutex::default() })
+    }
+
+    /// The header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// How many events the trace has.
+    pub fn len(&self) -> u64 {
+        self.blocks.last().map_or(0, |block| block.first + u64::from(block.events))
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The file's length in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.source.len()
+    }
+
+    /// Its blocks, in order. Their events follow one another from 0 without a gap.
+    pub fn blocks(&self) -> &[BlockInfo] {
+        &self.blocks
+    }
+
+    /// Whether the recording was cut short: the file ends without an index, so that events after the last whole block
+    /// may be missing.
+    pub fn truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Events by the name of their kind, in the order of [`Kind::ALL`]; kinds that a newer version added come last.
+    /// Kinds without events are left out. Free where the index is whole; else every block is read.
+    pub fn counts(&self) -> Result<Vec<(String, u64)>, Error> {
+        let mut sums: Vec<(String, u64)> = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), 0)).collect();
+        let mut add = |name: &str, rows: u64| match sums.iter_mut().find(|(known, _)| known == name) {
+            Some((_, sum)) => *sum += rows,
+            None => sums.push((name.to_owned(), rows)),
+        };
+        match &self.counts {
+            Some(tables) => {
+                tables.iter().for_each(|(name, rows)| add(name, rows.iter().map(|&rows| u64::from(rows)).sum()));
+            }
+            None => {
+                for block in 0..self.blocks.len() {
+                    self.read_block(block, Wanted::Counts)?.counts().for_each(|(name, rows)| add(name, rows.into()));
+                }
+            }
+        }
+        sums.retain(|(_, sum)| *sum > 0);
+        Ok(sums)
+    }
+
+    /// The number of the block that holds an event.
+    pub fn block_of(&self, event: u64) -> Result<usize, Error> {
+        if event >= self.len() {
+            return Err(Error::NoEvent { event, len: self.len() });
+        }
+        Ok(self.blocks.partition_point(|block| block.first <= event) - 1)
+    }
+
+    /// The event of that number.
+    pub fn event(&self, event: u64) -> Result<Event, Error> {
+        let number = self.block_of(event)?;
+        self.event_in(number, &*self.block(number)?, event)
+    }
+
+    /// The events from number `from` on. The iterator ends at the trace's end, and after an error; an event of a kind
+    /// that this program does not know is an error that it goes on after.
+    pub fn events(&self, from: u64) -> Events<'_> {
+        Events { reader: self, next: from, block: None, done: false }
+    }
+
+    /// A block, decoded whole. Recently used ones are kept.
+    pub fn block(&self, block: usize) -> Result<Arc<Block>, Error> {
+        let kept = |cache: &mut Vec<(usize, Arc<Block>)>| {
+            let at = cache.iter().position(|(number, _)| *number == block)?;
+            let found = cache.remove(at);
+            cache.push(found.clone());
+            Some(found.1)
+        };
+        if let Some(found) = kept(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(found);
+        }
+        // Decoded without the lock held, so that threads do not wait for one another's blocks.
+        let read = Arc::new(self.read_block(block, Wanted::All)?);
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= CACHED {
+            cache.remove(0);
+        }
+        cache.push((block, read.clone()));
+        Ok(read)
+    }
+
+    /// The rows of one kind in one block, with all columns. Empty where the block has no such event.
+    pub fn block_columns(&self, block: usize, kind: Kind) -> Result<Rows, Error> {
+        Ok(self.read_block(block, Wanted::Of(kind, None))?.into_rows(kind.name()))
+    }
+
+    /// As [`Reader::block_columns`], with only the columns that are named.
+    pub fn block_columns_of(&self, block: usize, kind: Kind, columns: &[&str]) -> Result<Rows, Error> {
+        Ok(self.read_block(block, Wanted::Of(kind, Some(columns)))?.into_rows(kind.name()))
+    }
+
+    /// The rows of one table in one block by the table's name, for tables that a newer version added.
+    pub fn block_table(&self, block: usize, table: &str) -> Result<Rows, Error> {
+        Ok(self.read_block(block, Wanted::All)?.into_rows(table))
+    }
+
+    /// Whether the index was read, rather than rebuilt.
+    pub(crate) fn indexed(&self) -> bool {
+        self.counts.is_some()
+    }
+
+    /// Reads a block whole and makes every event of it, to see that it can be done.
+    pub(crate) fn check_block(&self, number: usize) -> Result<(), Error> {
+        let block = self.read_block(number, Wanted::All)?;
+        for event in block.first()..block.first() + block.len() as u64 {
+            match self.event_in(number, &block, event) {
+                Ok(_) | Err(Error::NewerKind { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_block(&self, number: usize, wanted: Wanted<'_>) -> Result<Block, Error> {
+        let block = self.blocks.get(number).ok_or(Error::NoBlock { block: number, blocks: self.blocks.len() })?;
+        let damaged = |why: String| Error::Block { block: number, offset: block.offset, why };
+        let head = read_head(&self.source, block.offset)?.ok_or_else(|| damaged("its frame is damaged".into()))?;
+        let agrees = (head.tag, head.first, head.events) == (Tag::Block, block.first, block.events);
+        if !agrees || HEAD as u64 + u64::from(head.stored) != block.bytes {
+            return Err(damaged("its frame is not the one that the index tells of".into()));
+        }
+        let stored = self.source.take(block.offset + HEAD as u64, head.stored as usize)?;
+        let words = frame::unpack(&head, &stored).map_err(damaged)?;
+        Block::read(&words, (head.first, head.events), wanted).map_err(damaged)
+    }
+
+    fn event_in(&self, number: usize, block: &Block, event: u64) -> Result<Event, Error> {
+        let place = (event - block.first()) as usize;
+        block.event(place).map_err(|refused| match refused {
+            Refused::NewerKind(table) => Error::NewerKind { event, table },
+            Refused::OutOfRange(event, table) => Error::Block {
+                block: number,
+                offset: self.blocks[number].offset,
+                why: format!("event {event} of table '{table}' has a number out of range"),
+            },
+        })
+    }
+}
+
+/// The events of a trace in order: see [`Reader::events`].
+#[derive(Debug)]
+pub struct Events<'a> {
+    reader: &'a Reader,
+    next: u64,
+    block: Option<(usize, Arc<Block>)>,
+    done: bool,
+}
+
+impl Events<'_> {
+    fn read(&mut self) -> Result<Event, Error> {
+        let held = self.block.as_ref().filter(|(_, block)| self.next - block.first() < block.len() as u64);
+        if held.is_none() {
+            let number = self.reader.block_of(self.next)?;
+            self.block = Some((number, self.reader.block(number)?));
+        }
+        let (number, block) = self.block.as_ref().ok_or(Error::NoEvent { event: self.next, len: self.reader.len() })?;
+        self.reader.event_in(*number, block, self.next)
+    }
+}
+
+impl Iterator for Events<'_> {
+    type Item = Result<Event, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done || self.next >= self.reader.len() {
+            return None;
+        }
+        let event = self.read();
+        self.done = matches!(&event, Err(error) if !matches!(error, Error::NewerKind { .. }));
+        self.next += 1;
+        Some(event)
+    }
+}
+
+// --- What the reader and `verify` share ---
+
+/// The header, and where the first frame behind it begins.
+pub(crate) fn read_header(source: &Source) -> Result<(Header, u64), Error> {
+    let prologue = source.take(0, source.len().min(PROLOGUE as u64) as usize)?;
+    let version = frame::read_prologue(&prologue)?;
+    if !source.has(PROLOGUE as u64, HEAD as u64) {
+        return Err(Error::HeaderCut);
+    }
+    let head = read_head(source, PROLOGUE as u64)?.filter(|head| head.tag == Tag::Header);
+    let head = head.ok_or_else(|| Error::Header("its frame is damaged".into()))?;
+    let start = (PROLOGUE + HEAD) as u64;
+    if !source.has(start, head.stored.into()) {
+        return Err(Error::HeaderCut);
+    }
+    let stored = source.take(start, head.stored as usize)?;
+    let words = frame::unpack(&head, &stored).map_err(Error::Header)?;
+    Ok((wire::read_header(&words, version).map_err(Error::Header)?, start + u64::from(head.stored)))
+}
+
+/// The frame head at `offset`; `None` where there is no sound one.
+pub(crate) fn read_head(source: &Source, offset: u64) -> Result<Option<Head>, Error> {
+    if !source.has(offset, HEAD as u64) {
+        return Ok(None);
+    }
+    let mut bytes = [0; HEAD];
+    source.read(offset, &mut bytes)?;
+    Ok(Head::from_bytes(&bytes))
+}
+
+/// Where the trailer begins, and the index's offset and the number of events that it holds, where it is whole.
+fn sound_trailer(source: &Source, start: u64) -> Result<Option<(u64, u64, u64)>, Error> {
+    let Some(trailer) = source.len().checked_sub(TRAILER as u64).filter(|&trailer| trailer >= start) else {
+        return Ok(None);
+    };
+    let mut bytes = [0; TRAILER];
+    source.read(trailer, &mut bytes)?;
+    let found = frame::read_trailer(&bytes).filter(|(offset, _)| (start..trailer).contains(offset));
+    Ok(found.map(|(offset, events)| (trailer, offset, events)))
+}
+
+type Indexed = (Vec<BlockInfo>, Vec<(String, Vec<u32>)>);
+
+/// What the index says, where trailer and index are whole and make sense. `start` is where the blocks begin.
+pub(crate) fn whole_end(source: &Source, start: u64) -> Result<Option<Indexed>, Error> {
+    let Some((trailer, offset, events)) = sound_trailer(source, start)? else { return Ok(None) };
+    let Some(head) = read_head(source, offset)?.filter(|head| head.tag == Tag::Index) else { return Ok(None) };
+    if offset + HEAD as u64 + u64::from(head.stored) != trailer {
+        return Ok(None);
+    }
+    let stored = source.take(offset + HEAD as u64, head.stored as usize)?;
+    let index = frame::unpack(&head, &stored).and_then(|words| wire::read_index(&words));
+    Ok(index.ok().and_then(|index| check_index(index, (start, offset), events)))
+}
+
+/// The index, if its blocks follow one another from the first byte of `range` to its last, and from event 0 to `events`.
+fn check_index(index: Index, range: (u64, u64), events: u64) -> Option<Indexed> {
+    let ends = index.blocks.iter().skip(1).map(|row| row.offset).chain([range.1]);
+    let (mut offset, mut first) = (range.0, 0_u64);
+    let mut blocks = Vec::with_capacity(index.blocks.len());
+    for (row, end) in index.blocks.iter().zip(ends) {
+        if row.offset != offset || row.first != first || end < offset + HEAD as u64 {
+            return None;
+        }
+        blocks.push(BlockInfo { offset, bytes: end - offset, first, events: row.events });
+        offset = end;
+        first = first.checked_add(row.events.into())?;
+    }
+    let counted: u64 = index.tables.iter().flat_map(|(_, rows)| rows).map(|&rows| u64::from(rows)).sum();
+    (offset == range.1 && first == events && counted == events).then_some((blocks, index.tables))
+}
+
+/// What a walk from frame to frame finds.
+pub(crate) struct Scan {
+    pub(crate) blocks: Vec<BlockInfo>,
+    /// Whether the walk came to the index, so that no block is missing.
+    pub(crate) ended: bool,
+}
+
+/// Walks the frames from `start` to the last whole block.
+pub(crate) fn scan(source: &Source, start: u64) -> Result<Scan, Error> {
+    let (mut offset, mut first) = (start, 0);
+    let mut scan = Scan { blocks: Vec::new(), ended: false };
+    while let Some(head) = read_head(source, offset)? {
+        let bytes = HEAD as u64 + u64::from(head.stored);
+        if head.tag != Tag::Block {
+            scan.ended = head.tag == Tag::Index;
+            break;
+        }
+        if head.first != first || !source.has(offset, bytes) {
+            break;
+        }
+        scan.blocks.push(BlockInfo { offset, bytes, first, events: head.events });
+        offset += bytes;
+        first += u64::from(head.events);
+    }
+    // What was written last may have been allotted on the disk and not filled.
+    if let Some(last) = scan.blocks.last().filter(|_| !scan.ended)
+        && let Some(head) = read_head(source, last.offset)?
+        && frame::unpack(&head, &source.take(last.offset + HEAD as u64, head.stored as usize)?).is_err()
+    {
+        scan.blocks.pop();
+    }
+    Ok(scan)
+}

@@ -1,0 +1,481 @@
+//! Between our types and Cap'n Proto's: the only file that knows its messages.
+//!
+//! What is read may be hostile. Every error is a line that says what is wrong; lengths are checked before memory is
+//! taken.
+
+use crate::coding::{self, Coding, KEYS};
+use crate::frame::MAX_BLOCK_EVENTS;
+use crate::header::{Header, Image, sha256};
+use crate::trace_capnp as schema;
+use capnp::message::{Builder, HeapAllocator, ReaderOptions};
+use capnp::{Word, serialize};
+use hv_defs::config::{Backend, Config, Guest, ImageKind, Log};
+use hv_defs::policy::{Policy, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
+
+/// The most tables that a block may have, and the most columns of a table.
+pub(crate) const MAX_TABLES: usize = 64;
+const MAX_COLUMNS: usize = 32;
+
+/// What is wrong with a message.
+pub(crate) type Wrong = String;
+
+fn wrong(error: impl std::fmt::Display) -> Wrong {
+    error.to_string()
+}
+
+fn open<T>(
+    words: &[Word],
+    read: impl FnOnce(&capnp::message::Reader<serialize::BufferSegments<&[u8]>>) -> Result<T, Wrong>,
+) -> Result<T, Wrong> {
+    // A sound message is walked once, and its tables' heads once more.
+    let options = ReaderOptions { traversal_limit_in_words: Some(words.len() * 4 + 4096), nesting_limit: 16 };
+    let mut bytes = Word::words_to_bytes(words);
+    let message = serialize::read_message_from_flat_slice(&mut bytes, options).map_err(wrong)?;
+    if !bytes.is_empty() {
+        return Err(format!("{} bytes follow the message", bytes.len()));
+    }
+    read(&message)
+}
+
+fn text(text: capnp::Result<capnp::text::Reader<'_>>) -> Result<String, Wrong> {
+    text.map_err(wrong)?.to_string().map_err(wrong)
+}
+
+fn builder(words: usize) -> Builder<HeapAllocator> {
+    Builder::new(HeapAllocator::new().first_segment_words(u32::try_from(words).unwrap_or(u32::MAX).max(64)))
+}
+
+// --- Header ---
+
+pub(crate) fn write_header(header: &Header) -> Vec<u8> {
+    let images: usize = header.images.iter().map(|image| image.bytes.as_ref().map_or(0, Vec::len)).sum();
+    let mut message = builder(images / 8 + 512);
+    let mut root = message.init_root::<schema::header::Builder<'_>>();
+    root.set_build(&header.build);
+    write_config(&header.config, root.reborrow().init_config());
+    let mut images = root.init_images(header.images.len() as u32);
+    for (at, image) in header.images.iter().enumerate() {
+        let mut out = images.reborrow().get(at as u32);
+        out.set_kind(image.kind.name());
+        out.set_name(&image.name);
+        out.set_hash(&image.hash);
+        match &image.bytes {
+            Some(bytes) => out.set_bytes(bytes),
+            None => out.set_elsewhere(()),
+        }
+    }
+    serialize::write_message_to_words(&message)
+}
+
+fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
+    // Taken apart so that a new member cannot be forgotten.
+    let Config {
+        guest,
+        memory,
+        vcpus,
+        pcpus,
+        backend,
+        policy,
+        tlb_entries,
+        seed,
+        log,
+        max_instructions,
+        stop_on,
+        slice,
+        digest_interval,
+    } = config;
+    match guest {
+        Guest::BuiltIn(name) => out.reborrow().init_guest().set_built_in(name),
+        Guest::Kernel { name, append } => {
+            let mut kernel = out.reborrow().init_guest().init_kernel();
+            kernel.set_name(name);
+            kernel.set_append(append);
+        }
+    }
+    out.set_memory(*memory);
+    out.set_vcpus(*vcpus);
+    out.set_pcpus(*pcpus);
+    out.set_backend(backend.name());
+    let Policy { tags, transition_flush, root_load, apic_access_flush, pool, vmcs02_writes, shadowing } = policy;
+    let mut rules = out.reborrow().init_policy();
+    rules.set_tags(tags.name());
+    rules.set_transition_flush(transition_flush.name());
+    rules.set_root_load(root_load.name());
+    rules.set_apic_access_flush(*apic_access_flush);
+    rules.set_pool(*pool);
+    rules.set_vmcs02_writes(vmcs02_writes.name());
+    rules.set_shadowing(shadowing.name());
+    out.set_tlb_entries(*tlb_entries);
+    out.set_seed(*seed);
+    out.set_log(log.name());
+    match max_instructions {
+        Some(count) => out.reborrow().init_max_instructions().set_at(*count),
+        None => out.reborrow().init_max_instructions().set_never(()),
+    }
+    match stop_on {
+        Some(text) => out.reborrow().init_stop_on().set_text(text),
+        None => out.reborrow().init_stop_on().set_nothing(()),
+    }
+    out.set_slice(*slice);
+    out.set_digest_interval(*digest_interval);
+}
+
+pub(crate) fn read_header(words: &[Word], version: (u16, u16)) -> Result<Header, Wrong> {
+    open(words, |message| {
+        let root = message.get_root::<schema::header::Reader<'_>>().map_err(wrong)?;
+        let mut images = Vec::new();
+        for image in root.get_images().map_err(wrong)? {
+            let kind = word(image.get_kind(), ImageKind::by_name, "image kind")?;
+            let name = text(image.get_name())?;
+            let hash = image.get_hash().map_err(wrong)?;
+            let hash = hash.try_into().map_err(|_| format!("the hash of image '{name}' has {} bytes", hash.len()))?;
+            let bytes = match image.which().map_err(wrong)? {
+                schema::image::Elsewhere(()) => None,
+                schema::image::Bytes(bytes) => Some(bytes.map_err(wrong)?.to_vec()),
+            };
+            if bytes.as_ref().is_some_and(|bytes| sha256(bytes) != hash) {
+                return Err(format!("image '{name}' does not match its hash"));
+            }
+            images.push(Image { kind, name, hash, bytes });
+        }
+        let config = read_config(root.get_config().map_err(wrong)?)?;
+        Ok(Header { version, config, images, build: text(root.get_build())? })
+    })
+}
+
+fn word<T>(found: capnp::Result<capnp::text::Reader<'_>>, by: fn(&str) -> Option<T>, what: &str) -> Result<T, Wrong> {
+    let found = text(found)?;
+    by(&found).ok_or_else(|| format!("there is no {what} '{found}'"))
+}
+
+fn read_config(config: schema::config::Reader<'_>) -> Result<Config, Wrong> {
+    use schema::config::{guest, max_instructions, stop_on};
+    let rules = config.get_policy().map_err(wrong)?;
+    let policy = Policy {
+        tags: word(rules.get_tags(), Tags::by_name, "VPID policy")?,
+        transition_flush: word(rules.get_transition_flush(), TransitionFlush::by_name, "transition flush")?,
+        root_load: word(rules.get_root_load(), RootLoad::by_name, "root load policy")?,
+        apic_access_flush: rules.get_apic_access_flush(),
+        pool: rules.get_pool(),
+        vmcs02_writes: word(rules.get_vmcs02_writes(), Vmcs02Writes::by_name, "vmcs02 write policy")?,
+        shadowing: word(rules.get_shadowing(), Shadowing::by_name, "shadowing policy")?,
+    };
+    Ok(Config {
+        guest: match config.get_guest().which().map_err(wrong)? {
+            guest::BuiltIn(name) => Guest::BuiltIn(text(name)?),
+            guest::Kernel(kernel) => {
+                Guest::Kernel { name: text(kernel.get_name())?, append: text(kernel.get_append())? }
+            }
+        },
+        memory: config.get_memory(),
+        vcpus: config.get_vcpus(),
+        pcpus: config.get_pcpus(),
+        backend: word(config.get_backend(), Backend::by_name, "backend")?,
+        policy,
+        tlb_entries: config.get_tlb_entries(),
+        seed: config.get_seed(),
+        log: word(config.get_log(), Log::by_name, "log level")?,
+        max_instructions: match config.get_max_instructions().which().map_err(wrong)? {
+            max_instructions::Never(()) => None,
+            max_instructions::At(count) => Some(count),
+        },
+        stop_on: match config.get_stop_on().which().map_err(wrong)? {
+            stop_on::Nothing(()) => None,
+            stop_on::Text(shown) => Some(text(shown)?),
+        },
+        slice: config.get_slice(),
+        digest_interval: config.get_digest_interval(),
+    })
+}
+
+// --- Blocks ---
+
+/// A column, coded, on its way out.
+pub(crate) struct ColumnOut<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) coding: Coding,
+    pub(crate) keys: &'a [u8],
+    pub(crate) stored: Vec<u64>,
+}
+
+/// A table on its way out.
+pub(crate) struct TableOut<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) rows: u32,
+    pub(crate) columns: Vec<ColumnOut<'a>>,
+}
+
+/// A block on its way out.
+pub(crate) struct BlockOut<'a> {
+    pub(crate) first: u64,
+    pub(crate) events: u32,
+    pub(crate) order: ColumnOut<'a>,
+    pub(crate) stamps: TableOut<'a>,
+    pub(crate) tables: Vec<TableOut<'a>>,
+    pub(crate) texts: &'a [String],
+}
+
+/// Bits that the widest of the numbers needs, and whether all are the same.
+fn shape(stored: &[u64]) -> (u32, bool) {
+    let first = stored.first().copied().unwrap_or(0);
+    let (any, differ) = stored.iter().fold((0, 0), |(any, differ), &number| (any | number, differ | (number ^ first)));
+    (u64::BITS - any.leading_zeros(), differ == 0)
+}
+
+fn bytes_of(column: &ColumnOut<'_>) -> usize {
+    match shape(&column.stored) {
+        (_, true) => 0,
+        (bits, false) => column.stored.len() * (bits.div_ceil(8).next_power_of_two() as usize),
+    }
+}
+
+pub(crate) fn write_block(block: &BlockOut<'_>) -> Vec<u8> {
+    let columns = block.tables.iter().chain([&block.stamps]).flat_map(|table| &table.columns).chain([&block.order]);
+    let bytes: usize = columns.map(|column| bytes_of(column) + 64).sum();
+    let texts: usize = block.texts.iter().map(|text| text.len() + 24).sum();
+    let mut message = builder((bytes + texts) / 8 + 512);
+    let mut root = message.init_root::<schema::block::Builder<'_>>();
+    root.set_first(block.first);
+    root.set_events(block.events);
+    write_column(&block.order, root.reborrow().init_order());
+    write_table(&block.stamps, root.reborrow().init_stamps());
+    let mut tables = root.reborrow().init_tables(block.tables.len() as u32);
+    for (at, table) in block.tables.iter().enumerate() {
+        write_table(table, tables.reborrow().get(at as u32));
+    }
+    let mut texts = root.init_texts(block.texts.len() as u32);
+    for (at, text) in block.texts.iter().enumerate() {
+        texts.set(at as u32, text);
+    }
+    serialize::write_message_to_words(&message)
+}
+
+fn write_table(table: &TableOut<'_>, mut out: schema::table::Builder<'_>) {
+    out.set_name(table.name);
+    out.set_rows(table.rows);
+    let all_zero = |column: &&ColumnOut<'_>| column.stored.iter().any(|&number| number != 0) || !column.keys.is_empty();
+    // Columns are referred to by place, so only those at the end may go.
+    let kept = table.columns.iter().rposition(|column| all_zero(&column)).map_or(0, |last| last + 1);
+    let mut columns = out.init_columns(kept as u32);
+    for (at, column) in table.columns[..kept].iter().enumerate() {
+        write_column(column, columns.reborrow().get(at as u32));
+    }
+}
+
+macro_rules! fill {
+    ($list:expr, $column:expr, $type:ty) => {{
+        let mut list = $list;
+        // The list has the column's own length, in the host's byte order or not at all.
+        match list.as_slice() {
+            Some(slots) if cfg!(target_endian = "little") => {
+                slots.iter_mut().zip(&$column.stored).for_each(|(slot, &number)| *slot = number as $type);
+            }
+            _ => $column.stored.iter().enumerate().for_each(|(at, &number)| list.set(at as u32, number as $type)),
+        }
+    }};
+}
+
+fn write_column(column: &ColumnOut<'_>, mut out: schema::column::Builder<'_>) {
+    out.set_name(column.name);
+    out.set_coding(match column.coding {
+        Coding::Plain => schema::Coding::Plain,
+        Coding::Delta => schema::Coding::Delta,
+        Coding::Relative => schema::Coding::Relative,
+        Coding::Keyed => schema::Coding::Keyed,
+    });
+    if !column.keys.is_empty() {
+        let mut keys = out.reborrow().init_keys(column.keys.len() as u32);
+        column.keys.iter().enumerate().for_each(|(at, &key)| keys.set(at as u32, key));
+    }
+    let rows = column.stored.len() as u32;
+    match shape(&column.stored) {
+        (_, true) => out.set_same(column.stored.first().copied().unwrap_or(0)),
+        (0..=8, false) => fill!(out.init_u8(rows), column, u8),
+        (9..=16, false) => fill!(out.init_u16(rows), column, u16),
+        (17..=32, false) => fill!(out.init_u32(rows), column, u32),
+        (_, false) => fill!(out.init_u64(rows), column, u64),
+    }
+}
+
+/// A table that was read: its columns in the order of the block, those that were asked for decoded.
+pub(crate) struct TableIn {
+    pub(crate) name: String,
+    pub(crate) rows: u32,
+    pub(crate) columns: Vec<(String, Option<Vec<u64>>)>,
+}
+
+/// A block that was read.
+pub(crate) struct BlockIn {
+    pub(crate) first: u64,
+    pub(crate) order: Vec<u64>,
+    pub(crate) stamps: TableIn,
+    pub(crate) tables: Vec<TableIn>,
+    pub(crate) texts: Vec<String>,
+}
+
+/// Reads the block in `words`, decoding the columns that `wanted` says, by table and column.
+pub(crate) fn read_block(words: &[Word], wanted: &dyn Fn(&str, &str) -> bool) -> Result<BlockIn, Wrong> {
+    open(words, |message| {
+        let root = message.get_root::<schema::block::Reader<'_>>().map_err(wrong)?;
+        let events = root.get_events();
+        if events > MAX_BLOCK_EVENTS {
+            return Err(format!("it claims {events} events"));
+        }
+        let order = read_column(&root.get_order().map_err(wrong)?, events)?;
+        let stamps = read_table(root.get_stamps().map_err(wrong)?, events, &|_, _| true)?;
+        let found = root.get_tables().map_err(wrong)?;
+        if found.len() as usize > MAX_TABLES {
+            return Err(format!("it has {} tables", found.len()));
+        }
+        let (mut tables, mut left) = (Vec::new(), events);
+        for table in found {
+            let table = read_table(table, left, wanted)?;
+            left -= table.rows;
+            tables.push(table);
+        }
+        if left != 0 {
+            return Err(format!("its tables hold {} rows for {events} events", events - left));
+        }
+        let texts = root.get_texts().map_err(wrong)?.iter().map(text).collect::<Result<_, _>>()?;
+        Ok(BlockIn { first: root.get_first(), order, stamps, tables, texts })
+    })
+}
+
+fn read_table(
+    table: schema::table::Reader<'_>,
+    most_rows: u32,
+    wanted: &dyn Fn(&str, &str) -> bool,
+) -> Result<TableIn, Wrong> {
+    let (name, rows) = (text(table.get_name())?, table.get_rows());
+    if rows > most_rows {
+        return Err(format!("table '{name}' claims {rows} rows"));
+    }
+    let found = table.get_columns().map_err(wrong)?;
+    if found.len() as usize > MAX_COLUMNS {
+        return Err(format!("table '{name}' has {} columns", found.len()));
+    }
+    let names = found.iter().map(|column| text(column.get_name())).collect::<Result<Vec<_>, _>>()?;
+    let keys = found.iter().enumerate().map(|(at, column)| read_keys(&column, at)).collect::<Result<Vec<_>, _>>()?;
+    let mut needed: Vec<bool> = names.iter().map(|column| wanted(&name, column)).collect();
+    for at in (0..names.len()).rev() {
+        if needed[at] {
+            keys[at].1.iter().for_each(|&key| needed[key] = true);
+        }
+    }
+    let mut columns: Vec<(String, Option<Vec<u64>>)> = Vec::with_capacity(names.len());
+    for (at, (column, own_name)) in found.iter().zip(names).enumerate() {
+        let mut values = None;
+        if needed[at] {
+            let mut stored = read_column(&column, rows)?;
+            let (coding, keys) = &keys[at];
+            let keys: Vec<&[u64]> = keys.iter().filter_map(|&key| columns[key].1.as_deref()).collect();
+            coding::decode(*coding, &keys, &mut stored);
+            values = Some(stored);
+        }
+        columns.push((own_name, values));
+    }
+    Ok(TableIn { name, rows, columns })
+}
+
+/// The coding of the column at place `at`, and the earlier columns that it refers to.
+fn read_keys(column: &schema::column::Reader<'_>, at: usize) -> Result<(Coding, Vec<usize>), Wrong> {
+    let (coding, fewest, most) = match column.get_coding().map_err(wrong)? {
+        schema::Coding::Plain => (Coding::Plain, 0, 0),
+        schema::Coding::Delta => (Coding::Delta, 0, 0),
+        schema::Coding::Relative => (Coding::Relative, 1, 1),
+        schema::Coding::Keyed => (Coding::Keyed, 1, KEYS),
+    };
+    let keys: Vec<usize> = column.get_keys().map_err(wrong)?.iter().take(KEYS + 1).map(usize::from).collect();
+    if keys.len() < fewest || keys.len() > most || keys.iter().any(|&key| key >= at) {
+        return Err(format!("column {at} of a table refers to columns {keys:?}"));
+    }
+    Ok((coding, keys))
+}
+
+macro_rules! take {
+    ($list:expr, $rows:expr) => {{
+        let list = $list.map_err(wrong)?;
+        if list.len() != $rows {
+            return Err(format!("a column has {} numbers for {} rows", list.len(), $rows));
+        }
+        match list.as_slice() {
+            Some(numbers) if cfg!(target_endian = "little") => numbers.iter().map(|&number| number.into()).collect(),
+            _ => list.iter().map(u64::from).collect(),
+        }
+    }};
+}
+
+fn read_column(column: &schema::column::Reader<'_>, rows: u32) -> Result<Vec<u64>, Wrong> {
+    use schema::column::{Same, U8, U16, U32, U64};
+    Ok(match column.which().map_err(wrong)? {
+        Same(number) => vec![number; rows as usize],
+        U8(list) => take!(list, rows),
+        U16(list) => take!(list, rows),
+        U32(list) => take!(list, rows),
+        U64(list) => take!(list, rows),
+    })
+}
+
+// --- Index ---
+
+/// Where a block is and what it holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct IndexRow {
+    pub(crate) offset: u64,
+    pub(crate) first: u64,
+    pub(crate) events: u32,
+}
+
+/// What the index says of each block, and of each table the rows in each block.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) blocks: Vec<IndexRow>,
+    pub(crate) tables: Vec<(String, Vec<u32>)>,
+}
+
+pub(crate) fn write_index(index: &Index) -> Vec<u8> {
+    let mut message = builder(index.blocks.len() * (3 + index.tables.len()) + 512);
+    let mut root = message.init_root::<schema::index::Builder<'_>>();
+    let blocks = index.blocks.len() as u32;
+    let mut offsets = root.reborrow().init_offsets(blocks);
+    index.blocks.iter().enumerate().for_each(|(at, row)| offsets.set(at as u32, row.offset));
+    let mut firsts = root.reborrow().init_firsts(blocks);
+    index.blocks.iter().enumerate().for_each(|(at, row)| firsts.set(at as u32, row.first));
+    let mut events = root.reborrow().init_events(blocks);
+    index.blocks.iter().enumerate().for_each(|(at, row)| events.set(at as u32, row.events));
+    let mut tables = root.init_tables(index.tables.len() as u32);
+    for (at, (name, rows)) in index.tables.iter().enumerate() {
+        let mut table = tables.reborrow().get(at as u32);
+        table.set_name(name);
+        let mut out = table.init_rows(blocks);
+        rows.iter().enumerate().for_each(|(at, &rows)| out.set(at as u32, rows));
+    }
+    serialize::write_message_to_words(&message)
+}
+
+pub(crate) fn read_index(words: &[Word]) -> Result<Index, Wrong> {
+    open(words, |message| {
+        let root = message.get_root::<schema::index::Reader<'_>>().map_err(wrong)?;
+        let offsets = root.get_offsets().map_err(wrong)?;
+        let firsts = root.get_firsts().map_err(wrong)?;
+        let events = root.get_events().map_err(wrong)?;
+        if offsets.len() != firsts.len() || offsets.len() != events.len() {
+            return Err("its lists differ in length".into());
+        }
+        let blocks = offsets.iter().zip(firsts.iter()).zip(events.iter());
+        let blocks = blocks.map(|((offset, first), events)| IndexRow { offset, first, events }).collect();
+        let found = root.get_tables().map_err(wrong)?;
+        if found.len() as usize > MAX_TABLES {
+            return Err(format!("it counts {} tables", found.len()));
+        }
+        let mut tables = Vec::new();
+        for table in found {
+            let rows = table.get_rows().map_err(wrong)?;
+            if rows.len() != offsets.len() {
+                return Err("its lists differ in length".into());
+            }
+            tables.push((text(table.get_name())?, rows.iter().collect()));
+        }
+        Ok(Index { blocks, tables })
+    })
+}
