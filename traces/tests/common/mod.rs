@@ -116,7 +116,7 @@ pub fn events(most: usize) -> impl Strategy<Value = Vec<Event>> {
 /// A stream as a nested hypervisor makes it: `exits` exits of L2 that L1 handles, with their VMCS accesses.
 pub fn nested(exits: u64) -> Vec<Event> {
     let mut events = Vec::new();
-    let fields = &TABLE[..];
+    let fields = TABLE;
     let mut values = vec![0_u64; fields.len()];
     let mut random = 1_u64;
     let mut next = move || {
