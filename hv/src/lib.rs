@@ -7,5 +7,9 @@
 //! This crate opens no file, reads no clock and spawns no thread.
 
 pub mod l0;
+pub mod memory;
+pub mod mmu;
 pub mod silicon;
+pub mod vmcs;
+pub mod vmx;
 pub mod world;

@@ -1,0 +1,6 @@
+//! VMX non-root operation, as the software silicon carries it out: controls, entry checks, entries and exits.
+//!
+//! What runs between an entry and the exit that follows is [`crate::cpu`]'s.
+
+pub mod controls;
+pub mod exit;
