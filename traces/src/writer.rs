@@ -35,10 +35,11 @@ pub struct Summary {
 pub struct Writer<W: Write> {
     out: W,
     at: u64,
+    whole: u64,
     filling: Filling,
     index: Index,
     compressor: zstd::bulk::Compressor<'static>,
-    failed: bool,
+    ended: bool,
 }
 
 impl<W: Write> Writer<W> {
@@ -46,7 +47,7 @@ impl<W: Write> Writer<W> {
     pub fn create(out: W, header: &Header) -> Result<Self, Error> {
         let compressor = zstd::bulk::Compressor::new(LEVEL).map_err(Error::Write)?;
         let mut writer =
-            Self { out, at: 0, filling: Filling::new(0), index: Index::default(), compressor, failed: false };
+            Self { out, at: 0, whole: 0, filling: Filling::new(0), index: Index::default(), compressor, ended: false };
         writer.index.tables = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), Vec::new())).collect();
         writer.write(&frame::prologue(crate::VERSION))?;
         writer.frame(Tag::Header, (0, 0), &wire::write_header(header))?;
@@ -59,7 +60,7 @@ impl<W: Write> Writer<W> {
     /// The block could not be written. Its events are lost and the trace ends before them; all later calls fail too.
     #[inline]
     pub fn push(&mut self, event: &Event) -> Result<(), Error> {
-        if self.failed {
+        if self.ended {
             return Err(Error::Ended);
         }
         self.filling.push(event);
@@ -80,6 +81,11 @@ impl<W: Write> Writer<W> {
         self.len() == 0
     }
 
+    /// Bytes of the file up to the end of the last whole block, or of the header.
+    pub fn whole(&self) -> u64 {
+        self.whole
+    }
+
     /// Writes the events that are still held as a block. Where blocks end does not matter to readers, but it does to the
     /// file's bytes.
     pub fn end_block(&mut self) -> Result<(), Error> {
@@ -97,8 +103,8 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Ends the trace: writes what is still held, the index and the trailer.
-    pub fn finish(mut self) -> Result<Summary, Error> {
+    /// Ends the trace: writes what is still held, the index and the trailer. Nothing can be pushed after it.
+    pub fn finish(&mut self) -> Result<Summary, Error> {
         self.end_block()?;
         let index = std::mem::take(&mut self.index);
         let counts = Kind::ALL.iter().zip(&index.tables);
@@ -112,30 +118,33 @@ impl<W: Write> Writer<W> {
         self.frame(Tag::Index, (0, 0), &wire::write_index(&kept))?;
         self.write(&frame::trailer(offset, events))?;
         self.out.flush().map_err(Error::Write)?;
+        self.ended = true;
         Ok(Summary { events, blocks: kept.blocks.len(), bytes: self.at, counts })
     }
 
     fn frame(&mut self, tag: Tag, range: (u64, u32), message: &[u8]) -> Result<(), Error> {
-        if self.failed {
+        if self.ended {
             return Err(Error::Ended);
         }
         let (head, stored): (Head, Vec<u8>) = match frame::pack(tag, range, message, &mut self.compressor) {
             Ok(packed) => packed,
             Err(error) => {
-                self.failed = true;
+                self.ended = true;
                 return Err(error);
             }
         };
         self.write(&head.to_bytes())?;
-        self.write(&stored)
+        self.write(&stored)?;
+        self.whole = self.at;
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        if self.failed {
+        if self.ended {
             return Err(Error::Ended);
         }
         self.out.write_all(bytes).map_err(|error| {
-            self.failed = true;
+            self.ended = true;
             Error::Write(error)
         })?;
         self.at += bytes.len() as u64;
