@@ -1,0 +1,274 @@
+//! The board: what a small PC has beside its CPUs and memory. Devices know the machine's clock, in instructions retired,
+//! as nanoseconds: a nominal 1 GHz. They hold no other time, and do no I/O: output is collected, input is handed in.
+
+mod pic;
+mod pit;
+mod rtc;
+mod serial;
+
+use crate::l0::{Bus, BusEvent};
+use hv_defs::addr::Gpa;
+use hv_defs::event::{Stop, StopKind};
+use pic::Pics;
+use pit::Pit;
+use rtc::Rtc;
+use serial::Serial;
+
+/// Instructions that pass for a second on the board.
+pub const CLOCK_HZ: u64 = 1_000_000_000;
+
+/// A write of a 32-bit number here sets a phase marker.
+pub const MARK_PORT: u16 = 0x0e9a;
+/// isa-debug-exit: a write ends the run.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+/// The first serial port.
+pub const SERIAL_PORT: u16 = 0x3f8;
+
+const SERIAL_LAST: u16 = SERIAL_PORT + 7;
+const DEBUG_EXIT_LAST: u16 = DEBUG_EXIT_PORT + 3;
+const PIC_MASTER: u16 = 0x20;
+const PIC_SLAVE: u16 = 0xa0;
+const PIC_EDGE_LEVEL: u16 = 0x4d0;
+const PIT_PORT: u16 = 0x40;
+const PIT_GATE: u16 = 0x61;
+const RTC_PORT: u16 = 0x70;
+const KEYBOARD_COMMAND: u16 = 0x64;
+const RESET_CONTROL: u16 = 0xcf9;
+
+const TIMER_LINE: u8 = 0;
+const SERIAL_LINE: u8 = 4;
+
+/// The devices of one machine.
+#[derive(Debug)]
+pub struct Board {
+    serial: Serial,
+    rtc: Rtc,
+    pics: Pics,
+    pit: Pit,
+}
+
+impl Board {
+    /// The board of a machine with `memory` bytes of RAM, as after power-on.
+    pub fn new(memory: u64) -> Self {
+        Self { serial: Serial::new(), rtc: Rtc::new(memory), pics: Pics::default(), pit: Pit::new() }
+    }
+
+    /// The instruction at which something happens on the board by itself; `None` when nothing ever will.
+    pub fn deadline(&self, now: u64) -> Option<u64> {
+        if self.pics.is_masked(TIMER_LINE) {
+            return None;
+        }
+        self.pit.next_edge(now)
+    }
+
+    /// Console bytes that the guest has sent since the last call.
+    pub fn output(&mut self) -> Vec<u8> {
+        self.serial.output()
+    }
+
+    /// Whether the guest has sent console bytes since the last [`Board::output`].
+    pub fn has_output(&self) -> bool {
+        self.serial.has_output()
+    }
+
+    /// A byte typed at the console. It is lost, as on a real port, when the guest has left 64 unread.
+    pub fn key(&mut self, byte: u8) {
+        self.serial.key(byte);
+        self.serial_line();
+    }
+
+    fn serial_line(&mut self) {
+        if self.serial.take_interrupt() {
+            self.pics.raise(SERIAL_LINE);
+            self.pics.lower(SERIAL_LINE);
+        }
+    }
+
+    /// Carries the board's clock on to `now`.
+    fn advance(&mut self, now: u64) {
+        if self.pit.take_edge(now) {
+            self.pics.raise(TIMER_LINE);
+            self.pics.lower(TIMER_LINE);
+        }
+    }
+
+    fn read_byte(&mut self, port: u16, now: u64) -> u8 {
+        match port {
+            SERIAL_PORT..=SERIAL_LAST => {
+                let value = self.serial.read((port - SERIAL_PORT) as u8);
+                self.serial_line();
+                value
+            }
+            PIC_MASTER | 0x21 | PIC_SLAVE | 0xa1 | PIC_EDGE_LEVEL | 0x4d1 => self.pics.read(port),
+            PIT_PORT..=0x43 => self.pit.read((port - PIT_PORT) as u8, now),
+            PIT_GATE => self.pit.read_gate(now),
+            RTC_PORT | 0x71 => self.rtc.read(port - RTC_PORT, now),
+            _ => 0xff,
+        }
+    }
+
+    fn write_byte(&mut self, port: u16, value: u8, now: u64) -> Option<BusEvent> {
+        match port {
+            SERIAL_PORT..=SERIAL_LAST => {
+                self.serial.write((port - SERIAL_PORT) as u8, value);
+                self.serial_line();
+            }
+            PIC_MASTER | 0x21 | PIC_SLAVE | 0xa1 | PIC_EDGE_LEVEL | 0x4d1 => self.pics.write(port, value),
+            PIT_PORT..=0x43 => self.pit.write((port - PIT_PORT) as u8, value, now),
+            PIT_GATE => self.pit.write_gate(value, now),
+            RTC_PORT | 0x71 => self.rtc.write(port - RTC_PORT, value),
+            KEYBOARD_COMMAND if value & 0xf1 == 0xf0 => {
+                // The command pulses output lines, each low bit that is clear one of them; line 0 resets.
+                return Some(reset("by the keyboard controller"));
+            }
+            RESET_CONTROL if value & 4 != 0 => return Some(reset("by port 0xcf9")),
+            _ => {}
+        }
+        None
+    }
+}
+
+fn reset(how: &str) -> BusEvent {
+    BusEvent::Stop(Stop { kind: StopKind::Reset, code: 0, text: format!("the guest reset the machine {how}") })
+}
+
+impl Bus for Board {
+    fn io_in(&mut self, port: u16, size: u8, now: u64) -> u32 {
+        self.advance(now);
+        let bytes = core::array::from_fn(|byte| {
+            if byte < usize::from(size) { self.read_byte(port.wrapping_add(byte as u16), now) } else { 0 }
+        });
+        u32::from_le_bytes(bytes)
+    }
+
+    fn io_out(&mut self, port: u16, size: u8, value: u32, now: u64) -> Option<BusEvent> {
+        self.advance(now);
+        match port {
+            MARK_PORT if size == 4 => return Some(BusEvent::Mark(value)),
+            DEBUG_EXIT_PORT..=DEBUG_EXIT_LAST => {
+                let code = value << 1 | 1;
+                let text = format!("the guest left through isa-debug-exit with status {code}");
+                return Some(BusEvent::Stop(Stop { kind: StopKind::DebugExit, code, text }));
+            }
+            _ => {}
+        }
+        let bytes = value.to_le_bytes();
+        let mut event = None;
+        for (at, byte) in bytes.iter().enumerate().take(usize::from(size)) {
+            event = event.or(self.write_byte(port.wrapping_add(at as u16), *byte, now));
+        }
+        event
+    }
+
+    fn mmio_read(&mut self, _vcpu: u16, _at: Gpa, _size: u8, _now: u64) -> Option<u64> {
+        None
+    }
+
+    fn mmio_write(&mut self, _vcpu: u16, _at: Gpa, _size: u8, _value: u64, _now: u64) -> bool {
+        false
+    }
+
+    fn interrupt(&mut self, vcpu: u16, now: u64) -> Option<u8> {
+        if vcpu != 0 {
+            return None;
+        }
+        self.advance(now);
+        self.pics.pending()
+    }
+
+    fn acknowledge(&mut self, vcpu: u16, now: u64) {
+        if vcpu == 0 {
+            self.advance(now);
+            self.pics.acknowledge();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(writes: &[(u16, u8, u32)], expected: Option<BusEvent>) {
+        let mut board = Board::new(16 << 20);
+        let mut last = None;
+        for (port, size, value) in writes {
+            last = board.io_out(*port, *size, *value, 0);
+        }
+        let stopped = |event: &Option<BusEvent>| match event {
+            Some(BusEvent::Stop(stop)) => Some((stop.kind, stop.code)),
+            _ => None,
+        };
+        match (&last, &expected) {
+            (Some(BusEvent::Stop(_)), _) => assert_eq!(stopped(&last), stopped(&expected), "{writes:x?}"),
+            _ => assert_eq!(last, expected, "{writes:x?}"),
+        }
+    }
+
+    fn stop(kind: StopKind, code: u32) -> Option<BusEvent> {
+        Some(BusEvent::Stop(Stop { kind, code, text: String::new() }))
+    }
+
+    #[test]
+    fn ports_that_end_or_mark_the_run() {
+        check(&[(MARK_PORT, 4, 0x1234_5678)], Some(BusEvent::Mark(0x1234_5678)));
+        check(&[(MARK_PORT, 1, 1)], None);
+        check(&[(DEBUG_EXIT_PORT, 1, 0x10)], stop(StopKind::DebugExit, 0x21));
+        check(&[(DEBUG_EXIT_PORT, 4, 0)], stop(StopKind::DebugExit, 1));
+        check(&[(KEYBOARD_COMMAND, 1, 0xfe)], stop(StopKind::Reset, 0));
+        check(&[(KEYBOARD_COMMAND, 1, 0xd1)], None);
+        check(&[(RESET_CONTROL, 1, 2)], None);
+        check(&[(RESET_CONTROL, 1, 6)], stop(StopKind::Reset, 0));
+        check(&[(0x80, 1, 0x55)], None);
+    }
+
+    #[test]
+    fn stray_ports_read_all_ones() {
+        let mut board = Board::new(16 << 20);
+        assert_eq!(board.io_in(0x1234, 1, 0), 0xff);
+        assert_eq!(board.io_in(0x1234, 2, 0), 0xffff);
+        assert_eq!(board.io_in(0xffff, 4, 0), 0xffff_ffff);
+        assert_eq!(board.mmio_read(0, Gpa(0xfee0_0000), 4, 0), None);
+    }
+
+    #[test]
+    fn the_console_gathers_what_is_sent_and_interrupts_for_what_is_typed() {
+        let mut board = Board::new(16 << 20);
+        for byte in *b"hello" {
+            assert_eq!(board.io_out(SERIAL_PORT, 1, u32::from(byte), 0), None);
+        }
+        assert!(board.has_output());
+        assert_eq!(board.output(), b"hello");
+        assert!(!board.has_output());
+        // The PIC at vectors 0x20 to 0x27, all unmasked, and the port's received-data interrupt.
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0), (SERIAL_PORT + 1, 1)] {
+            board.io_out(port, 1, value, 0);
+        }
+        assert_eq!(board.interrupt(0, 0), None);
+        board.key(b'x');
+        assert_eq!(board.interrupt(0, 0), Some(0x24));
+        board.acknowledge(0, 0);
+        assert_eq!(board.interrupt(0, 0), None);
+        assert_eq!(board.io_in(SERIAL_PORT, 1, 0), u32::from(b'x'));
+        assert_eq!(board.interrupt(1, 0), None, "the PIC is wired to the first vCPU alone");
+    }
+
+    #[test]
+    fn the_timer_interrupts_at_its_deadline() {
+        let mut board = Board::new(16 << 20);
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe)] {
+            board.io_out(port, 1, value, 0);
+        }
+        // Channel 0 as a rate generator, 11932 ticks of 1193182 Hz: 10.00015 ms.
+        for (port, value) in [(0x43, 0x34), (0x40, 11932 & 0xff), (0x40, 11932 >> 8)] {
+            board.io_out(port, 1, value, 0);
+        }
+        let deadline = board.deadline(0).unwrap();
+        assert_eq!(deadline, 10_000_151);
+        assert_eq!(board.interrupt(0, deadline - 1), None);
+        assert_eq!(board.interrupt(0, deadline), Some(0x20));
+        board.acknowledge(0, deadline);
+        board.io_out(0x20, 1, 0x20, deadline);
+        assert_eq!(board.interrupt(0, deadline), None);
+        assert_eq!(board.deadline(deadline), Some(20_000_302));
+    }
+}
