@@ -7,6 +7,7 @@
 pub mod addr;
 pub mod config;
 pub mod controls;
+pub mod cost;
 pub mod ept;
 pub mod event;
 pub mod exit;

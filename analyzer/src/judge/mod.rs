@@ -1,0 +1,75 @@
+//! The judge: for each flush, whether it was needed, from the events alone.
+//!
+//! It follows what an adversarial TLB could hold, one that keeps all that the architecture lets it keep: per physical CPU
+//! the tags that guests ran under since they were last flushed, and the EPT02 entries that changed meanwhile. What the
+//! events do not tell it calls `unknown`. It does not know which translations were really cached, nor what a guest did to
+//! its own page tables: that takes a second execution.
+
+mod guests;
+mod rules;
+mod tlb;
+
+pub use rules::{JudgedBy, Rule, Verdict};
+
+use crate::{Error, Source};
+use hv_defs::event::{Event, Flush, Stamp};
+use rules::Judge;
+
+/// A flush with its verdict, or a flush that is missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Judged {
+    /// The flush's event; for a missing one, the VM entry before which it should have been.
+    pub event: u64,
+    /// That event's stamp.
+    pub at: Stamp,
+    /// The flush; for a missing one, the flush that was owed, with its owner as the actor.
+    pub flush: Flush,
+    /// What the judge says.
+    pub verdict: Verdict,
+    /// On what ground.
+    pub judged_by: JudgedBy,
+    /// By which rule.
+    pub rule: Rule,
+    /// For [`Verdict::TooBroad`], the kind of flush that would do.
+    pub narrower: Option<&'static str>,
+}
+
+/// Judges events one by one, and gives each verdict as soon as it is certain.
+#[derive(Debug, Default)]
+pub struct Bench {
+    judge: Judge,
+}
+
+impl Bench {
+    /// The next event.
+    pub fn see(&mut self, number: u64, event: &Event) {
+        self.judge.see(number, event);
+    }
+
+    /// The verdicts given since the last call, in no particular order.
+    pub fn verdicts(&mut self) -> impl Iterator<Item = Judged> + '_ {
+        self.judge.given.drain(..)
+    }
+
+    /// What is left when the trace ends.
+    pub fn close(&mut self) -> impl Iterator<Item = Judged> + '_ {
+        self.judge.close();
+        self.judge.given.drain(..)
+    }
+}
+
+/// Every flush of a source with its verdict, in the order of events; a missing flush stands behind a flush of the same
+/// event.
+///
+/// # Errors
+/// The trace is damaged.
+pub fn judge(source: Source<'_>) -> Result<Vec<Judged>, Error> {
+    let (mut bench, mut judged) = (Bench::default(), Vec::new());
+    source.each(|number, event| {
+        bench.see(number, event);
+        judged.extend(bench.verdicts());
+    })?;
+    judged.extend(bench.close());
+    judged.sort_by_key(|row| (row.event, row.verdict == Verdict::Missing));
+    Ok(judged)
+}

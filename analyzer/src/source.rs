@@ -1,0 +1,139 @@
+//! Where events come from: a trace on disk, or a list in memory.
+
+use crate::Error;
+use hv_defs::event::{Event, Kind};
+use hv_defs::fields::{MAX_COLUMNS, Texts};
+use traces::Reader;
+
+/// A source of events. It is read again for each question, so that nothing is kept that was not asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A trace.
+    Trace(&'a Reader),
+    /// Events in memory, numbered from 0.
+    Events(&'a [Event]),
+}
+
+/// Rows of one kind, by columns; the columns are those of [`Kind::columns`].
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) event: Vec<u64>,
+    pub(crate) instruction: Vec<u64>,
+    pub(crate) vcpu: Vec<u16>,
+    pub(crate) pcpu: Vec<u16>,
+    /// Empty where the column was not asked for.
+    pub(crate) columns: Vec<Vec<u64>>,
+    pub(crate) texts: Texts,
+}
+
+impl Source<'_> {
+    /// How many events there are.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Trace(reader) => reader.len(),
+            Self::Events(events) => events.len() as u64,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every event with its number, in order. Events of kinds that this program does not know are passed over.
+    ///
+    /// # Errors
+    /// A block of the trace is damaged.
+    pub fn each(&self, mut see: impl FnMut(u64, &Event)) -> Result<(), Error> {
+        match self {
+            Self::Events(events) => (0..).zip(*events).for_each(|(number, event)| see(number, event)),
+            Self::Trace(reader) => {
+                for (number, event) in (0..).zip(reader.events(0)) {
+                    match event {
+                        Ok(event) => see(number, &event),
+                        Err(traces::Error::NewerKind { .. }) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Events by kind, in the order of [`Kind::ALL`].
+    ///
+    /// # Errors
+    /// The trace has no index and a block of it is damaged.
+    pub fn counts(&self) -> Result<Vec<(Kind, u64)>, Error> {
+        let mut counts: Vec<(Kind, u64)> = Kind::ALL.iter().map(|&kind| (kind, 0)).collect();
+        match self {
+            Self::Events(events) => events.iter().for_each(|event| counts[event.what.kind() as usize].1 += 1),
+            Self::Trace(reader) => {
+                for (name, count) in reader.counts()? {
+                    if let Some(kind) = Kind::by_name(&name) {
+                        counts[kind as usize].1 += count;
+                    }
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The rows of one kind. `wanted` says by index which columns to read; the others stay empty.
+    ///
+    /// # Errors
+    /// A block of the trace is damaged.
+    pub(crate) fn rows(&self, kind: Kind, wanted: &[bool]) -> Result<Rows, Error> {
+        let columns = kind.columns();
+        let mut rows = Rows { columns: vec![Vec::new(); columns.len()], ..Rows::default() };
+        match self {
+            Self::Events(events) => {
+                let mut row = [0; MAX_COLUMNS];
+                for (number, event) in (0..).zip(*events).filter(|(_, event)| event.what.kind() == kind) {
+                    event.what.row(&mut row, &mut rows.texts);
+                    rows.event.push(number);
+                    rows.instruction.push(event.at.instruction);
+                    rows.vcpu.push(event.at.vcpu);
+                    rows.pcpu.push(event.at.pcpu);
+                    for (column, cell) in rows.columns.iter_mut().zip(row) {
+                        column.push(cell);
+                    }
+                }
+            }
+            Self::Trace(reader) => {
+                let names: Vec<&str> =
+                    columns.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(column, _)| column.name).collect();
+                for block in 0..reader.blocks().len() {
+                    let read = reader.block_columns_of(block, kind, &names)?;
+                    rows.event.extend(&read.event);
+                    rows.instruction.extend(&read.instruction);
+                    rows.vcpu.extend(&read.vcpu);
+                    rows.pcpu.extend(&read.pcpu);
+                    for (all, column) in rows.columns.iter_mut().zip(columns) {
+                        let Some(values) = read.column(column.name) else { continue };
+                        if column.form == hv_defs::fields::Form::Text {
+                            let texts = &mut rows.texts;
+                            // A block numbers its texts for itself.
+                            all.extend(values.iter().map(|&text| texts.number(read.texts.text(text).unwrap_or(""))));
+                        } else {
+                            all.extend(values);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+impl<'a> From<&'a Reader> for Source<'a> {
+    fn from(reader: &'a Reader) -> Self {
+        Self::Trace(reader)
+    }
+}
+
+impl<'a> From<&'a [Event]> for Source<'a> {
+    fn from(events: &'a [Event]) -> Self {
+        Self::Events(events)
+    }
+}
