@@ -6,6 +6,7 @@
 //!
 //! This crate opens no file, reads no clock and spawns no thread.
 
+pub mod cpu;
 pub mod device;
 pub mod l0;
 pub mod memory;

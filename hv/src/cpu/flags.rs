@@ -7,8 +7,6 @@
 
 use hv_defs::x86::Rflags;
 
-/// The six arithmetic flags.
-pub(crate) const ARITHMETIC: u64 = 0x8d5;
 /// The bits of RFLAGS that exist and are not arithmetic.
 const SYSTEM: u64 = 0x003f_7700;
 

@@ -1,18 +1,32 @@
 //! The software CPU: what runs a guest's instructions in VMX non-root operation.
+//!
+//! Bytes become ops ([`decode`], by the table in [`rows`]), ops become blocks within a physical page ([`block`]), and the
+//! loop in [`exec`] runs blocks, exactly to an instruction count. An op is a function that was chosen for its shape and
+//! width at decode, with its operands beside it ([`op`]). Memory is seen through [`access`]; what an op cannot complete,
+//! an exception or an exit, it leaves in the state and answers so; [`event`] makes of that what the architecture makes
+//! of it, and [`deliver`] takes it through the IDT.
+//!
+//! **Adding a family of instructions**: a file in [`ops`] with builders, which are functions from a decoded form to the
+//! function that runs it, or `None` for forms that are not there; a row for each mnemonic in [`rows`], which says who may
+//! run it, when it exits, and which builder it has. What has no row ends the run with a report, and never a panic.
+//!
+//! Not here: what an exit means to a hypervisor, and any device.
 
+mod access;
+mod block;
+mod decode;
+mod deliver;
+mod event;
+mod exec;
 mod flags;
+mod guard;
+mod op;
+mod ops;
+mod rows;
+mod segment;
 mod state;
 
+pub use block::Blocks;
+pub use event::inject;
+pub use exec::run;
 pub use state::{Cpu, Segment, Table, Trap};
-
-/// Runs until a VM exit. Counts retired instructions exactly into `clock`. When `clock` reaches `until`, an external
-/// interrupt arrives from the host and the guest exits for it, exactly there.
-pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut u64, until: u64) -> Trap;
-
-/// Delivers an event that VM entry injects, through the guest's IDT. `info` is a VM-entry interruption-information
-/// field that passed the entry checks.
-///
-/// # Errors
-/// The exit that delivery led to, with IDT-vectoring information.
-pub fn inject(cpu: &mut Cpu, memory: &mut Memory, info: InterruptionInfo, error_code: u32, instruction_length: u32)
-    -> Result<(), Trap>;

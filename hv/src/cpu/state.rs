@@ -6,7 +6,8 @@ use crate::silicon::{Registers, Unsupported};
 use crate::vmx::controls::Controls;
 use crate::vmx::exit::ExitInfo;
 use hv_defs::controls::{ActivityState, Interruptibility};
-use hv_defs::x86::{AccessRights, Cr0, Efer, Rflags, Seg, Vector};
+use hv_defs::exit::Reason;
+use hv_defs::x86::{AccessRights, Cr0, Cr4, Efer, Rflags, Seg, Vector};
 
 /// A segment register with its hidden part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -82,6 +83,8 @@ pub struct Cpu {
     pub pending_debug: u64,
     /// Seeds RDRAND and RDSEED, whose numbers are a function of this and of the clock.
     pub seed: u64,
+    /// The clock at which the VMX-preemption timer runs out; all ones when it is off.
+    pub preemption_deadline: u64,
     /// The VM-execution controls it runs under.
     pub controls: Controls,
     /// Address translation.
@@ -99,8 +102,15 @@ pub(super) struct Exec {
     pub(super) stop: Stop,
     /// The running store may write to a page that holds decoded instructions: the loop has seen to them.
     pub(super) code_write_allowed: bool,
-    /// The event that is being delivered through the IDT, for exits that happen meanwhile.
-    pub(super) delivering: Option<super::event::Event>,
+    /// A monitor-trap exit is pending.
+    pub(super) monitor_trap: bool,
+    /// An exit that is pending on the completion of an instruction.
+    pub(super) after: Option<Reason>,
+    /// The instruction that faults is an IRET, and unblocked NMIs.
+    pub(super) iret_unblocked_nmi: bool,
+    /// The clock at the last PAUSE, and at the first of its loop.
+    pub(super) last_pause: u64,
+    pub(super) first_pause: u64,
 }
 
 /// Why an op did not complete. It has changed nothing but what the variant says.
@@ -117,8 +127,8 @@ pub(super) enum Stop {
     Exit(Box<ExitInfo>),
     /// A store to this host-physical address, in a page with decoded instructions. It is to be tried again.
     CodeWrite(u64),
-    /// A string instruction was left between two iterations. RIP stays.
-    Repeat,
+    /// A software interrupt, or a trap that the instruction itself is.
+    Software(super::event::Event),
     /// What this CPU does not have.
     Unsupported(String),
 }
@@ -137,6 +147,39 @@ pub enum Trap {
 }
 
 impl Cpu {
+    /// A CPU as after a reset, but for its mode: VM entry loads all that a guest can see. Its TLB has `tlb_entries`.
+    pub fn new(tlb_entries: u32, seed: u64) -> Self {
+        Self {
+            regs: Registers::default(),
+            rip: 0,
+            flags: Flags::default(),
+            seg: [Segment::default(); 6],
+            ldtr: Segment::default(),
+            tr: Segment::default(),
+            gdtr: Table::default(),
+            idtr: Table::default(),
+            cr0: (Cr0::ET | Cr0::NE).bits(),
+            cr3: 0,
+            cr4: Cr4::VMXE.bits(),
+            efer: 0,
+            pdptes: [0; 4],
+            dr7: 0x400,
+            debugctl: 0,
+            pat: 0x0007_0406_0007_0406,
+            sysenter_cs: 0,
+            sysenter_esp: 0,
+            sysenter_eip: 0,
+            interruptibility: Interruptibility::empty(),
+            activity: ActivityState::Active,
+            pending_debug: 0,
+            seed,
+            preemption_deadline: u64::MAX,
+            controls: Controls::default(),
+            mmu: Mmu::new(tlb_entries),
+            exec: Exec::default(),
+        }
+    }
+
     /// RFLAGS.
     pub fn rflags(&self) -> u64 {
         self.flags.get()

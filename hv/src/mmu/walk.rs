@@ -160,6 +160,22 @@ pub(super) struct Leaf {
 }
 
 impl Mmu {
+    /// Reads the four page-directory pointers that a load of CR3 with `cr3` takes into the CPU under PAE paging.
+    ///
+    /// # Errors
+    /// The EPT violation or misconfiguration of the access.
+    pub fn read_pdptes(&mut self, memory: &mut Memory, cr3: u64) -> Result<[u64; 4], Fault> {
+        let table = cr3 & 0xffff_ffe0;
+        let write = self.ept.is_some_and(|ept| ept.pointer.accessed_dirty());
+        let reads = Use { read: true, write, fetch: false, linear: None, page: None };
+        let frame = self.physical(memory, table, reads)?;
+        let mut pdptes = [0; 4];
+        for (at, pdpte) in (table..).step_by(8).zip(&mut pdptes) {
+            *pdpte = memory.read::<u64>(Hpa(frame.at(at)));
+        }
+        Ok(pdptes)
+    }
+
     /// Walks the guest's paging structures for an access that they permit, and sets accessed and dirty flags.
     pub(super) fn walk(
         &mut self,

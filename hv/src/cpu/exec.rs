@@ -1,0 +1,358 @@
+//! The execute loop.
+
+use super::access::read_bytes;
+use super::block::{Blocks, NONE};
+use super::decode::Mode;
+use super::event::Event;
+use super::op::{Flow, Op};
+use super::ops::branch::canonical;
+use super::state::{Cpu, Halt, Stop, Trap};
+use crate::memory::Memory;
+use crate::mmu::Access;
+use crate::silicon::Unsupported;
+use crate::vmx::exit::ExitInfo;
+use hv_defs::addr::{Hpa, PAGE_SIZE};
+use hv_defs::controls::{ActivityState, Interruptibility, PrimaryControls};
+use hv_defs::exit::{ExitReason, Reason};
+use hv_defs::x86::{Rflags, Seg};
+
+/// Runs until a VM exit. Counts retired instructions exactly into `clock`; the delivery of an event through the IDT
+/// counts as one too, so that no guest can keep the CPU from getting on. When `clock` reaches `until`, an external
+/// interrupt arrives from the host and the guest exits for it, exactly there.
+pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut u64, until: u64) -> Trap {
+    cpu.exec.now = *clock;
+    cpu.begin(memory);
+    blocks.follow(memory);
+    let trap = loop {
+        if let Err(trap) = round(cpu, memory, blocks, until) {
+            break trap;
+        }
+    };
+    *clock = cpu.exec.now;
+    trap
+}
+
+/// From one instruction boundary at which events count to the next.
+fn round(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, until: u64) -> Result<(), Trap> {
+    let goal = cpu.boundary(memory, until)?;
+    if cpu.activity != ActivityState::Active {
+        return Ok(());
+    }
+    let ran = if cpu.steps() { one(cpu, memory, blocks) } else { many(cpu, memory, blocks, goal) };
+    match ran {
+        Ok(()) => Ok(()),
+        Err(Halt) => stopped(cpu, memory, blocks),
+    }
+}
+
+/// What an op that did not complete asks for.
+#[cold]
+fn stopped(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Trap> {
+    match core::mem::take(&mut cpu.exec.stop) {
+        Stop::None => Ok(()),
+        Stop::Fault(vector, code) => cpu.raise(memory, Event::fault(vector, code)),
+        Stop::PageFault(code, address) => cpu.raise(memory, Event::page_fault(code, address)),
+        Stop::Software(event) => cpu.raise(memory, event),
+        Stop::Exit(info) => Err(Trap::Exit(info)),
+        Stop::CodeWrite(at) => {
+            blocks.written(memory, Hpa(at), 64);
+            cpu.exec.code_write_allowed = true;
+            let ran = one(cpu, memory, blocks);
+            cpu.exec.code_write_allowed = false;
+            // Whatever else it wrote, a string instruction may have written more than that.
+            blocks.written(memory, Hpa(at), PAGE_SIZE - Hpa(at).page_offset());
+            match ran {
+                Ok(()) => Ok(()),
+                Err(Halt) => stopped(cpu, memory, blocks),
+            }
+        }
+        Stop::Unsupported(what) => Err(Trap::Unsupported(cpu.report(memory, what))),
+    }
+}
+
+/// The mode that decides how code is decoded.
+fn mode(cpu: &Cpu) -> Mode {
+    let cs = cpu.seg[Seg::Cs as usize].rights;
+    if cpu.long_mode() && cs.long() {
+        Mode::Code64
+    } else if cs.big() {
+        Mode::Code32
+    } else {
+        Mode::Code16
+    }
+}
+
+/// The linear address of the instruction at RIP.
+#[inline(always)]
+fn linear_rip(cpu: &Cpu, mode: Mode) -> u64 {
+    if mode.long() { cpu.rip } else { u64::from((cpu.seg[Seg::Cs as usize].base as u32).wrapping_add(cpu.rip as u32)) }
+}
+
+/// Where the byte at a linear address of code lies.
+#[inline(always)]
+fn fetch(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> {
+    match cpu.mmu.fast(Access::Fetch, at) {
+        Some(hpa) => Ok(hpa),
+        None => fetch_slow(cpu, memory, at),
+    }
+}
+
+#[cold]
+fn fetch_slow(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> {
+    if !canonical(at) {
+        return cpu.gp();
+    }
+    let (user, ac) = (cpu.user(), cpu.flags.has(Rflags::AC));
+    match cpu.mmu.translate(memory, at, Access::Fetch, user, ac) {
+        Ok(hpa) => Ok(hpa),
+        Err(fault) => cpu.translation_fault(fault, Access::Fetch),
+    }
+}
+
+/// Runs blocks until the clock is at `goal`, or until events are to be looked at.
+fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> Result<(), Halt> {
+    let mode = mode(cpu);
+    let mut id = NONE;
+    loop {
+        if id == NONE {
+            let at = linear_rip(cpu, mode);
+            let hpa = fetch(cpu, memory, at)?;
+            id = blocks.get(memory, hpa, mode);
+            if id == NONE {
+                // An instruction that crosses a page's end may be any.
+                return if cpu.exec.now >= goal { Ok(()) } else { one(cpu, memory, blocks) };
+            }
+            if !mode.long() && over_limit(cpu, blocks.list[id as usize].bytes) {
+                return if cpu.exec.now >= goal { Ok(()) } else { one(cpu, memory, blocks) };
+            }
+        }
+        let block = &blocks.list[id as usize];
+        if goal.saturating_sub(cpu.exec.now) < block.count {
+            let left = goal.saturating_sub(cpu.exec.now) as usize;
+            return some(cpu, memory, &block.ops[..=left]);
+        }
+        let start = cpu.rip;
+        let mut ops = block.ops.iter();
+        let (flow, op) = loop {
+            // A block's last op never answers `Flow::Next`.
+            let Some(op) = ops.next() else { return Ok(()) };
+            match (op.run)(cpu, memory, op) {
+                Ok(Flow::Next) => {}
+                Ok(flow) => break (flow, op),
+                Err(Halt) => return halted(cpu, op),
+            }
+        };
+        cpu.exec.now += u64::from(op.before) + u64::from(op.len != 0);
+        let from = id;
+        let way = match flow {
+            Flow::Taken => 0,
+            Flow::Fall => 1,
+            Flow::Check => return Ok(()),
+            _ => {
+                id = NONE;
+                continue;
+            }
+        };
+        id = block.links[way];
+        if id == NONE && mode.long() {
+            // A link stays in its page, linear and physical, so that following it needs no translation.
+            let hpa = fetch(cpu, memory, cpu.rip)?;
+            id = blocks.get(memory, hpa, mode);
+            if id != NONE && cpu.rip / PAGE_SIZE == start / PAGE_SIZE && blocks.linkable(id, from) {
+                blocks.list[from as usize].links[way] = id;
+            }
+        }
+    }
+}
+
+/// Whether a block at RIP reaches beyond CS's limit.
+fn over_limit(cpu: &Cpu, bytes: u64) -> bool {
+    cpu.rip.wrapping_add(bytes).wrapping_sub(1) > u64::from(cpu.seg[Seg::Cs as usize].limit)
+}
+
+/// Runs the ops but the last, which tells where to stop.
+#[cold]
+fn some(cpu: &mut Cpu, memory: &mut Memory, ops: &[Op]) -> Result<(), Halt> {
+    let Some((last, ops)) = ops.split_last() else { return Ok(()) };
+    for op in ops {
+        match (op.run)(cpu, memory, op) {
+            Ok(Flow::Next) => {}
+            Ok(_) => {
+                cpu.exec.now += u64::from(op.before) + 1;
+                return Ok(());
+            }
+            Err(Halt) => return halted(cpu, op),
+        }
+    }
+    cpu.rip = last.rip(cpu);
+    cpu.exec.now += u64::from(last.before);
+    Ok(())
+}
+
+/// An op did not complete: RIP and the clock are at it.
+#[cold]
+fn halted(cpu: &mut Cpu, op: &Op) -> Result<(), Halt> {
+    cpu.rip = op.rip(cpu);
+    cpu.exec.now += u64::from(op.before);
+    Err(Halt)
+}
+
+/// Runs one instruction.
+#[cold]
+fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Halt> {
+    let mode = mode(cpu);
+    let shadow = cpu.interruptibility & (Interruptibility::STI | Interruptibility::MOV_SS);
+    let resume = cpu.flags.has(Rflags::RF);
+    let at = linear_rip(cpu, mode);
+    let hpa = fetch(cpu, memory, at)?;
+    let mut id = blocks.get(memory, hpa, mode);
+    if id != NONE && !mode.long() && over_limit(cpu, u64::from(blocks.list[id as usize].ops[0].len)) {
+        id = NONE;
+    }
+    let op = if id == NONE { across(cpu, memory, blocks, mode, at, hpa)? } else { blocks.list[id as usize].ops[0] };
+    // What blocks events does so until this instruction is complete; it may do so anew.
+    cpu.interruptibility.remove(shadow);
+    cpu.flags.put(Rflags::RF, false);
+    match (op.run)(cpu, memory, &op) {
+        Ok(Flow::Next) => {
+            let next = op.next(cpu);
+            cpu.rip = if mode.long() { next } else { u64::from(next as u32) };
+        }
+        Ok(_) => {}
+        Err(Halt) => {
+            cpu.interruptibility.insert(shadow);
+            cpu.flags.put(Rflags::RF, resume);
+            return Err(Halt);
+        }
+    }
+    cpu.exec.now += 1;
+    cpu.after_step();
+    Ok(())
+}
+
+/// The instruction at `at`, which may reach into another page, and beyond CS's limit.
+#[cold]
+fn across(
+    cpu: &mut Cpu,
+    memory: &mut Memory,
+    blocks: &mut Blocks,
+    mode: Mode,
+    at: u64,
+    first: Hpa,
+) -> Result<Op, Halt> {
+    let mut bytes = [0; 15];
+    let here = (PAGE_SIZE - at % PAGE_SIZE).min(15) as usize;
+    let limit = u64::from(cpu.seg[Seg::Cs as usize].limit);
+    let most = if mode.long() { 15 } else { limit.saturating_add(1).saturating_sub(cpu.rip).min(15) as usize };
+    read_bytes(memory, first, &mut bytes[..here]);
+    if let Some(op) = blocks.crossing(&bytes, here.min(most), mode) {
+        return Ok(op);
+    }
+    if most <= here {
+        return cpu.gp();
+    }
+    let next = at.wrapping_add(here as u64);
+    let second = fetch(cpu, memory, if mode.long() { next } else { next & 0xffff_ffff })?;
+    read_bytes(memory, second, &mut bytes[here..]);
+    match blocks.crossing(&bytes, most, mode) {
+        Some(op) => Ok(op),
+        None => cpu.gp(),
+    }
+}
+
+impl Cpu {
+    /// Whether it is to run one instruction at a time.
+    fn steps(&self) -> bool {
+        self.flags.system & (Rflags::TF | Rflags::RF).bits() != 0
+            || self.interruptibility.intersects(Interruptibility::STI | Interruptibility::MOV_SS)
+            || self.controls.primary.contains(PrimaryControls::MONITOR_TRAP_FLAG)
+    }
+
+    /// Looks for events at an instruction boundary, by priority, and says how far it may run until the next look.
+    #[inline]
+    fn boundary(&mut self, memory: &mut Memory, until: u64) -> Result<u64, Trap> {
+        if let Some(reason) = self.exec.after.take() {
+            return Err(exit(reason));
+        }
+        if core::mem::take(&mut self.exec.monitor_trap) {
+            return Err(exit(Reason::MONITOR_TRAP_FLAG));
+        }
+        let shadowed = self.interruptibility.intersects(Interruptibility::STI | Interruptibility::MOV_SS);
+        if self.pending_debug != 0 && !self.interruptibility.contains(Interruptibility::MOV_SS) {
+            self.take_pending_debug(memory)?;
+        }
+        let deadline = self.preemption_deadline;
+        if self.exec.now >= deadline {
+            return Err(exit(Reason::PREEMPTION_TIMER));
+        }
+        if self.controls.primary.contains(PrimaryControls::NMI_WINDOW_EXITING)
+            && !shadowed
+            && !self.interruptibility.contains(Interruptibility::NMI)
+        {
+            return Err(exit(Reason::NMI_WINDOW));
+        }
+        if self.controls.primary.contains(PrimaryControls::INTERRUPT_WINDOW_EXITING)
+            && !shadowed
+            && self.flags.has(Rflags::IF)
+        {
+            return Err(exit(Reason::INTERRUPT_WINDOW));
+        }
+        if self.exec.now >= until {
+            return Err(exit(Reason::EXTERNAL_INTERRUPT));
+        }
+        let goal = until.min(deadline);
+        if self.activity != ActivityState::Active {
+            // Nothing but time can end this.
+            self.exec.now = goal;
+        }
+        Ok(goal)
+    }
+
+    /// What one instruction at a time leaves behind it: a single-step trap, a monitor-trap exit.
+    fn after_step(&mut self) {
+        if self.controls.primary.contains(PrimaryControls::MONITOR_TRAP_FLAG) {
+            self.exec.monitor_trap = true;
+        }
+    }
+
+    /// Makes ready to run.
+    fn begin(&mut self, memory: &mut Memory) {
+        self.exec.stop = Stop::None;
+        self.exec.monitor_trap = false;
+        self.mmu.follow(memory);
+    }
+
+    /// Ends an op that changed what events or the mode depend on.
+    #[inline]
+    pub(super) fn checked(&mut self, op: &Op) -> Result<Flow, Halt> {
+        let next = op.next(self);
+        self.rip = if self.code64() { next } else { u64::from(next as u32) };
+        Ok(Flow::Check)
+    }
+
+    /// What there is to say of the instruction at RIP.
+    fn report(&mut self, memory: &mut Memory, what: String) -> Unsupported {
+        let mode = mode(self);
+        let at = linear_rip(self, mode);
+        let mut bytes = Vec::new();
+        for offset in 0..15 {
+            match fetch(self, memory, at.wrapping_add(offset)) {
+                Ok(hpa) => bytes.push(memory.read::<u8>(hpa)),
+                Err(Halt) => {
+                    self.exec.stop = Stop::None;
+                    break;
+                }
+            }
+        }
+        let (length, text) = super::decode::disassemble(&bytes, mode, self.rip);
+        if length > 0 {
+            bytes.truncate(length);
+        }
+        let what = if what.is_empty() { text } else { format!("{text}: {what}") };
+        Unsupported { rip: self.rip, bytes, what }
+    }
+}
+
+fn exit(reason: Reason) -> Trap {
+    Trap::Exit(Box::new(ExitInfo { reason: ExitReason::of(reason), ..ExitInfo::default() }))
+}
