@@ -150,13 +150,8 @@ const KVM_2011: Policy = Policy {
 };
 const KVM_2015: Policy =
     Policy { tags: Tags::Single, transition_flush: TransitionFlush::Vpid12Change, apic_access_flush: true, ..KVM_2011 };
-const KVM_2018: Policy = Policy {
-    root_load: RootLoad::Keep,
-    apic_access_flush: false,
-    vmcs02_writes: Vmcs02Writes::Dirty,
-    shadowing: Shadowing::Emulated,
-    ..KVM_2015
-};
+const KVM_2018: Policy =
+    Policy { root_load: RootLoad::Keep, apic_access_flush: false, vmcs02_writes: Vmcs02Writes::Dirty, ..KVM_2015 };
 const KVM_2020: Policy =
     Policy { transition_flush: TransitionFlush::Untagged, root_load: RootLoad::Cached, ..KVM_2018 };
 const MAPPED: Policy = Policy {
@@ -166,10 +161,11 @@ const MAPPED: Policy = Policy {
     apic_access_flush: false,
     pool: 8,
     vmcs02_writes: Vmcs02Writes::Dirty,
-    shadowing: Shadowing::Virtualized,
+    shadowing: Shadowing::Off,
 };
 
-/// Every preset, oldest first.
+/// Every preset, oldest first. VMCS shadowing is off in all of them: KVM never offered it to its guests, and it is a rule to
+/// be switched on by itself.
 pub const PRESETS: &[Preset] = &[
     Preset {
         name: "no-vpid",

@@ -1,16 +1,92 @@
-//! Our nested hypervisor: it runs L1 on any [`Silicon`](crate::silicon::Silicon), and gives L1 the VMX of real hardware.
+//! Our nested hypervisor: it runs L1 on any [`Silicon`], and gives L1 the VMX of real hardware.
+//!
+//! [`L0::run_vcpu`] enters silicon once and handles the exit that follows. A handler gets a `Cx`, through which alone
+//! it reaches VMCSs and flushes, so that each is told to the log; it returns who handled the exit and what comes next.
+//!
+//! Not here: what a device does, and when which vCPU runs. L0 opens no file, reads no clock, and decides by nothing but
+//! its configuration, what silicon answers and what the board answers.
 
 mod bus;
+mod capabilities;
+mod cpuid;
+mod cr;
+mod cx;
+mod deliver;
+mod ept01;
+mod ept02;
+mod ept12;
+mod exit;
+mod fields;
+mod frames;
+mod handle;
+mod io;
+mod mmio;
+mod msr;
+mod next;
+mod operand;
+mod owner;
+mod paging;
+mod place;
+mod pool;
+mod run;
+mod saved;
+mod setup;
+mod shadow;
 mod start;
+mod vcpu;
+mod vmcs02;
+mod vmcs12;
+mod vmx;
+mod vpid;
 
 pub use bus::{Bus, BusEvent};
 pub use start::{Segment, Start};
 
-use hv_defs::event::Stop;
+use crate::silicon::{Pcpu, Registers, Silicon};
+use crate::world::Log;
+use capabilities::Capabilities;
+use cx::Cx;
+use ept01::Ept01;
+use ept02::Ept02;
+use frames::Frames;
+use hv_defs::config::{self, Config};
+use hv_defs::event::{Stamp, Stop, Which};
+use hv_defs::policy::{Policy, Shadowing, Tags};
+use hv_defs::x86::{Cr4, msr as number};
+use saved::SavedVmcs;
+use setup::Limits;
+use vcpu::{Operation, VMCS01, Vcpu};
+use vpid::{Tag, Tagging, Vpids};
 
 /// Bytes of host-physical memory, from 0, that are L0's own: VMCS regions and EPT paging structures. L1's RAM follows:
 /// L1-physical address `a` lies at host-physical `L0_MEMORY + a`.
 pub const L0_MEMORY: u64 = 32 << 20;
+
+/// Bytes of L1's RAM at most: above it lie the board's devices.
+pub const RAM_LIMIT: u64 = 3 << 30;
+
+/// Physical CPUs at most.
+const PCPUS: u16 = 64;
+
+/// The width of physical addresses, as L1 is shown it.
+const ADDRESS_BITS: u32 = 40;
+
+/// CR4 bits that L1 may set where silicon has them.
+const CR4_OFFERED: Cr4 = Cr4::VME
+    .union(Cr4::PVI)
+    .union(Cr4::TSD)
+    .union(Cr4::DE)
+    .union(Cr4::PSE)
+    .union(Cr4::PAE)
+    .union(Cr4::MCE)
+    .union(Cr4::PGE)
+    .union(Cr4::PCE)
+    .union(Cr4::OSFXSR)
+    .union(Cr4::OSXMMEXCPT)
+    .union(Cr4::FSGSBASE)
+    .union(Cr4::PCIDE)
+    .union(Cr4::SMEP)
+    .union(Cr4::SMAP);
 
 /// What became of a vCPU that was run until its next exit.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,4 +99,166 @@ pub enum Ran {
     Halted,
     /// The run is over.
     Stop(Stop),
+}
+
+/// Why L0 cannot run under a configuration.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Error {
+    /// A rule that is not built.
+    #[error("the policy asks for VMCS shadowing {0}, which L0 does not have")]
+    Shadowing(Shadowing),
+    /// A number out of range.
+    #[error("{what} is {value}, and must be {range}")]
+    Range {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it must be, in words.
+        range: &'static str,
+    },
+    /// Silicon lacks something.
+    #[error("the silicon does not have {0}, without which L0 cannot run")]
+    Silicon(&'static str),
+    /// Physical memory is not what the layout needs.
+    #[error("the silicon has {got:#x} bytes of memory, and L0 with this guest needs {needed:#x}")]
+    Memory {
+        /// Bytes that there are.
+        got: u64,
+        /// Bytes that it takes.
+        needed: u64,
+    },
+}
+
+/// What all vCPUs share.
+#[derive(Debug)]
+struct Shared {
+    policy: Policy,
+    log_vmcs: bool,
+    /// Bytes of L1's RAM.
+    ram: u64,
+    pcpus: Pcpu,
+    address_bits: u32,
+    /// Bits of a paging-structure entry that are beyond the address width.
+    reserved_address_bits: u64,
+    /// L1 may make execute-only translations.
+    execute_only: bool,
+    frames: Frames,
+    ept01: Ept01,
+    vpids: Vpids,
+    capabilities: Capabilities,
+    limits: Limits,
+    /// By vCPU: the EPT02 that its L2 runs on now.
+    roots_in_use: Vec<Option<usize>>,
+}
+
+/// The nested hypervisor, with the silicon that it runs on.
+#[derive(Debug)]
+pub struct L0<S: Silicon> {
+    /// What runs the instructions.
+    pub silicon: S,
+    shared: Shared,
+    ept02: Ept02,
+    vcpus: Vec<Vcpu>,
+    /// By physical CPU: the vCPU whose registers it holds.
+    residents: Vec<Option<usize>>,
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    let range = |what, value: u64, good: bool, range| {
+        if good { Ok(()) } else { Err(Error::Range { what, value, range }) }
+    };
+    let (memory, policy) = (config.memory, &config.policy);
+    let whole = memory > 0 && memory.is_multiple_of(4096) && memory <= RAM_LIMIT;
+    range("the guest's memory", memory, whole, "a multiple of 4096 from 4096 to 3 GiB")?;
+    range("the number of vCPUs", config.vcpus.into(), (1..=256).contains(&config.vcpus), "from 1 to 256")?;
+    range("the number of physical CPUs", config.pcpus.into(), (1..=PCPUS).contains(&config.pcpus), "from 1 to 64")?;
+    range("the pool's size", policy.pool.into(), (1..=256).contains(&policy.pool), "from 1 to 256")?;
+    match policy.shadowing {
+        Shadowing::Off => Ok(()),
+        other => Err(Error::Shadowing(other)),
+    }
+}
+
+impl<S: Silicon> L0<S> {
+    /// Takes silicon over: L0's memory is laid out, EPT01 built, and each vCPU gets its vmcs01. The vCPUs wait for
+    /// [`L0::start`].
+    ///
+    /// # Errors
+    /// When the configuration asks for what L0 does not have, or for more than silicon has.
+    pub fn new(config: &Config, mut silicon: S) -> Result<Self, Error> {
+        check(config)?;
+        let vpid = config.policy.tags != Tags::Off;
+        if let Some(what) = setup::missing(&silicon, vpid) {
+            return Err(Error::Silicon(what));
+        }
+        let needed = L0_MEMORY + config.memory;
+        let memory = Error::Memory { got: silicon.memory_size(), needed };
+        if silicon.memory_size() < needed {
+            return Err(memory);
+        }
+        let mut frames = Frames::new();
+        let ept01 = Ept01::new(&mut silicon, &mut frames, config.memory).ok_or(memory.clone())?;
+        let cr4 = CR4_OFFERED.bits() & silicon.capability(number::VMX_CR4_FIXED1);
+        let capabilities = Capabilities::new(&silicon, cr4);
+        let mut shared = Shared {
+            policy: config.policy,
+            log_vmcs: config.log >= config::Log::Vmcs,
+            ram: config.memory,
+            pcpus: config.pcpus.into(),
+            address_bits: ADDRESS_BITS,
+            reserved_address_bits: ((1 << 52) - 1) & !((1 << ADDRESS_BITS) - 1),
+            execute_only: capabilities.ept_vpid.contains(hv_defs::controls::EptVpidCap::EXECUTE_ONLY),
+            frames,
+            ept01,
+            vpids: Vpids::default(),
+            limits: Limits::new(&silicon),
+            capabilities,
+            roots_in_use: vec![None; config.vcpus.into()],
+        };
+        let mut vcpus = Vec::with_capacity(config.vcpus.into());
+        for id in 0..config.vcpus {
+            let vmcs01 = shared.frames.take().ok_or(memory.clone())?;
+            let vpid01 = if vpid { shared.vpids.take() } else { 0 };
+            vcpus.push(Vcpu {
+                id,
+                pcpu: None,
+                resident: false,
+                bitmap: None,
+                ran_on: 0,
+                registers: Registers::default(),
+                saved: vec![SavedVmcs::new(vmcs01, Which::Vmcs01)],
+                current: VMCS01,
+                level: 1,
+                halted: true,
+                started: false,
+                entry_pending: false,
+                requeued: None,
+                msrs: msr::Msrs::new(id),
+                vmx: Operation::default(),
+                vmcs12: vmcs12::Vmcs12::new(),
+                pool: pool::Pool::default(),
+                tagging: Tagging::new(vpid01),
+                tag: Tag::default(),
+                root: None,
+            });
+        }
+        let residents = vec![None; config.pcpus.into()];
+        Ok(Self { silicon, shared, ept02: Ept02::new(config.memory), vcpus, residents })
+    }
+
+    /// What a handler works on.
+    fn cx<'a>(&'a mut self, vcpu: usize, cpu: Pcpu, bus: &'a mut dyn Bus, log: &'a mut Log) -> Cx<'a, S> {
+        let at = Stamp { instruction: self.silicon.retired(), vcpu: vcpu as u16, pcpu: cpu as u16 };
+        Cx {
+            silicon: &mut self.silicon,
+            vcpu: &mut self.vcpus[vcpu],
+            shared: &mut self.shared,
+            ept02: &mut self.ept02,
+            bus,
+            log: &mut log.events,
+            cpu,
+            at,
+        }
+    }
 }

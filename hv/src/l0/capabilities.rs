@@ -1,0 +1,182 @@
+//! What VMX L1 is offered: the capability MSRs. A feature is offered if L0 virtualizes it and silicon has it.
+//! See: SDM Appendix A "VMX Capability Reporting Facility".
+
+use super::vmcs12;
+use crate::silicon::Silicon;
+use hv_defs::controls::{
+    Allowed, EntryControls, EptVpidCap, ExitControls, PinBased, PrimaryControls, SecondaryControls,
+};
+use hv_defs::vmcs::TABLE;
+use hv_defs::x86::{Cr0, Cr4, msr};
+
+/// Bits that must be one in the MSRs that are not "true".
+const PIN_DEFAULT1: u32 = 0x16;
+const PRIMARY_DEFAULT1: u32 = 0x0401_e172;
+const EXIT_DEFAULT1: u32 = 0x0003_6dff;
+const ENTRY_DEFAULT1: u32 = 0x0000_11ff;
+/// Bits of those that may be zero, as the "true" MSRs say: CR3 exiting, and the loading and saving of debug controls.
+const PRIMARY_MAY_CLEAR: u32 = PrimaryControls::CR3_LOAD_EXITING.bits() | PrimaryControls::CR3_STORE_EXITING.bits();
+const EXIT_MAY_CLEAR: u32 = ExitControls::SAVE_DEBUG_CONTROLS.bits();
+const ENTRY_MAY_CLEAR: u32 = EntryControls::LOAD_DEBUG_CONTROLS.bits();
+
+const PIN: PinBased = PinBased::EXTERNAL_INTERRUPT_EXITING
+    .union(PinBased::NMI_EXITING)
+    .union(PinBased::VIRTUAL_NMIS)
+    .union(PinBased::PREEMPTION_TIMER);
+
+const PRIMARY: PrimaryControls = PrimaryControls::INTERRUPT_WINDOW_EXITING
+    .union(PrimaryControls::TSC_OFFSETTING)
+    .union(PrimaryControls::HLT_EXITING)
+    .union(PrimaryControls::INVLPG_EXITING)
+    .union(PrimaryControls::MWAIT_EXITING)
+    .union(PrimaryControls::RDPMC_EXITING)
+    .union(PrimaryControls::RDTSC_EXITING)
+    .union(PrimaryControls::CR3_LOAD_EXITING)
+    .union(PrimaryControls::CR3_STORE_EXITING)
+    .union(PrimaryControls::CR8_LOAD_EXITING)
+    .union(PrimaryControls::CR8_STORE_EXITING)
+    .union(PrimaryControls::TPR_SHADOW)
+    .union(PrimaryControls::NMI_WINDOW_EXITING)
+    .union(PrimaryControls::MOV_DR_EXITING)
+    .union(PrimaryControls::UNCONDITIONAL_IO_EXITING)
+    .union(PrimaryControls::IO_BITMAPS)
+    .union(PrimaryControls::MONITOR_TRAP_FLAG)
+    .union(PrimaryControls::MSR_BITMAPS)
+    .union(PrimaryControls::MONITOR_EXITING)
+    .union(PrimaryControls::PAUSE_EXITING)
+    .union(PrimaryControls::ACTIVATE_SECONDARY);
+
+const SECONDARY: SecondaryControls = SecondaryControls::EPT
+    .union(SecondaryControls::VIRTUALIZE_APIC_ACCESSES)
+    .union(SecondaryControls::DESCRIPTOR_TABLE_EXITING)
+    .union(SecondaryControls::RDTSCP)
+    .union(SecondaryControls::VPID)
+    .union(SecondaryControls::WBINVD_EXITING)
+    .union(SecondaryControls::UNRESTRICTED_GUEST)
+    .union(SecondaryControls::RDRAND_EXITING)
+    .union(SecondaryControls::INVPCID)
+    .union(SecondaryControls::VM_FUNCTIONS)
+    .union(SecondaryControls::RDSEED_EXITING)
+    .union(SecondaryControls::XSAVES);
+
+const EXIT: ExitControls = ExitControls::SAVE_DEBUG_CONTROLS
+    .union(ExitControls::HOST_ADDRESS_SPACE_SIZE)
+    .union(ExitControls::ACKNOWLEDGE_INTERRUPT)
+    .union(ExitControls::SAVE_PAT)
+    .union(ExitControls::LOAD_PAT)
+    .union(ExitControls::SAVE_EFER)
+    .union(ExitControls::LOAD_EFER)
+    .union(ExitControls::SAVE_PREEMPTION_TIMER);
+
+const ENTRY: EntryControls = EntryControls::LOAD_DEBUG_CONTROLS
+    .union(EntryControls::IA32E_MODE_GUEST)
+    .union(EntryControls::LOAD_PAT)
+    .union(EntryControls::LOAD_EFER);
+
+const EPT_VPID: EptVpidCap = EptVpidCap::EXECUTE_ONLY
+    .union(EptVpidCap::WALK_LENGTH_4)
+    .union(EptVpidCap::WRITE_BACK)
+    .union(EptVpidCap::UNCACHEABLE)
+    .union(EptVpidCap::PAGE_2M)
+    .union(EptVpidCap::PAGE_1G)
+    .union(EptVpidCap::INVEPT)
+    .union(EptVpidCap::ACCESSED_DIRTY)
+    .union(EptVpidCap::INVEPT_SINGLE)
+    .union(EptVpidCap::INVEPT_ALL)
+    .union(EptVpidCap::INVVPID)
+    .union(EptVpidCap::INVVPID_ADDRESS)
+    .union(EptVpidCap::INVVPID_SINGLE)
+    .union(EptVpidCap::INVVPID_ALL)
+    .union(EptVpidCap::INVVPID_RETAIN_GLOBALS);
+
+/// What L1 is offered.
+#[derive(Clone, Debug)]
+pub(super) struct Capabilities {
+    pub(super) pin: Allowed,
+    pub(super) primary: Allowed,
+    pub(super) exit: Allowed,
+    pub(super) entry: Allowed,
+    pub(super) secondary: SecondaryControls,
+    pub(super) ept_vpid: EptVpidCap,
+    pub(super) cr4_fixed1: u64,
+    misc: u64,
+    /// VM functions, by bit: 0 is EPTP switching.
+    pub(super) vmfunc: u64,
+}
+
+/// CR0 bits that VMX operation wants set.
+pub(super) const CR0_FIXED0: u64 = Cr0::PE.bits() | Cr0::NE.bits() | Cr0::PG.bits();
+/// CR0 bits that VMX operation permits.
+pub(super) const CR0_FIXED1: u64 = u32::MAX as u64;
+/// CR4 bits that VMX operation wants set.
+pub(super) const CR4_FIXED0: u64 = Cr4::VMXE.bits();
+
+/// What silicon offers of a control field, by the MSR that applies.
+pub(super) fn silicon<S: Silicon>(silicon: &S, plain: u32, true_: u32) -> Allowed {
+    let number = if silicon.capability(msr::VMX_BASIC) >> 55 & 1 != 0 { true_ } else { plain };
+    let value = silicon.capability(number);
+    Allowed { zero: value as u32, one: (value >> 32) as u32 }
+}
+
+impl Capabilities {
+    /// What silicon and L0 can do together. `cr4` holds the bits that L1 may set.
+    pub(super) fn new<S: Silicon>(from: &S, cr4: u64) -> Self {
+        let pin = silicon(from, msr::VMX_PINBASED_CTLS, msr::VMX_TRUE_PINBASED_CTLS);
+        let primary = silicon(from, msr::VMX_PROCBASED_CTLS, msr::VMX_TRUE_PROCBASED_CTLS);
+        let exit = silicon(from, msr::VMX_EXIT_CTLS, msr::VMX_TRUE_EXIT_CTLS);
+        let entry = silicon(from, msr::VMX_ENTRY_CTLS, msr::VMX_TRUE_ENTRY_CTLS);
+        // What L0 emulates by itself does not need silicon's leave.
+        let emulated = PrimaryControls::UNCONDITIONAL_IO_EXITING | PrimaryControls::IO_BITMAPS;
+        let emulated_exit = ExitControls::ACKNOWLEDGE_INTERRUPT.bits() | EXIT_DEFAULT1;
+        let offer = |wanted: u32, default1: u32, may_clear: u32, silicon: u32| Allowed {
+            zero: default1 & !may_clear,
+            one: wanted & silicon | default1,
+        };
+        let secondary = SecondaryControls::from_bits_retain(
+            SECONDARY.bits() & (from.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32,
+        );
+        Self {
+            pin: offer(PIN.bits(), PIN_DEFAULT1, 0, pin.one),
+            primary: offer(PRIMARY.bits(), PRIMARY_DEFAULT1, PRIMARY_MAY_CLEAR, primary.one | emulated.bits()),
+            exit: offer(EXIT.bits(), EXIT_DEFAULT1, EXIT_MAY_CLEAR, exit.one | emulated_exit),
+            entry: offer(ENTRY.bits(), ENTRY_DEFAULT1, ENTRY_MAY_CLEAR, entry.one),
+            secondary,
+            ept_vpid: EPT_VPID
+                & EptVpidCap::from_bits_retain(
+                    from.capability(msr::VMX_EPT_VPID_CAP) | EptVpidCap::ACCESSED_DIRTY.bits(),
+                ),
+            cr4_fixed1: cr4 | CR4_FIXED0,
+            // The preemption timer's rate and injection of length 0 are silicon's; LMA is stored, HLT is a state, 4 CR3 targets.
+            misc: from.capability(msr::VMX_MISC) & (0x1f | 1 << 30) | 1 << 5 | 1 << 6 | 4 << 16,
+            vmfunc: u64::from(secondary.contains(SecondaryControls::VM_FUNCTIONS)),
+        }
+    }
+
+    /// The value of a capability MSR; `None` for another number.
+    pub(super) fn msr(&self, number: u32) -> Option<u64> {
+        let plain = |allowed: Allowed, default1: u32| Allowed { zero: default1, ..allowed }.msr();
+        Some(match number {
+            msr::VMX_BASIC => u64::from(vmcs12::REVISION) | 4096 << 32 | 6 << 50 | 1 << 54 | 1 << 55,
+            msr::VMX_PINBASED_CTLS => plain(self.pin, PIN_DEFAULT1),
+            msr::VMX_PROCBASED_CTLS => plain(self.primary, PRIMARY_DEFAULT1),
+            msr::VMX_EXIT_CTLS => plain(self.exit, EXIT_DEFAULT1),
+            msr::VMX_ENTRY_CTLS => plain(self.entry, ENTRY_DEFAULT1),
+            msr::VMX_TRUE_PINBASED_CTLS => self.pin.msr(),
+            msr::VMX_TRUE_PROCBASED_CTLS => self.primary.msr(),
+            msr::VMX_TRUE_EXIT_CTLS => self.exit.msr(),
+            msr::VMX_TRUE_ENTRY_CTLS => self.entry.msr(),
+            msr::VMX_MISC => self.misc,
+            msr::VMX_CR0_FIXED0 => CR0_FIXED0,
+            msr::VMX_CR0_FIXED1 => CR0_FIXED1,
+            msr::VMX_CR4_FIXED0 => CR4_FIXED0,
+            msr::VMX_CR4_FIXED1 => self.cr4_fixed1,
+            msr::VMX_VMCS_ENUM => {
+                vmcs12::PRESENT.rows().map(|row| u64::from(TABLE[row].field.0) & 0x3fe).max().unwrap_or(0)
+            }
+            msr::VMX_PROCBASED_CTLS2 => u64::from(self.secondary.bits()) << 32,
+            msr::VMX_EPT_VPID_CAP => self.ept_vpid.bits(),
+            msr::VMX_VMFUNC if self.vmfunc != 0 => self.vmfunc,
+            _ => return None,
+        })
+    }
+}

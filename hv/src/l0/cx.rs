@@ -1,0 +1,254 @@
+//! What a handler works on: one vCPU on one physical CPU, at one moment. Every access to a VMCS and every flush goes
+//! through here, and is told to the log here.
+
+use super::bus::Bus;
+use super::ept02::Ept02;
+use super::vcpu::Vcpu;
+use super::{Shared, ept01};
+use crate::silicon::{Pcpu, Silicon};
+use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
+use hv_defs::ept::{Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
+use hv_defs::event::{Actor, Cause, Event, Flush, FlushKind, Stamp, VmcsAccess, VmcsOp, What, Which};
+use hv_defs::vmcs::{self, Field, FieldValue, TABLE, VmcsField};
+
+/// One vCPU on one physical CPU, and all that is shared.
+pub(super) struct Cx<'a, S: Silicon> {
+    pub(super) silicon: &'a mut S,
+    pub(super) vcpu: &'a mut Vcpu,
+    pub(super) shared: &'a mut Shared,
+    pub(super) ept02: &'a mut Ept02,
+    pub(super) bus: &'a mut dyn Bus,
+    pub(super) log: &'a mut Vec<Event>,
+    pub(super) cpu: Pcpu,
+    pub(super) at: Stamp,
+}
+
+impl<S: Silicon> Cx<'_, S> {
+    /// Tells the log.
+    pub(super) fn emit(&mut self, what: What) {
+        self.log.push(Event { at: self.at, what });
+    }
+
+    /// Tells the log of a VMCS access, if it wants to know.
+    pub(super) fn emit_vmcs(&mut self, access: VmcsAccess) {
+        if self.shared.log_vmcs {
+            self.emit(What::Vmcs(access));
+        }
+    }
+
+    fn access(&self, op: VmcsOp, field: VmcsField, old: u64, value: u64) -> VmcsAccess {
+        let saved = &self.vcpu.saved[self.vcpu.current];
+        VmcsAccess { actor: Actor::L0, which: saved.which, address: saved.hpa.0, op, field, old, value }
+    }
+
+    /// Reads a field of the current VMCS: VMREAD, unless L0 knows what it holds.
+    pub(super) fn get<T: FieldValue>(&mut self, field: Field<T>) -> T {
+        T::from_raw(self.get_row(field.index()))
+    }
+
+    /// As [`Cx::get`], by row.
+    pub(super) fn get_row(&mut self, row: usize) -> u64 {
+        if let Some(value) = self.vcpu.saved[self.vcpu.current].known(row) {
+            return value;
+        }
+        let field = TABLE[row].field;
+        let value = self.silicon.vmread(self.cpu, field);
+        self.vcpu.saved[self.vcpu.current].learn(row, value);
+        if self.shared.log_vmcs {
+            let access = self.access(VmcsOp::Read, field, value, value);
+            self.emit(What::Vmcs(access));
+        }
+        value
+    }
+
+    /// Writes a field of the current VMCS.
+    pub(super) fn set<T: FieldValue>(&mut self, field: Field<T>, value: T) {
+        self.set_row(field.index(), value.into_raw());
+    }
+
+    /// As [`Cx::set`], by row.
+    pub(super) fn set_row(&mut self, row: usize, value: u64) {
+        let field = TABLE[row].field;
+        if self.shared.log_vmcs {
+            // What the log says of the old value costs L0 no VMREAD: it is the log's own look.
+            let known = self.vcpu.saved[self.vcpu.current].known(row);
+            let old = known.unwrap_or_else(|| self.silicon.vmread(self.cpu, field));
+            let access = self.access(VmcsOp::Write, field, old, value);
+            self.emit(What::Vmcs(access));
+        }
+        self.silicon.vmwrite(self.cpu, field, value);
+        let saved = &mut self.vcpu.saved[self.vcpu.current];
+        saved.learn(row, value);
+        saved.written = saved.written.saturating_add(1);
+    }
+
+    /// Writes a field of the current VMCS unless L0 knows that it holds this value. Returns whether it wrote.
+    pub(super) fn update<T: FieldValue>(&mut self, field: Field<T>, value: T) -> bool {
+        self.update_row(field.index(), value.into_raw())
+    }
+
+    /// As [`Cx::update`], by row.
+    pub(super) fn update_row(&mut self, row: usize, value: u64) -> bool {
+        if self.vcpu.saved[self.vcpu.current].known(row) == Some(value) {
+            return false;
+        }
+        self.set_row(row, value);
+        true
+    }
+
+    /// Makes one of the vCPU's VMCSs current.
+    pub(super) fn load_vmcs(&mut self, index: usize) {
+        self.vcpu.current = index;
+        let saved = &mut self.vcpu.saved[index];
+        debug_assert!(saved.cpu.is_none_or(|cpu| cpu == self.cpu), "active elsewhere");
+        saved.cpu = Some(self.cpu);
+        self.silicon.vmptrld(self.cpu, saved.hpa);
+        let access = self.access(VmcsOp::Load, VmcsField(0), 0, 0);
+        self.emit_vmcs(access);
+    }
+
+    /// VMCLEAR of one of the vCPU's VMCSs on the CPU where it is active, by cross-call if need be.
+    pub(super) fn clear_vmcs(&mut self, index: usize) {
+        let saved = &mut self.vcpu.saved[index];
+        let cpu = saved.cpu.unwrap_or(self.cpu);
+        saved.cleared();
+        self.silicon.vmclear(cpu, saved.hpa);
+        let access = VmcsAccess {
+            actor: Actor::L0,
+            which: saved.which,
+            address: saved.hpa.0,
+            op: VmcsOp::Clear,
+            field: VmcsField(0),
+            old: 0,
+            value: 0,
+        };
+        if self.shared.log_vmcs {
+            let at = Stamp { pcpu: cpu as u16, ..self.at };
+            self.log.push(Event { at, what: What::Vmcs(access) });
+        }
+    }
+
+    /// An access of L1's to a vmcs12.
+    pub(super) fn emit_vmcs12(&mut self, op: VmcsOp, address: u64, field: VmcsField, old: u64, value: u64) {
+        self.emit_vmcs(VmcsAccess { actor: Actor::L1, which: Which::Vmcs12, address, op, field, old, value });
+    }
+
+    fn emit_flush(&mut self, cpu: Pcpu, flush: Flush) {
+        let at = Stamp { pcpu: cpu as u16, ..self.at };
+        self.log.push(Event { at, what: What::Flush(flush) });
+    }
+
+    /// INVVPID of one VPID, here.
+    pub(super) fn invvpid(&mut self, kind: InvvpidType, vpid: u16, address: u64, cause: Cause) {
+        self.invvpid_on(self.cpu, kind, vpid, address, cause);
+    }
+
+    /// INVVPID of one VPID on any CPU, by cross-call if need be.
+    pub(super) fn invvpid_on(&mut self, cpu: Pcpu, kind: InvvpidType, vpid: u16, address: u64, cause: Cause) {
+        let dropped = self.silicon.invvpid(cpu, kind, InvvpidDescriptor { vpid, reserved: 0, address });
+        let kind = flush_kind(kind);
+        self.emit_flush(cpu, Flush { kind, cause, actor: Actor::L0, vpid, eptp: 0, address, dropped });
+    }
+
+    /// INVEPT of one EPT pointer, here.
+    pub(super) fn invept(&mut self, eptp: Eptp, cause: Cause) {
+        self.invept_on(self.cpu, eptp, cause);
+    }
+
+    /// INVEPT of one EPT pointer on any CPU.
+    pub(super) fn invept_on(&mut self, cpu: Pcpu, eptp: Eptp, cause: Cause) {
+        let dropped = self.silicon.invept(cpu, InveptType::Single, InveptDescriptor { eptp, reserved: 0 });
+        let flush = Flush {
+            kind: FlushKind::InveptSingle,
+            cause,
+            actor: Actor::L0,
+            vpid: 0,
+            eptp: eptp.into_bits(),
+            address: 0,
+            dropped,
+        };
+        self.emit_flush(cpu, flush);
+    }
+
+    /// INVEPT of one EPT pointer on every CPU.
+    pub(super) fn invept_everywhere(&mut self, eptp: Eptp, cause: Cause) {
+        for cpu in 0..self.shared.pcpus {
+            self.invept_on(cpu, eptp, cause);
+        }
+    }
+
+    /// INVEPT of all EPT pointers on one CPU.
+    pub(super) fn invept_all_on(&mut self, cpu: Pcpu, cause: Cause) {
+        let dropped = self.silicon.invept(cpu, InveptType::All, InveptDescriptor::default());
+        let flush =
+            Flush { kind: FlushKind::InveptAll, cause, actor: Actor::L0, vpid: 0, eptp: 0, address: 0, dropped };
+        self.emit_flush(cpu, flush);
+    }
+
+    /// A general register; RSP is the VMCS's.
+    pub(super) fn gpr(&mut self, number: u8) -> u64 {
+        match number & 15 {
+            4 => self.get(vmcs::GUEST_RSP),
+            other => self.silicon.registers(self.cpu).gpr[usize::from(other)],
+        }
+    }
+
+    /// Writes a general register, all 64 bits.
+    pub(super) fn set_gpr(&mut self, number: u8, value: u64) {
+        match number & 15 {
+            4 => self.set(vmcs::GUEST_RSP, value),
+            other => self.silicon.registers(self.cpu).gpr[usize::from(other)] = value,
+        }
+    }
+
+    /// Where an L1-physical page lies; `None` where there is no RAM.
+    pub(super) fn ram(&self, at: Gpa, bytes: u64) -> Option<Hpa> {
+        ept01::ram(self.shared.ram, at, bytes)
+    }
+
+    /// Reads L1-physical memory. What is no RAM reads as all ones.
+    pub(super) fn read_gpa(&mut self, at: Gpa, into: &mut [u8]) {
+        let mut done = 0;
+        while done < into.len() {
+            let from = at.offset(done as u64);
+            let count = (into.len() - done).min((PAGE_SIZE - from.page_offset()) as usize);
+            let part = &mut into[done..done + count];
+            match ept01::ram(self.shared.ram, from, count as u64) {
+                Some(hpa) => self.silicon.read(hpa, part),
+                None => part.fill(0xff),
+            }
+            done += count;
+        }
+    }
+
+    /// Eight bytes of L1-physical memory.
+    pub(super) fn read_gpa_u64(&mut self, at: Gpa) -> u64 {
+        let mut bytes = [0; 8];
+        self.read_gpa(at, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Writes L1-physical memory on L1's behalf. What is no RAM is dropped; a page that L0 shadows becomes unsync.
+    pub(super) fn write_gpa(&mut self, at: Gpa, bytes: &[u8]) {
+        let mut done = 0;
+        while done < bytes.len() {
+            let to = at.offset(done as u64);
+            let count = (bytes.len() - done).min((PAGE_SIZE - to.page_offset()) as usize);
+            if let Some(hpa) = ept01::ram(self.shared.ram, to, count as u64) {
+                self.ept02.written(to);
+                self.silicon.write(hpa, &bytes[done..done + count]);
+            }
+            done += count;
+        }
+    }
+}
+
+/// The event's word for an INVVPID type.
+pub(super) const fn flush_kind(kind: InvvpidType) -> FlushKind {
+    match kind {
+        InvvpidType::Address => FlushKind::InvvpidAddress,
+        InvvpidType::Single => FlushKind::InvvpidSingle,
+        InvvpidType::All => FlushKind::InvvpidAll,
+        InvvpidType::RetainGlobals => FlushKind::InvvpidRetainGlobals,
+    }
+}

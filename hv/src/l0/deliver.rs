@@ -1,0 +1,171 @@
+//! Events on their way into a guest: exceptions that L0 raises, deliveries that an exit cut short, interrupts of the board.
+
+use super::cx::Cx;
+use super::exit::Exit;
+use super::next::Fault;
+use super::vmx::Report;
+use crate::silicon::Silicon;
+use hv_defs::controls::{ExitControls, Interruptibility, PinBased, PrimaryControls};
+use hv_defs::event::{Injection, What};
+use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
+use hv_defs::vmcs;
+use hv_defs::x86::{Rflags, Vector};
+
+/// Whether the vCPU can be entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ready {
+    /// Yes.
+    Go,
+    /// Yes, for no longer than it takes to deliver what is injected: something waits behind it.
+    Briefly,
+    /// It waits for an interrupt.
+    Waits,
+}
+
+/// Whether a fault while delivering another makes a double fault. See: SDM "Interrupt 8—Double Fault Exception (#DF)".
+fn doubles(first: u8, second: Vector) -> bool {
+    let contributory = |vector: u8| matches!(vector, 0 | 10..=13);
+    contributory(first) && contributory(second.0)
+        || first == Vector::PF.0 && (contributory(second.0) || second == Vector::PF)
+}
+
+impl<S: Silicon> Cx<'_, S> {
+    /// Has the next entry inject an event.
+    fn inject(&mut self, info: InterruptionInfo, error_code: u32, length: u32) {
+        if info.has_error_code() {
+            self.update(vmcs::ENTRY_EXCEPTION_ERROR_CODE, error_code);
+        }
+        if matches!(
+            info.kind(),
+            EventType::SoftwareInterrupt | EventType::SoftwareException | EventType::PrivilegedSoftwareException
+        ) {
+            self.update(vmcs::ENTRY_INSTRUCTION_LENGTH, length);
+        }
+        self.set(vmcs::ENTRY_INTERRUPTION_INFO, info);
+        let error_code = if info.has_error_code() { error_code } else { 0 };
+        let level = self.vcpu.level;
+        self.emit(What::Injection(Injection { level, info, error_code }));
+    }
+
+    /// Raises an exception in the guest whose exit is being handled.
+    pub(super) fn raise(&mut self, fault: Fault, exit: &Exit) {
+        let mut fault = fault;
+        if exit.idt.valid() {
+            match exit.idt.kind() {
+                EventType::ExternalInterrupt => self.vcpu.requeued = Some(exit.idt.vector()),
+                EventType::HardwareException if doubles(exit.idt.vector(), fault.vector) => {
+                    fault = Fault { vector: Vector::DF, error_code: Some(0), address: None };
+                }
+                _ => {}
+            }
+        }
+        if let Some(address) = fault.address {
+            self.silicon.registers(self.cpu).cr2 = address;
+        }
+        self.inject(fault.info(), fault.error_code.unwrap_or(0), 0);
+    }
+
+    /// What the exit interrupted the delivery of is injected again.
+    pub(super) fn reinject(&mut self, exit: &Exit) {
+        if exit.idt.valid() {
+            let info = InterruptionInfo::new()
+                .with_vector(exit.idt.vector())
+                .with_kind(exit.idt.kind())
+                .with_has_error_code(exit.idt.has_error_code())
+                .with_valid(true);
+            self.inject(info, exit.idt_error, exit.length);
+        }
+    }
+
+    /// Moves the guest behind the instruction that exited.
+    pub(super) fn skip(&mut self, exit: &Exit) {
+        self.set(vmcs::GUEST_RIP, exit.rip.wrapping_add(u64::from(exit.length)));
+        self.clear_blocking();
+    }
+
+    /// An instruction has been carried out: STI and MOV SS block no longer.
+    pub(super) fn clear_blocking(&mut self) {
+        let old = Interruptibility::from_bits_retain(self.get(vmcs::GUEST_INTERRUPTIBILITY));
+        let new = old - (Interruptibility::STI | Interruptibility::MOV_SS);
+        if new != old {
+            self.set(vmcs::GUEST_INTERRUPTIBILITY, new.bits());
+        }
+    }
+
+    /// Whether the running guest takes interrupts now.
+    fn takes_interrupts(&mut self) -> bool {
+        let flags = Rflags::from_bits_retain(self.get(vmcs::GUEST_RFLAGS));
+        let blocking = Interruptibility::from_bits_retain(self.get(vmcs::GUEST_INTERRUPTIBILITY));
+        flags.contains(Rflags::IF) && !blocking.intersects(Interruptibility::STI | Interruptibility::MOV_SS)
+    }
+
+    fn acknowledge(&mut self) {
+        if self.vcpu.requeued.take().is_none() {
+            self.bus.acknowledge(self.vcpu.id, self.at.instruction);
+        }
+    }
+
+    /// Gives the vCPU the board's interrupt, if there is one: to the guest that runs, or by an exit to L1 that asked to
+    /// be told.
+    pub(super) fn deliver(&mut self) -> Ready {
+        let waiting = self.vcpu.requeued.or_else(|| self.bus.interrupt(self.vcpu.id, self.at.instruction));
+        let Some(vector) = waiting else {
+            return if self.vcpu.halted { Ready::Waits } else { Ready::Go };
+        };
+        let injecting = self.get(vmcs::ENTRY_INTERRUPTION_INFO).valid();
+        if self.vcpu.level == 2
+            && self.vcpu.vmcs12.get(vmcs::PIN_BASED_CONTROLS).contains(PinBased::EXTERNAL_INTERRUPT_EXITING)
+        {
+            if injecting || self.vcpu.entry_pending {
+                // L1's entry must have happened before an exit can.
+                return Ready::Briefly;
+            }
+            let mut report = Report { reason: ExitReason::of(Reason::EXTERNAL_INTERRUPT), ..Report::default() };
+            if self.vcpu.vmcs12.get(vmcs::EXIT_CONTROLS).contains(ExitControls::ACKNOWLEDGE_INTERRUPT) {
+                self.acknowledge();
+                report.intr = external(vector);
+            }
+            self.emit_synthetic_exit(&report);
+            return match self.leave(report) {
+                // L1's interrupts are off after an exit; if it was not acknowledged, a window is asked for.
+                super::next::Next::Resume => self.deliver(),
+                _ => Ready::Go,
+            };
+        }
+        if !injecting && self.takes_interrupts() {
+            self.acknowledge();
+            self.vcpu.halted = false;
+            self.inject(external(vector), 0, 0);
+            return Ready::Go;
+        }
+        if self.vcpu.halted {
+            return Ready::Waits;
+        }
+        let primary = self.get(vmcs::PRIMARY_CONTROLS) | PrimaryControls::INTERRUPT_WINDOW_EXITING;
+        self.update(vmcs::PRIMARY_CONTROLS, primary);
+        Ready::Go
+    }
+}
+
+/// An external interrupt, as it is injected and as an exit tells of it.
+const fn external(vector: u8) -> InterruptionInfo {
+    InterruptionInfo::new().with_vector(vector).with_kind(EventType::ExternalInterrupt).with_valid(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn double_faults_are_the_sdm_s() {
+        let check = |first: Vector, second: Vector, expected| {
+            assert_eq!(doubles(first.0, second), expected, "{first:?} then {second:?}");
+        };
+        check(Vector::GP, Vector::GP, true);
+        check(Vector::GP, Vector::PF, false);
+        check(Vector::PF, Vector::PF, true);
+        check(Vector::PF, Vector::GP, true);
+        check(Vector::UD, Vector::GP, false);
+        check(Vector::DE, Vector::SS, true);
+    }
+}

@@ -1,0 +1,155 @@
+//! EPT01: L1-physical to host-physical, in real tables. RAM is mapped by 2 MiB pages, and by 4 KiB pages where a page
+//! that holds one of L1's own paging structures must be read-only.
+
+use super::L0_MEMORY;
+use super::frames::Frames;
+use crate::silicon::Silicon;
+use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
+use hv_defs::ept::{EptEntry, Eptp};
+
+/// Bytes of a page that a PDE maps.
+pub(super) const LARGE: u64 = 2 << 20;
+/// Bytes that a page directory maps.
+const DIRECTORY: u64 = 1 << 30;
+
+/// Write-back, in a leaf.
+pub(super) const WRITE_BACK: u8 = 6;
+
+/// The host-physical address of `bytes` of L1's RAM that lie in one page; `None` when they are not all RAM.
+pub(super) fn ram(memory: u64, at: Gpa, bytes: u64) -> Option<Hpa> {
+    (at.0 < memory && memory - at.0 >= bytes).then(|| Hpa(L0_MEMORY + at.0))
+}
+
+/// A pointer to EPT paging structures at `root`: write-back, 4 levels, accessed and dirty flags off.
+pub(super) const fn pointer(root: Hpa) -> Eptp {
+    Eptp::new().with_memory_type(WRITE_BACK).with_walk_length_less_one(3).with_pfn(root.0 / PAGE_SIZE)
+}
+
+/// A non-leaf entry, all permitted.
+pub(super) const fn table(at: Hpa) -> EptEntry {
+    EptEntry::new().with_read(true).with_write(true).with_execute(true).with_pfn(at.0 / PAGE_SIZE)
+}
+
+const fn leaf(at: u64, large: bool) -> EptEntry {
+    table(Hpa(at)).with_memory_type(WRITE_BACK).with_large(large)
+}
+
+/// EPT01, one for all vCPUs.
+#[derive(Debug)]
+pub(super) struct Ept01 {
+    pub(super) pointer: Eptp,
+    /// The page directory of each GiB.
+    directories: Vec<Hpa>,
+    /// The page table of each 2 MiB, where they are mapped by 4 KiB pages.
+    tables: Vec<Option<Hpa>>,
+}
+
+/// What became of a wish to change a page's write permission.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    /// It was so already, or is no RAM.
+    Nothing,
+    /// The entry was changed.
+    Done,
+    /// There is no frame for a page table.
+    NoFrame,
+}
+
+impl Ept01 {
+    /// Maps `memory` bytes of RAM from L1-physical 0; `None` when L0's memory does not hold the tables.
+    pub(super) fn new<S: Silicon>(silicon: &mut S, frames: &mut Frames, memory: u64) -> Option<Self> {
+        let root = zeroed(silicon, frames)?;
+        let pdpt = zeroed(silicon, frames)?;
+        put(silicon, root, 0, table(pdpt));
+        let mut this = Self { pointer: pointer(root), directories: Vec::new(), tables: Vec::new() };
+        for gib in 0..memory.div_ceil(DIRECTORY) {
+            let directory = zeroed(silicon, frames)?;
+            put(silicon, pdpt, gib, table(directory));
+            this.directories.push(directory);
+        }
+        for large in 0..memory.div_ceil(LARGE) {
+            let from = large * LARGE;
+            let directory = this.directories[(from / DIRECTORY) as usize];
+            if memory - from >= LARGE {
+                put(silicon, directory, large % 512, leaf(L0_MEMORY + from, true));
+                this.tables.push(None);
+            } else {
+                let pages = zeroed(silicon, frames)?;
+                for page in 0..(memory - from) / PAGE_SIZE {
+                    put(silicon, pages, page, leaf(L0_MEMORY + from + page * PAGE_SIZE, false));
+                }
+                put(silicon, directory, large % 512, table(pages));
+                this.tables.push(Some(pages));
+            }
+        }
+        Some(this)
+    }
+
+    /// Whether the 2 MiB around `at` are mapped by one entry.
+    pub(super) fn is_large(&self, at: Gpa) -> bool {
+        matches!(self.tables.get((at.0 / LARGE) as usize), Some(None))
+    }
+
+    /// Whether L1 may write the page at `at` without an exit.
+    pub(super) fn is_writable<S: Silicon>(&self, silicon: &mut S, at: Gpa) -> bool {
+        match self.tables.get((at.0 / LARGE) as usize) {
+            Some(Some(pages)) => get(silicon, *pages, at.0 / PAGE_SIZE % 512).write(),
+            Some(None) => true,
+            None => false,
+        }
+    }
+
+    /// Grants or takes away write permission of one page, splitting a large page to do so. Who takes it away owes an
+    /// INVEPT.
+    pub(super) fn set_writable<S: Silicon>(
+        &mut self,
+        silicon: &mut S,
+        frames: &mut Frames,
+        at: Gpa,
+        writable: bool,
+    ) -> Change {
+        let large = (at.0 / LARGE) as usize;
+        let pages = match self.tables.get(large) {
+            None => return Change::Nothing,
+            Some(None) if writable => return Change::Nothing,
+            Some(Some(pages)) => *pages,
+            Some(None) => {
+                let Some(pages) = frames.take() else { return Change::NoFrame };
+                let from = L0_MEMORY + large as u64 * LARGE;
+                for page in 0..512 {
+                    put(silicon, pages, page, leaf(from + page * PAGE_SIZE, false));
+                }
+                let directory = self.directories[large / 512];
+                put(silicon, directory, large as u64 % 512, table(pages));
+                self.tables[large] = Some(pages);
+                pages
+            }
+        };
+        let index = at.0 / PAGE_SIZE % 512;
+        let entry = get(silicon, pages, index);
+        if !entry.present() || entry.write() == writable {
+            return Change::Nothing;
+        }
+        put(silicon, pages, index, entry.with_write(writable));
+        Change::Done
+    }
+}
+
+/// A frame of zeroes.
+pub(super) fn zeroed<S: Silicon>(silicon: &mut S, frames: &mut Frames) -> Option<Hpa> {
+    let frame = frames.take()?;
+    silicon.write(frame, &[0; PAGE_SIZE as usize]);
+    Some(frame)
+}
+
+/// Reads an entry of a table.
+pub(super) fn get<S: Silicon>(silicon: &mut S, table: Hpa, index: u64) -> EptEntry {
+    let mut bytes = [0; 8];
+    silicon.read(table.offset(index * 8), &mut bytes);
+    EptEntry::from_bits(u64::from_le_bytes(bytes))
+}
+
+/// Writes an entry of a table.
+pub(super) fn put<S: Silicon>(silicon: &mut S, table: Hpa, index: u64, entry: EptEntry) {
+    silicon.write(table.offset(index * 8), &entry.into_bits().to_le_bytes());
+}

@@ -1,0 +1,165 @@
+//! What L0 does with an exit: first who handles it, then how.
+
+use super::cx::Cx;
+use super::ept12::{EXECUTE, READ, WRITE};
+use super::exit::Exit;
+use super::next::{Fault, Next, unsupported};
+use super::shadow::Filled;
+use crate::silicon::Silicon;
+use hv_defs::addr::{Gpa, L2Gpa, PAGE_SIZE};
+use hv_defs::controls::{PrimaryControls, SecondaryControls};
+use hv_defs::ept::Eptp;
+use hv_defs::event::{Actor, Stop, StopKind};
+use hv_defs::exit::{EptViolation, ExitReason, Reason};
+use hv_defs::vmcs;
+
+/// What happened to an exit: who handled it, and what comes next.
+pub(super) type Handled = (Actor, Next);
+
+impl<S: Silicon> Cx<'_, S> {
+    /// Handles an exit of the guest that ran. For [`Next::Reflect`] the caller takes `exit` to L1, as it is then.
+    pub(super) fn handle(&mut self, exit: &mut Exit) -> Handled {
+        if self.vcpu.level == 1 {
+            return (Actor::L0, self.handle_l1(exit));
+        }
+        match exit.basic() {
+            Reason::EPT_VIOLATION => self.handle_l2_violation(exit),
+            Reason::VMFUNC => self.handle_vmfunc(exit),
+            _ => match self.owner(exit) {
+                Actor::L0 => (Actor::L0, self.handle_any(exit)),
+                other => (other, Next::Reflect),
+            },
+        }
+    }
+
+    fn handle_l1(&mut self, exit: &Exit) -> Next {
+        match exit.basic() {
+            Reason::CPUID => self.handle_cpuid(),
+            Reason(18..=27) | Reason::INVEPT | Reason::INVVPID => self.vmx_instruction(exit),
+            Reason::EPT_VIOLATION => self.handle_l1_violation(exit),
+            Reason::TRIPLE_FAULT => Next::Stop(Stop {
+                kind: StopKind::TripleFault,
+                code: 0,
+                text: format!("L1 took a triple fault at {:#x}", exit.rip),
+            }),
+            // There is no SMX, and VM functions are not for L1 itself.
+            Reason::GETSEC | Reason::VMFUNC => Next::Raise(Fault::UD),
+            Reason::INVALID_GUEST_STATE | Reason::MSR_LOAD_FAIL => {
+                unsupported(format!("L1's own state at {:#x} that silicon does not enter", exit.rip))
+            }
+            _ => self.handle_any(exit),
+        }
+    }
+
+    /// Exits that are handled alike for every guest of L0's.
+    fn handle_any(&mut self, exit: &Exit) -> Next {
+        match exit.basic() {
+            // The host's own: the clock says that the slice is over.
+            Reason::EXTERNAL_INTERRUPT => Next::Resume,
+            Reason::INTERRUPT_WINDOW => {
+                let mut primary = self.get(vmcs::PRIMARY_CONTROLS);
+                primary.remove(PrimaryControls::INTERRUPT_WINDOW_EXITING);
+                self.set(vmcs::PRIMARY_CONTROLS, primary);
+                Next::Resume
+            }
+            Reason::HLT => Next::Halt,
+            Reason::IO_INSTRUCTION => self.handle_io(exit),
+            Reason::RDMSR => self.handle_msr(false),
+            Reason::WRMSR => self.handle_msr(true),
+            Reason::CR_ACCESS => self.handle_cr(exit),
+            // Caches are not modelled; a MONITOR that never waits is one that was woken at once.
+            Reason::INVD | Reason::WBINVD | Reason::MONITOR | Reason::MWAIT | Reason::PAUSE => Next::Skip,
+            Reason::XSETBV => self.handle_xsetbv(),
+            // There are no performance counters.
+            Reason::RDPMC => Next::Raise(Fault::GP),
+            other => unsupported(format!("an exit {other} of level {} at {:#x}", self.vcpu.level, exit.rip)),
+        }
+    }
+
+    fn handle_xsetbv(&mut self) -> Next {
+        let value = self.gpr(2) << 32 | self.gpr(0) & 0xffff_ffff;
+        let avx_without_sse = value & 6 == 4;
+        if self.cpl() != 0 || self.gpr(1) as u32 != 0 || value & 1 == 0 || value & !7 != 0 || avx_without_sse {
+            return Next::Raise(Fault::GP);
+        }
+        self.silicon.registers(self.cpu).xcr0 = value;
+        Next::Skip
+    }
+
+    /// An EPT violation of L1's: a write to a page that L0 keeps read-only, or a device.
+    fn handle_l1_violation(&mut self, exit: &Exit) -> Next {
+        let at = Gpa(exit.gpa);
+        if self.ram(at.page(), PAGE_SIZE).is_some() {
+            // Silicon dropped the translation that it faulted on, and will find the page writable.
+            self.unprotect(at);
+            return Next::Resume;
+        }
+        self.handle_mmio(exit, at)
+    }
+
+    fn handle_l2_violation(&mut self, exit: &mut Exit) -> Handled {
+        let violation = EptViolation::from_bits(exit.qualification);
+        let secondary = self.secondary12();
+        if !secondary.contains(SecondaryControls::EPT) {
+            // L2-physical is L1-physical then.
+            return (Actor::L0, self.handle_l1_violation(exit));
+        }
+        let Some(root) = self.vcpu.root else { return (Actor::L0, self.out_of_memory()) };
+        let walks_as_write = self.vcpu.vmcs12.get(vmcs::EPT_POINTER).accessed_dirty()
+            && violation.gla_valid()
+            && !violation.gla_translated();
+        let mut access = 0;
+        for (wanted, bit) in
+            [(violation.read(), READ), (violation.write() || walks_as_write, WRITE), (violation.fetch(), EXECUTE)]
+        {
+            access |= if wanted { bit } else { 0 };
+        }
+        match self.fill(root, L2Gpa(exit.gpa), access) {
+            Filled::Done => (Actor::L0, Next::Resume),
+            Filled::Violation(permitted) => {
+                let told = violation
+                    .with_write(access & WRITE != 0)
+                    .with_readable(permitted & READ != 0)
+                    .with_writable(permitted & WRITE != 0)
+                    .with_executable(permitted & EXECUTE != 0);
+                exit.qualification = told.into_bits();
+                (Actor::L1, Next::Reflect)
+            }
+            Filled::Misconfigured => {
+                exit.reason = ExitReason::of(Reason::EPT_MISCONFIG);
+                exit.qualification = 0;
+                exit.gla = 0;
+                (Actor::L1, Next::Reflect)
+            }
+            Filled::NoRam(at) => (Actor::L0, self.handle_mmio(exit, at)),
+            Filled::NoFrame => (Actor::L0, self.out_of_memory()),
+        }
+    }
+
+    /// VMFUNC by L2: EPTP switching is L0's to carry out where vmcs12 enables it. See: SDM "EPTP Switching".
+    fn handle_vmfunc(&mut self, _: &Exit) -> Handled {
+        let (function, index) = (self.gpr(0) as u32, self.gpr(1) as u32);
+        let secondary = self.secondary12();
+        if !secondary.contains(SecondaryControls::VM_FUNCTIONS) {
+            return (Actor::L0, Next::Raise(Fault::UD));
+        }
+        let enabled = self.vcpu.vmcs12.get(vmcs::VM_FUNCTION_CONTROLS);
+        if function != 0 || enabled & 1 == 0 || index >= 512 || !secondary.contains(SecondaryControls::EPT) {
+            return (Actor::L1, Next::Reflect);
+        }
+        let list = self.vcpu.vmcs12.get(vmcs::EPTP_LIST_ADDRESS);
+        let eptp12 = Eptp::from_bits(self.read_gpa_u64(Gpa(list.wrapping_add(u64::from(index) * 8))));
+        if !self.is_eptp(eptp12) {
+            return (Actor::L1, Next::Reflect);
+        }
+        self.vcpu.vmcs12.report(vmcs::EPT_POINTER, eptp12);
+        let Some(eptp02) =
+            self.load_root(eptp12).and_then(|root| self.ept02.roots[root].as_ref()).map(|root| root.eptp02)
+        else {
+            return (Actor::L0, self.out_of_memory());
+        };
+        self.shared.roots_in_use[usize::from(self.vcpu.id)] = self.vcpu.root;
+        self.update(vmcs::EPT_POINTER, eptp02);
+        (Actor::L0, Next::Skip)
+    }
+}

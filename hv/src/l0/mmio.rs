@@ -1,0 +1,154 @@
+//! Memory-mapped devices: the instruction that touched one is decoded and carried out by L0.
+
+use super::cx::Cx;
+use super::exit::Exit;
+use super::next::{Next, unsupported};
+use super::paging::{Failure, Use};
+use crate::silicon::Silicon;
+use hv_defs::addr::{Gpa, PAGE_SIZE};
+use hv_defs::vmcs;
+use hv_defs::x86::AccessRights;
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+
+impl<S: Silicon> Cx<'_, S> {
+    /// Carries out the instruction at the guest's RIP, whose memory operand is the device register at `at`.
+    pub(super) fn handle_mmio(&mut self, exit: &Exit, at: Gpa) -> Next {
+        if exit.idt.valid() {
+            return unsupported(format!("delivery of an event through {:#x}, which is no RAM", at.0));
+        }
+        match self.carry_out_mmio(at) {
+            Ok(Some(length)) => {
+                let rip = self.get(vmcs::GUEST_RIP).wrapping_add(length as u64);
+                self.set(vmcs::GUEST_RIP, rip);
+                self.clear_blocking();
+                Next::Resume
+            }
+            Ok(None) => {
+                let bytes = self.fetch().map(|(bytes, count)| bytes[..count].to_vec()).unwrap_or_default();
+                unsupported(format!("an access to the device at {:#x} from {:#x}: {bytes:02x?}", at.0, exit.rip))
+            }
+            Err(Failure::Fault(fault)) => Next::Raise(fault),
+            Err(Failure::Ept12(at)) => unsupported(format!("code of L2's at {:#x} that EPT12 does not map", at.0)),
+        }
+    }
+
+    /// The bytes at RIP, as many as there are up to 15.
+    fn fetch(&mut self) -> Result<([u8; 15], usize), Failure> {
+        let rip = self.get(vmcs::GUEST_RIP);
+        let base = if self.is_long() { 0 } else { self.get(vmcs::GUEST_CS_BASE) };
+        let at = base.wrapping_add(rip);
+        let wanted = Use { fetch: true, user: self.cpl() == 3, write: false };
+        let mut bytes = [0; 15];
+        let first = 15.min((PAGE_SIZE - at % PAGE_SIZE) as usize);
+        self.read_linear(at, &mut bytes[..first], wanted)?;
+        // The next page need not be there if the instruction ends before it.
+        let count = match self.read_linear(at.wrapping_add(first as u64), &mut bytes[first..], wanted) {
+            Ok(()) => 15,
+            Err(_) => first,
+        };
+        Ok((bytes, count))
+    }
+
+    /// Returns the instruction's length; `None` when it is not one that L0 knows.
+    fn carry_out_mmio(&mut self, at: Gpa) -> Result<Option<usize>, Failure> {
+        let (bytes, count) = self.fetch()?;
+        let code = AccessRights::from_bits(self.get(vmcs::GUEST_CS_ACCESS_RIGHTS));
+        let bitness = if self.is_long() {
+            64
+        } else if code.big() {
+            32
+        } else {
+            16
+        };
+        let instruction = Decoder::new(bitness, &bytes[..count], DecoderOptions::NONE).decode();
+        let size = instruction.memory_size().size() as u8;
+        if instruction.is_invalid() || !matches!(size, 1 | 2 | 4 | 8) {
+            return Ok(None);
+        }
+        let done = match instruction.mnemonic() {
+            Mnemonic::Mov if instruction.op0_kind() == OpKind::Memory => {
+                let Some(value) = self.mmio_source(&instruction) else { return Ok(None) };
+                self.mmio_store(at, size, value)
+            }
+            Mnemonic::Mov | Mnemonic::Movzx | Mnemonic::Movsx | Mnemonic::Movsxd => {
+                let value = self.mmio_load(at, size);
+                let to = instruction.op0_register();
+                let signed = matches!(instruction.mnemonic(), Mnemonic::Movsx | Mnemonic::Movsxd);
+                let value = if signed { sign_extend(value, size) } else { value };
+                self.set_register(to, value)
+            }
+            _ => false,
+        };
+        Ok(done.then_some(instruction.len()))
+    }
+
+    fn mmio_load(&mut self, at: Gpa, size: u8) -> u64 {
+        // Nothing there answers with all ones, as a bus does.
+        let value = self.bus.mmio_read(self.vcpu.id, at, size, self.at.instruction).unwrap_or(u64::MAX);
+        value & u64::MAX >> (64 - u32::from(size) * 8)
+    }
+
+    fn mmio_store(&mut self, at: Gpa, size: u8, value: u64) -> bool {
+        let value = value & u64::MAX >> (64 - u32::from(size) * 8);
+        // A write to nothing is lost, as on a bus.
+        let _ = self.bus.mmio_write(self.vcpu.id, at, size, value, self.at.instruction);
+        true
+    }
+
+    fn mmio_source(&mut self, instruction: &Instruction) -> Option<u64> {
+        match instruction.op1_kind() {
+            OpKind::Register => self.register(instruction.op1_register()),
+            OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64 => Some(instruction.immediate(1)),
+            _ => None,
+        }
+    }
+
+    fn register(&mut self, register: Register) -> Option<u64> {
+        if !register.is_gpr() {
+            return None;
+        }
+        let value = self.gpr(register.full_register().number() as u8);
+        let high = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
+        Some(if high { value >> 8 } else { value })
+    }
+
+    fn set_register(&mut self, register: Register, value: u64) -> bool {
+        if !register.is_gpr() || matches!(register, Register::AH | Register::CH | Register::DH | Register::BH) {
+            return false;
+        }
+        let number = register.full_register().number() as u8;
+        let old = self.gpr(number);
+        let new = match register.size() {
+            8 => value,
+            4 => value & 0xffff_ffff,
+            2 => old & !0xffff | value & 0xffff,
+            _ => old & !0xff | value & 0xff,
+        };
+        self.set_gpr(number, new);
+        true
+    }
+}
+
+fn sign_extend(value: u64, size: u8) -> u64 {
+    let shift = 64 - u32::from(size) * 8;
+    ((value << shift) as i64 >> shift) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_extend_from_their_size() {
+        assert_eq!(sign_extend(0x80, 1), 0xffff_ffff_ffff_ff80);
+        assert_eq!(sign_extend(0x7fff, 2), 0x7fff);
+        assert_eq!(sign_extend(u64::MAX, 8), u64::MAX);
+    }
+}

@@ -1,0 +1,254 @@
+//! MSRs of the running guest, as L0 emulates them, and which of them it lets pass.
+
+use super::cx::Cx;
+use super::operand::is_canonical;
+use crate::silicon::Silicon;
+use hv_defs::addr::{Gpa, Hpa};
+use hv_defs::controls::PrimaryControls;
+use hv_defs::vmcs::{self, Field};
+use hv_defs::x86::{Cr0, Efer, msr};
+
+/// IA32_FEATURE_CONTROL as firmware leaves it: locked, VMXON outside SMX enabled.
+const FEATURE_CONTROL: u64 = 5;
+
+/// MTRRs: 8 variable pairs, 11 fixed.
+const VARIABLE: u32 = 0x200;
+const VARIABLE_LAST: u32 = 0x20f;
+const FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
+
+/// MSRs that are L0's to remember for a vCPU.
+#[derive(Debug)]
+pub(super) struct Msrs {
+    pub(super) feature_control: u64,
+    pub(super) tsc_offset: u64,
+    tsc_adjust: u64,
+    apic_base: u64,
+    misc_enable: u64,
+    mtrr_variable: [u64; 16],
+    mtrr_fixed: [u64; 11],
+    mtrr_default: u64,
+    mcg_status: u64,
+}
+
+impl Msrs {
+    /// As after a reset.
+    pub(super) fn new(vcpu: u16) -> Self {
+        Self {
+            feature_control: FEATURE_CONTROL,
+            tsc_offset: 0,
+            tsc_adjust: 0,
+            apic_base: 0xfee0_0800 | if vcpu == 0 { 0x100 } else { 0 },
+            misc_enable: 1,
+            mtrr_variable: [0; 16],
+            mtrr_fixed: [0x0606_0606_0606_0606; 11],
+            mtrr_default: 0xc06,
+            mcg_status: 0,
+        }
+    }
+}
+
+/// Bytes of the MSR bitmap that hold MSRs which guests reach without an exit, and the bits of these: the TSC for
+/// reading; SYSENTER_CS, _ESP, _EIP; STAR, LSTAR, CSTAR, FMASK; FS_BASE, GS_BASE, KERNEL_GS_BASE.
+pub(super) const PASS: [(usize, u8); 7] =
+    [(0x002, 0x01), (0x02e, 0x70), (0x410, 0x1e), (0x420, 0x07), (0x82e, 0x70), (0xc10, 0x1e), (0xc20, 0x07)];
+
+/// The MSR bitmap that L0 would use by itself.
+pub(super) fn bitmap() -> [u8; 4096] {
+    let mut bitmap = [0xff; 4096];
+    for (byte, bits) in PASS {
+        bitmap[byte] = !bits;
+    }
+    bitmap
+}
+
+/// Where an MSR's bit is in the bitmap: byte and bit; `None` for MSRs outside both ranges, which always exit.
+pub(super) fn bitmap_place(index: u32, write: bool) -> Option<(u64, u32)> {
+    let (low, base) = match index {
+        0..=0x1fff => (index, 0),
+        0xc000_0000..=0xc000_1fff => (index & 0x1fff, 0x400),
+        _ => return None,
+    };
+    Some((u64::from(low / 8) + base + if write { 0x800 } else { 0 }, low % 8))
+}
+
+/// A passed MSR that lies in a VMCS field.
+fn in_vmcs(index: u32) -> Option<Field<u64>> {
+    Some(match index {
+        msr::FS_BASE => vmcs::GUEST_FS_BASE,
+        msr::GS_BASE => vmcs::GUEST_GS_BASE,
+        msr::SYSENTER_ESP => vmcs::GUEST_SYSENTER_ESP,
+        msr::SYSENTER_EIP => vmcs::GUEST_SYSENTER_EIP,
+        _ => return None,
+    })
+}
+
+fn is_pat(value: u64) -> bool {
+    value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
+}
+
+impl<S: Silicon> Cx<'_, S> {
+    /// RDMSR; `None` is #GP(0).
+    pub(super) fn read_msr(&mut self, index: u32) -> Option<u64> {
+        if let Some(value) = self.shared.capabilities.msr(index) {
+            return Some(value);
+        }
+        if let Some(field) = in_vmcs(index) {
+            return Some(self.get(field));
+        }
+        let msrs = &self.vcpu.msrs;
+        Some(match index {
+            msr::TSC => {
+                let l2 = if self.vcpu.level == 2
+                    && self.vcpu.vmcs12.get(vmcs::PRIMARY_CONTROLS).contains(PrimaryControls::TSC_OFFSETTING)
+                {
+                    self.vcpu.vmcs12.get(vmcs::TSC_OFFSET)
+                } else {
+                    0
+                };
+                self.silicon.retired().wrapping_add(msrs.tsc_offset).wrapping_add(l2)
+            }
+            msr::TSC_ADJUST => msrs.tsc_adjust,
+            msr::APIC_BASE => msrs.apic_base,
+            msr::FEATURE_CONTROL => msrs.feature_control,
+            msr::MISC_ENABLE => msrs.misc_enable,
+            msr::MTRRCAP => 0x508,
+            msr::MTRR_DEF_TYPE => msrs.mtrr_default,
+            VARIABLE..=VARIABLE_LAST => msrs.mtrr_variable[(index - VARIABLE) as usize],
+            msr::MCG_STATUS => msrs.mcg_status,
+            msr::PLATFORM_ID | msr::MCG_CAP | msr::SPEC_CTRL => 0,
+            msr::BIOS_SIGN_ID => 0x1 << 32,
+            msr::DEBUGCTL => self.get(vmcs::GUEST_DEBUGCTL),
+            msr::PAT => self.get(vmcs::GUEST_PAT),
+            msr::EFER => self.get(vmcs::GUEST_EFER),
+            msr::SYSENTER_CS => u64::from(self.get(vmcs::GUEST_SYSENTER_CS)),
+            msr::STAR => self.silicon.registers(self.cpu).star,
+            msr::LSTAR => self.silicon.registers(self.cpu).lstar,
+            msr::CSTAR => self.silicon.registers(self.cpu).cstar,
+            msr::FMASK => self.silicon.registers(self.cpu).fmask,
+            msr::KERNEL_GS_BASE => self.silicon.registers(self.cpu).kernel_gs_base,
+            msr::TSC_AUX => self.silicon.registers(self.cpu).tsc_aux,
+            msr::XSS => self.silicon.registers(self.cpu).xss,
+            _ => msrs.mtrr_fixed[FIXED.iter().position(|fixed| *fixed == index)?],
+        })
+    }
+
+    /// WRMSR; `false` is #GP(0).
+    pub(super) fn write_msr(&mut self, index: u32, value: u64) -> bool {
+        if let Some(field) = in_vmcs(index) {
+            let good = is_canonical(value);
+            if good {
+                self.set(field, value);
+            }
+            return good;
+        }
+        let msrs = &mut self.vcpu.msrs;
+        match index {
+            msr::TSC => {
+                let offset = value.wrapping_sub(self.silicon.retired());
+                let change = offset.wrapping_sub(msrs.tsc_offset);
+                msrs.tsc_offset = offset;
+                msrs.tsc_adjust = msrs.tsc_adjust.wrapping_add(change);
+                self.shift_tsc(change);
+            }
+            msr::TSC_ADJUST => {
+                let change = value.wrapping_sub(msrs.tsc_adjust);
+                msrs.tsc_adjust = value;
+                msrs.tsc_offset = msrs.tsc_offset.wrapping_add(change);
+                self.shift_tsc(change);
+            }
+            msr::APIC_BASE if value & 0x6ff == 0 && value >> self.shared.address_bits == 0 => msrs.apic_base = value,
+            msr::MISC_ENABLE => msrs.misc_enable = value,
+            msr::MTRR_DEF_TYPE if value & !0xcff == 0 => msrs.mtrr_default = value,
+            VARIABLE..=VARIABLE_LAST => msrs.mtrr_variable[(index - VARIABLE) as usize] = value,
+            msr::MCG_STATUS if value & !7 == 0 => msrs.mcg_status = value,
+            msr::BIOS_SIGN_ID | msr::SPEC_CTRL | msr::PRED_CMD => {}
+            // Branch traces and the like are not had: only what reads back as written may be written.
+            msr::DEBUGCTL if value & !3 == 0 => self.set(vmcs::GUEST_DEBUGCTL, value),
+            msr::PAT if is_pat(value) => self.set(vmcs::GUEST_PAT, value),
+            msr::EFER => return self.write_efer(value),
+            msr::SYSENTER_CS => self.set(vmcs::GUEST_SYSENTER_CS, value as u32),
+            msr::STAR => self.silicon.registers(self.cpu).star = value,
+            msr::LSTAR if is_canonical(value) => self.silicon.registers(self.cpu).lstar = value,
+            msr::CSTAR if is_canonical(value) => self.silicon.registers(self.cpu).cstar = value,
+            msr::FMASK if value >> 32 == 0 => self.silicon.registers(self.cpu).fmask = value,
+            msr::KERNEL_GS_BASE if is_canonical(value) => self.silicon.registers(self.cpu).kernel_gs_base = value,
+            msr::TSC_AUX if value >> 32 == 0 => self.silicon.registers(self.cpu).tsc_aux = value,
+            msr::XSS if value == 0 => self.silicon.registers(self.cpu).xss = value,
+            _ => match FIXED.iter().position(|fixed| *fixed == index) {
+                Some(fixed) => msrs.mtrr_fixed[fixed] = value,
+                None => return false,
+            },
+        }
+        true
+    }
+
+    fn shift_tsc(&mut self, change: u64) {
+        let offset = self.get(vmcs::TSC_OFFSET).wrapping_add(change);
+        self.set(vmcs::TSC_OFFSET, offset);
+    }
+
+    fn write_efer(&mut self, value: u64) -> bool {
+        let wanted = Efer::from_bits_retain(value);
+        if !(Efer::SCE | Efer::LME | Efer::LMA | Efer::NXE).contains(wanted) {
+            return false;
+        }
+        let old = Efer::from_bits_retain(self.get(vmcs::GUEST_EFER));
+        let paging = self.get(vmcs::CR0_READ_SHADOW) & Cr0::PG.bits() != 0;
+        if paging && (wanted ^ old).contains(Efer::LME) {
+            return false;
+        }
+        let new = (wanted - Efer::LMA) | (old & Efer::LMA);
+        self.update(vmcs::GUEST_EFER, new.bits());
+        true
+    }
+
+    /// The MSR bitmap for a vmcs02: exits that L0 or vmcs12 wants. Only the MSRs that L0 lets pass can differ from all
+    /// ones, so only their bytes are looked at.
+    pub(super) fn merge_msr_bitmap(&mut self, slot: usize) -> u64 {
+        let used = self.vcpu.vmcs12.get(vmcs::PRIMARY_CONTROLS).contains(PrimaryControls::MSR_BITMAPS);
+        let bitmap12 = Gpa(self.vcpu.vmcs12.get(vmcs::MSR_BITMAP));
+        let hpa12 = if used { self.ram(bitmap12, 4096) } else { None };
+        let page = self.vcpu.pool.slots[slot].bitmap;
+        for (number, (byte, pass)) in PASS.into_iter().enumerate() {
+            let mut theirs = [0xff];
+            if let Some(hpa12) = hpa12 {
+                self.silicon.read(hpa12.offset(byte as u64), &mut theirs);
+            }
+            let merged = !pass | theirs[0];
+            if self.vcpu.pool.slots[slot].merged[number] != merged {
+                self.vcpu.pool.slots[slot].merged[number] = merged;
+                self.silicon.write(page.offset(byte as u64), &[merged]);
+            }
+        }
+        page.0
+    }
+
+    /// Writes L0's own bitmap into a page.
+    pub(super) fn put_own_bitmap(&mut self, page: Hpa) {
+        self.silicon.write(page, &bitmap());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bitmap_lets_pass_what_it_says() {
+        let bitmap = bitmap();
+        let check = |index, write, exits: bool| {
+            let (byte, bit) = bitmap_place(index, write).unwrap();
+            assert_eq!(bitmap[byte as usize] >> bit & 1 != 0, exits, "{index:#x} write={write}");
+        };
+        for index in [msr::SYSENTER_CS, msr::SYSENTER_EIP, msr::STAR, msr::FMASK, msr::FS_BASE, msr::KERNEL_GS_BASE] {
+            check(index, false, false);
+            check(index, true, false);
+        }
+        check(msr::TSC, false, false);
+        check(msr::TSC, true, true);
+        check(msr::EFER, false, true);
+        check(msr::TSC_AUX, true, true);
+        check(msr::PAT, true, true);
+        assert_eq!(bitmap_place(0x4000_0000, false), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! Where a vCPU is: its first start, its coming to a physical CPU and its leaving it.
+
+use super::bus::Bus;
+use super::cx::Cx;
+use super::start::Start;
+use super::vcpu::VMCS01;
+use super::{L0, Silicon};
+use crate::silicon::Pcpu;
+use crate::world::Log;
+use hv_defs::ept::InvvpidType;
+use hv_defs::event::{Cause, Migration, What};
+
+impl<S: Silicon> L0<S> {
+    /// Gives a vCPU its state before its first instruction, on physical CPU `cpu`. What L0 does for it is told to `log`.
+    ///
+    /// # Panics
+    /// When there is no such vCPU or physical CPU.
+    pub fn start(&mut self, vcpu: usize, cpu: Pcpu, start: &Start, bus: &mut dyn Bus, log: &mut Log) {
+        self.bring(vcpu, cpu, bus, log);
+        let mut cx = self.cx(vcpu, cpu, bus, log);
+        let bitmap = match cx.vcpu.bitmap {
+            Some(bitmap) => bitmap,
+            None => {
+                let Some(frame) = cx.shared.frames.take() else { return };
+                cx.put_own_bitmap(frame);
+                cx.clear_vmcs(VMCS01);
+                cx.load_vmcs(VMCS01);
+                *cx.vcpu.bitmap.insert(frame)
+            }
+        };
+        cx.write_vmcs01(start, bitmap.0);
+        cx.vcpu.started = true;
+        cx.vcpu.halted = false;
+    }
+
+    /// Has a vCPU's registers and VMCSs on a physical CPU.
+    pub(super) fn bring(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log) {
+        if self.residents[cpu] == Some(vcpu) {
+            return;
+        }
+        if let Some(other) = self.residents[cpu].take() {
+            core::mem::swap(&mut self.vcpus[other].registers, self.silicon.registers(cpu));
+            self.vcpus[other].resident = false;
+        }
+        let from = self.vcpus[vcpu].pcpu;
+        if let Some(from) = from
+            && self.vcpus[vcpu].resident
+        {
+            core::mem::swap(&mut self.vcpus[vcpu].registers, self.silicon.registers(from));
+            self.residents[from] = None;
+        }
+        core::mem::swap(&mut self.vcpus[vcpu].registers, self.silicon.registers(cpu));
+        self.residents[cpu] = Some(vcpu);
+        self.vcpus[vcpu].pcpu = Some(cpu);
+        self.vcpus[vcpu].resident = true;
+        let mut cx = self.cx(vcpu, cpu, bus, log);
+        match from {
+            Some(from) if from != cpu => cx.migrated(from),
+            _ => {}
+        }
+        cx.vcpu.ran_on |= 1 << cpu;
+        if cx.vcpu.started {
+            cx.load_vmcs(cx.vcpu.current);
+        }
+    }
+}
+
+impl<S: Silicon> Cx<'_, S> {
+    /// The vCPU came from another physical CPU: its VMCSs are cleared there, and what this CPU still holds of its
+    /// VPIDs and EPT pointers from an earlier stay is dropped, since it may be out of date.
+    fn migrated(&mut self, from: Pcpu) {
+        self.emit(What::Migration(Migration { from: from as u16 }));
+        for index in 0..self.vcpu.saved.len() {
+            if self.vcpu.saved[index].cpu.is_some() {
+                self.clear_vmcs(index);
+            }
+        }
+        if self.vcpu.ran_on >> self.cpu & 1 != 0 {
+            for vpid in self.vcpu.tagging.held() {
+                if self.shared.vpids.was_on(vpid, self.cpu) {
+                    self.invvpid(InvvpidType::Single, vpid, 0, Cause::Migration);
+                }
+            }
+            self.invept_all_on(self.cpu, Cause::Migration);
+        }
+    }
+}

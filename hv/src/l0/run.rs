@@ -1,0 +1,177 @@
+//! One entry, one exit.
+
+use super::cx::Cx;
+use super::deliver::Ready;
+use super::exit::Exit;
+use super::next::Next;
+use super::vmx::Report;
+use super::{Bus, L0, Ran};
+use crate::silicon::{Exited, Outcome, Pcpu, Refused, Silicon};
+use crate::world::Log;
+use hv_defs::event::{self, Actor, Cause, Check, Entry, Flush, FlushKind, NO_ADDRESS, Stamp, Stop, StopKind, What};
+use hv_defs::exit::{InterruptionInfo, Reason};
+use hv_defs::policy::Tags;
+use hv_defs::vmcs;
+
+impl<S: Silicon> L0<S> {
+    /// Runs a vCPU on physical CPU `cpu` until its next exit, `until` at the latest, and handles that exit.
+    ///
+    /// # Panics
+    /// When there is no such vCPU or physical CPU.
+    pub fn run_vcpu(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log, until: u64) -> Ran {
+        self.bring(vcpu, cpu, bus, log);
+        self.cx(vcpu, cpu, bus, log).run(until)
+    }
+}
+
+impl<S: Silicon> Cx<'_, S> {
+    fn run(&mut self, until: u64) -> Ran {
+        let until = match self.deliver() {
+            Ready::Go => until,
+            Ready::Briefly => self.at.instruction,
+            Ready::Waits => return Ran::Halted,
+        };
+        let entered_at = self.at;
+        let saved = &self.vcpu.saved[self.vcpu.current];
+        let launch = !saved.launched;
+        let written = saved.written;
+        let (vmcs02, vmcs12) = (saved.hpa.0, self.vmcs12_address());
+        let vpid = self.get(vmcs::VPID);
+        let eptp = self.get(vmcs::EPT_POINTER).into_bits();
+        let injected = self.get(vmcs::ENTRY_INTERRUPTION_INFO);
+        self.shared.vpids.used_on(vpid, self.cpu);
+        let outcome = self.silicon.enter(self.cpu, launch, until);
+        self.at.instruction = self.silicon.retired();
+        let failed = match &outcome {
+            Ok(Outcome::EntryFailed(check)) => Some(*check),
+            Err(refused) => Some(refused.check.unwrap_or(Check::new("refused"))),
+            Ok(_) => None,
+        };
+        let level = self.vcpu.level;
+        let entry = Entry {
+            level,
+            launch,
+            vmcs12,
+            vmcs02,
+            vpid,
+            eptp,
+            injected: if injected.valid() { injected } else { InterruptionInfo::new() },
+            failed,
+            fields_written: written,
+        };
+        self.log.push(event::Event { at: entered_at, what: What::Entry(entry) });
+        match outcome {
+            Ok(Outcome::Exited(exited)) => {
+                self.vcpu.saved[self.vcpu.current].ran();
+                self.vcpu.entry_pending = false;
+                self.exited(entered_at, exited)
+            }
+            Ok(Outcome::EntryFailed(_)) => self.entry_failed(),
+            Ok(Outcome::Unsupported(what)) => {
+                let bytes = what.bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+                let text = format!("level {level} at {:#x}: {} [{bytes}]", what.rip, what.what);
+                Ran::Stop(Stop { kind: StopKind::Unsupported, code: 0, text })
+            }
+            Err(refused) => self.refused(refused),
+        }
+    }
+
+    fn vmcs12_address(&self) -> u64 {
+        if self.vcpu.level == 2 { self.vcpu.vmcs12.gpa.0 } else { NO_ADDRESS }
+    }
+
+    /// What the hardware dropped by itself.
+    fn emit_transition(&mut self, at: Stamp, cause: Cause, dropped: u32) {
+        if self.shared.policy.tags == Tags::Off {
+            let kind = FlushKind::Transition;
+            let flush = Flush { kind, cause, actor: Actor::L0, vpid: 0, eptp: 0, address: 0, dropped };
+            self.log.push(event::Event { at, what: What::Flush(flush) });
+        }
+    }
+
+    fn emit_exit(&mut self, exit: &Exit, handled_by: Actor) -> What {
+        What::Exit(event::Exit {
+            level: self.vcpu.level,
+            reason: exit.reason,
+            qualification: exit.qualification,
+            rip: exit.rip,
+            length: exit.length as u8,
+            gpa: exit.gpa,
+            gla: exit.gla,
+            intr_info: exit.shown_info(),
+            vmcs12: self.vmcs12_address(),
+            handled_by,
+        })
+    }
+
+    /// An exit of L2's that silicon did not make: L0 takes L1 an interrupt.
+    pub(super) fn emit_synthetic_exit(&mut self, report: &Report) {
+        let exit = Exit { reason: report.reason, intr: report.intr, rip: self.get(vmcs::GUEST_RIP), ..Exit::default() };
+        let what = self.emit_exit(&exit, Actor::L1);
+        self.emit(what);
+    }
+
+    fn exited(&mut self, entered_at: Stamp, exited: Exited) -> Ran {
+        self.emit_transition(entered_at, Cause::HardwareEntry, exited.dropped_by_entry);
+        // The exit's event comes before all that it leads to, and is filled in when it is known.
+        let place = self.log.len();
+        self.emit(What::Lost(0));
+        self.emit_transition(self.at, Cause::HardwareExit, exited.dropped_by_exit);
+        let mut exit = self.read_exit();
+        let seen = exit;
+        let level = self.vcpu.level;
+        let shown = self.emit_exit(&seen, Actor::L0);
+        let (handled_by, next) = self.handle(&mut exit);
+        let What::Exit(shown) = shown else { return Ran::Ready };
+        self.log[place].what = What::Exit(event::Exit { handled_by, ..shown });
+        let slice = seen.basic() == Reason::EXTERNAL_INTERRUPT && handled_by == Actor::L0;
+        self.carry_on(level, next, &exit, slice)
+    }
+
+    /// Does what comes next.
+    fn carry_on(&mut self, level: u8, next: Next, exit: &Exit, slice: bool) -> Ran {
+        match next {
+            Next::Resume => {
+                // An entry to L2 or a return to L1 has left the exit's own guest behind.
+                if self.vcpu.level == level && exit.idt.valid() {
+                    self.reinject(exit);
+                }
+            }
+            Next::Skip => self.skip(exit),
+            Next::Raise(fault) => self.raise(fault, exit),
+            Next::Halt => {
+                self.skip(exit);
+                self.vcpu.halted = true;
+            }
+            Next::Reflect => {
+                let report = self.report(exit);
+                let next = self.leave(report);
+                return self.carry_on(1, next, &Exit::default(), slice);
+            }
+            Next::Stop(stop) => return Ran::Stop(stop),
+        }
+        if slice { Ran::Slice } else { Ran::Ready }
+    }
+
+    /// Silicon found guest state wrong. L2's is L1's doing.
+    fn entry_failed(&mut self) -> Ran {
+        self.vcpu.saved[self.vcpu.current].failed();
+        let exit = self.read_exit();
+        if self.vcpu.level == 1 {
+            let text = format!("silicon does not take L1's own state at {:#x}", exit.rip);
+            return Ran::Stop(Stop { kind: StopKind::Unsupported, code: 0, text });
+        }
+        let report = Report { reason: exit.reason, qualification: exit.qualification, ..Report::default() };
+        let next = self.leave_failed(report);
+        self.carry_on(1, next, &Exit::default(), false)
+    }
+
+    /// Silicon found a vmcs01 or vmcs02 of L0's own making wrong.
+    fn refused(&mut self, refused: Refused) -> Ran {
+        let which = if self.vcpu.level == 1 { "vmcs01" } else { "a vmcs02" };
+        let check = refused.check.map_or("no check", Check::name);
+        let error = refused.error.map_or("VMfailInvalid".to_owned(), |error| error.to_string());
+        let text = format!("silicon refuses {which}: {error}, {check}");
+        Ran::Stop(Stop { kind: StopKind::Unsupported, code: 0, text })
+    }
+}

@@ -1,0 +1,80 @@
+//! A VMCS of L0's, with what must be remembered of it while another is in use: the physical CPU where it is active,
+//! whether it was launched, and the values that L0 knows it to hold.
+
+use super::fields::{FieldSet, field_set};
+use crate::silicon::Pcpu;
+use hv_defs::addr::Hpa;
+use hv_defs::event::Which;
+use hv_defs::vmcs::{self, COUNT, Class};
+
+/// Fields that a VM entry or a VM exit may write: what L0 knew of them is void after one.
+const VOLATILE: FieldSet = FieldSet::class(Class::Guest)
+    .union(FieldSet::class(Class::ExitInformation))
+    .union(field_set!(ENTRY_CONTROLS, EPT_POINTER, EPTP_INDEX))
+    .without(field_set!(VMCS_LINK_POINTER));
+
+/// A VMCS of L0's.
+#[derive(Debug)]
+pub(super) struct SavedVmcs {
+    pub(super) hpa: Hpa,
+    pub(super) which: Which,
+    /// The physical CPU that it is active on.
+    pub(super) cpu: Option<Pcpu>,
+    pub(super) launched: bool,
+    /// Fields that L0 wrote since it last ran.
+    pub(super) written: u16,
+    known: FieldSet,
+    values: Box<[u64; COUNT]>,
+}
+
+impl SavedVmcs {
+    /// A VMCS in the region at `hpa`, never used.
+    pub(super) fn new(hpa: Hpa, which: Which) -> Self {
+        Self {
+            hpa,
+            which,
+            cpu: None,
+            launched: false,
+            written: 0,
+            known: FieldSet::EMPTY,
+            values: Box::new([0; COUNT]),
+        }
+    }
+
+    /// What a field holds, if L0 knows.
+    pub(super) fn known(&self, row: usize) -> Option<u64> {
+        self.known.has_row(row).then(|| self.values[row])
+    }
+
+    /// L0 learned or set what a field holds.
+    pub(super) fn learn(&mut self, row: usize, value: u64) {
+        self.known.add_row(row);
+        self.values[row] = value;
+    }
+
+    /// Silicon ran it and exited.
+    pub(super) fn ran(&mut self) {
+        self.launched = true;
+        self.written = 0;
+        self.known = self.known.without(VOLATILE);
+        // The exit cleared the valid bit of what had been injected.
+        self.values[vmcs::ENTRY_INTERRUPTION_INFO.index()] &= !(1 << 31);
+    }
+
+    /// Silicon tried to enter and gave up: it has written exit information alone.
+    pub(super) fn failed(&mut self) {
+        self.written = 0;
+        self.known = self.known.without(FieldSet::class(Class::ExitInformation));
+    }
+
+    /// VMCLEAR was done on it: not launched, not active; its data is kept, as L0's own regions' is.
+    pub(super) fn cleared(&mut self) {
+        self.launched = false;
+        self.cpu = None;
+    }
+
+    /// It goes to another guest: nothing that it holds is known.
+    pub(super) fn forget(&mut self) {
+        self.known = FieldSet::EMPTY;
+    }
+}

@@ -1,0 +1,399 @@
+//! Filling EPT02 on EPT violations, and keeping it in line with what L1 writes to EPT12.
+//!
+//! A page that holds a table of L1's which L0 shadows is read-only for L1 in EPT01. L1's first write exits; from then on
+//! it may write freely, and the shadow is unsync until L1 says INVEPT or the root is loaded. What L0 then changes in
+//! EPT02 is L1's to flush, for it is L1's change: L0 does INVEPT only for what it takes away by its own wish.
+
+use super::cx::Cx;
+use super::ept01::{self, Change};
+use super::ept02::{NONE, Root};
+use super::ept12::{self, Path, READ, WRITE, Walked};
+use crate::silicon::Silicon;
+use hv_defs::addr::{Gpa, Hpa, L2Gpa, PAGE_SIZE};
+use hv_defs::ept::{EptEntry, Eptp};
+use hv_defs::event::{Cause, EptChange, EptOp, What};
+use hv_defs::policy::RootLoad;
+
+/// Roots that a vCPU keeps.
+const ROOTS: usize = 16;
+
+/// Frames that filling one translation and splitting pages of EPT01 for it may take.
+const RESERVE: usize = 16;
+
+/// What an EPT violation of L2's came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Filled {
+    /// EPT02 has the translation now.
+    Done,
+    /// EPT12 does not permit the access; what it does permit.
+    Violation(u8),
+    /// EPT12 is misconfigured there.
+    Misconfigured,
+    /// EPT12 maps it to what is no RAM of L1's.
+    NoRam(Gpa),
+    /// L0's memory is used up.
+    NoFrame,
+}
+
+/// The bits of an EPT pointer that choose an EPT02.
+pub(super) fn key(eptp12: Eptp) -> Eptp {
+    Eptp::new()
+        .with_pfn(eptp12.pfn())
+        .with_walk_length_less_one(eptp12.walk_length_less_one())
+        .with_accessed_dirty(eptp12.accessed_dirty())
+        .with_memory_type(eptp12.memory_type())
+}
+
+impl<S: Silicon> Cx<'_, S> {
+    fn emit_ept(&mut self, op: EptOp, root: usize, gpa: u64, size: u64, old: EptEntry, new: EptEntry) {
+        let Some(root) = &self.ept02.roots[root] else { return };
+        let (eptp12, eptp02) = (root.eptp12.into_bits(), root.eptp02.into_bits());
+        let (old, new) = (old.into_bits(), new.into_bits());
+        self.emit(What::Ept(EptChange { op, eptp12, eptp02, gpa, size, old, new }));
+    }
+
+    /// The EPT02 for L1's EPT pointer, as the policy keeps them; `None` when L0's memory is used up.
+    pub(super) fn load_root(&mut self, eptp12: Eptp) -> Option<usize> {
+        let eptp12 = key(eptp12);
+        let vcpu = self.vcpu.id;
+        let number = match self.ept02.find(vcpu, eptp12) {
+            Some(number) => number,
+            None => {
+                let keep = match self.shared.policy.root_load {
+                    RootLoad::Keep => 1,
+                    RootLoad::Flush | RootLoad::Cached => ROOTS,
+                };
+                let roots = self.ept02.roots_of(vcpu);
+                for root in roots.iter().take((roots.len() + 1).saturating_sub(keep)) {
+                    self.free_root(*root);
+                }
+                self.reclaim(None)?;
+                let frame = ept01::zeroed(self.silicon, &mut self.shared.frames)?;
+                let number = self.ept02.roots.iter().position(Option::is_none).unwrap_or(self.ept02.roots.len());
+                let shadows = Gpa(eptp12.ep4ta());
+                let table = self.ept02.add(frame, 4, 0, Some(shadows), EptEntry::new(), number);
+                let root = Root { vcpu, eptp12, eptp02: ept01::pointer(frame), table, used: 0 };
+                if number == self.ept02.roots.len() {
+                    self.ept02.roots.push(Some(root));
+                } else {
+                    self.ept02.roots[number] = Some(root);
+                }
+                self.protect(&[shadows]);
+                number
+            }
+        };
+        self.ept02.loads += 1;
+        let loads = self.ept02.loads;
+        if let Some(root) = &mut self.ept02.roots[number] {
+            root.used = loads;
+        }
+        if self.vcpu.root != Some(number) {
+            self.vcpu.root = Some(number);
+            self.emit_ept(EptOp::Switch, number, 0, 0, EptEntry::new(), EptEntry::new());
+        }
+        self.sync_root(number);
+        Some(number)
+    }
+
+    /// Gives up an EPT02. Its frames wait for an INVEPT.
+    pub(super) fn free_root(&mut self, number: usize) {
+        let Some(root) = self.ept02.roots[number].take() else { return };
+        self.free_table(root.table);
+        if self.vcpu.root == Some(number) {
+            self.vcpu.root = None;
+        }
+    }
+
+    fn free_table(&mut self, number: u32) {
+        let (frame, level) = (self.ept02.table(number).frame, self.ept02.table(number).level);
+        if level > 1 {
+            for entry in self.read_table(frame) {
+                if entry.present() && !entry.large() {
+                    let child = self.ept02.at(Hpa(entry.address()));
+                    self.free_table(child);
+                }
+            }
+        }
+        self.ept02.remove(number);
+        self.shared.frames.retire(frame);
+    }
+
+    fn read_table(&mut self, at: Hpa) -> [EptEntry; 512] {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        self.silicon.read(at, &mut bytes);
+        core::array::from_fn(|index| {
+            EptEntry::from_bits(u64::from_le_bytes(core::array::from_fn(|byte| bytes[index * 8 + byte])))
+        })
+    }
+
+    /// Sees to it that there are frames for one more translation. `root` is in use.
+    fn reclaim(&mut self, root: Option<usize>) -> Option<()> {
+        let frames = |cx: &Self| cx.shared.frames.left() >= RESERVE;
+        if frames(self) {
+            return Some(());
+        }
+        self.release_retired();
+        let unused = |cx: &Self| {
+            let roots = cx.ept02.roots.iter().enumerate();
+            let used = |number: &usize| cx.shared.roots_in_use.contains(&Some(*number)) || root == Some(*number);
+            roots
+                .filter_map(|(number, root)| Some((root.as_ref()?.used, number)))
+                .filter(|(_, number)| !used(number))
+                .min()
+                .map(|(_, number)| number)
+        };
+        while !frames(self)
+            && let Some(oldest) = unused(self)
+        {
+            self.free_root(oldest);
+            self.release_retired();
+        }
+        if !frames(self)
+            && let Some(number) = root
+            && let Some(table) = self.ept02.roots[number].as_ref().map(|root| root.table)
+        {
+            for index in 0..512 {
+                self.zap(table, index, false);
+            }
+            self.release_retired();
+        }
+        frames(self).then_some(())
+    }
+
+    /// INVEPT on every CPU, after which frames that held paging structures can be used again.
+    fn release_retired(&mut self) {
+        if self.shared.frames.any_retired() {
+            for cpu in 0..self.shared.pcpus {
+                self.invept_all_on(cpu, Cause::EptZap);
+            }
+            self.shared.frames.release_retired();
+        }
+    }
+
+    /// Makes pages of L1's paging structures read-only for L1.
+    fn protect(&mut self, pages: &[Gpa]) {
+        let mut changed = false;
+        for page in pages {
+            let shared = &mut *self.shared;
+            changed |= shared.ept01.set_writable(self.silicon, &mut shared.frames, *page, false) == Change::Done;
+        }
+        if changed {
+            let eptp01 = self.shared.ept01.pointer;
+            self.invept_everywhere(eptp01, Cause::WriteProtect);
+        }
+    }
+
+    /// L1 wrote, or L2 wants to write, a page that may be read-only in EPT01. Returns whether it was.
+    pub(super) fn unprotect(&mut self, at: Gpa) -> bool {
+        self.ept02.written(at);
+        let shared = &mut *self.shared;
+        shared.ept01.set_writable(self.silicon, &mut shared.frames, at.page(), true) == Change::Done
+    }
+
+    /// Answers an EPT violation of L2's from EPT12.
+    pub(super) fn fill(&mut self, number: usize, at: L2Gpa, access: u8) -> Filled {
+        let Some(Root { eptp12, .. }) = self.ept02.roots[number].clone() else { return Filled::NoFrame };
+        let mut path = match self.walk_ept12(eptp12, at) {
+            Walked::Leaf(path) => path,
+            Walked::NotPresent => return Filled::Violation(0),
+            Walked::Misconfigured => return Filled::Misconfigured,
+        };
+        if access & !path.permitted != 0 {
+            return Filled::Violation(path.permitted);
+        }
+        if eptp12.accessed_dirty() {
+            self.mark_ept12(&mut path, at, access & WRITE != 0);
+        }
+        let target = path.target(at);
+        if self.ram(target.page(), PAGE_SIZE).is_none() {
+            return Filled::NoRam(target);
+        }
+        if access & WRITE != 0 && self.ept02.is_shadowed(target) {
+            self.unprotect(target);
+        }
+        if self.reclaim(Some(number)).is_none() {
+            return Filled::NoFrame;
+        }
+        self.put_path(number, &path, at, eptp12.accessed_dirty());
+        Filled::Done
+    }
+
+    /// Writes the translation of a path into EPT02.
+    fn put_path(&mut self, number: usize, path: &Path, at: L2Gpa, accessed_dirty: bool) {
+        let Some(mut table) = self.ept02.roots[number].as_ref().map(|root| root.table) else { return };
+        let target = path.target(at);
+        let source = plain(path.entries[usize::from(path.level)]);
+        let last = if path.level > 1 && self.shared.ept01.is_large(target) { 2 } else { 1 };
+        let mut protect = [Gpa(0); 4];
+        let mut protects = 0;
+        for level in ((last + 1)..=4u8).rev() {
+            let frame = self.ept02.table(table).frame;
+            let index = ept12::index(at.0, level);
+            let old = ept01::get(self.silicon, frame, index);
+            // Below L1's leaf the tables are L0's own.
+            let shadows = (level > path.level).then(|| Gpa(path.entries[usize::from(level)].address()));
+            if old.present() {
+                let child = if old.large() { NONE } else { self.ept02.at(Hpa(old.address())) };
+                let fits = child != NONE && {
+                    let child = self.ept02.table(child);
+                    child.shadows == shadows && (shadows.is_some() || child.source == source)
+                };
+                if fits {
+                    table = child;
+                    continue;
+                }
+                self.zap(table, index, true);
+            }
+            let Some(new) = ept01::zeroed(self.silicon, &mut self.shared.frames) else { return };
+            let base = at.0 & !(ept12::span(level) - 1);
+            let child = self.ept02.add(new, level - 1, base, shadows, source, number);
+            let permissions = if shadows.is_some() { path.entries[usize::from(level)].into_bits() & 7 } else { 7 };
+            let entry = EptEntry::from_bits(ept01::table(new).into_bits() & !7 | permissions);
+            ept01::put(self.silicon, frame, index, entry);
+            if let Some(page) = shadows {
+                protect[protects] = page;
+                protects += 1;
+            }
+            table = child;
+        }
+        self.protect(&protect[..protects]);
+        let frame = self.ept02.table(table).frame;
+        let index = ept12::index(at.0, last);
+        let old = ept01::get(self.silicon, frame, index);
+        let page = Gpa(target.0 & !(ept12::span(last) - 1));
+        // The tables that were just protected may have split the page of EPT01 that this leaf needs whole.
+        if last == 2 && !self.shared.ept01.is_large(target) {
+            return;
+        }
+        let new = self.leaf(path.entries[usize::from(path.level)], page, last, accessed_dirty);
+        if old.present() && last == 2 && !old.large() {
+            self.zap(table, index, true);
+        }
+        if new != old {
+            ept01::put(self.silicon, frame, index, new);
+            let gpa = at.0 & !(ept12::span(last) - 1);
+            let op = if old.present() { EptOp::Sync } else { EptOp::Map };
+            self.emit_ept(op, number, gpa, ept12::span(last), old, new);
+        }
+    }
+
+    /// The leaf of EPT02 for L1's leaf, composed with EPT01. `page` is RAM.
+    fn leaf(&mut self, entry12: EptEntry, page: Gpa, level: u8, accessed_dirty: bool) -> EptEntry {
+        let shared = &mut *self.shared;
+        let writable =
+            entry12.write() && (!accessed_dirty || entry12.dirty()) && shared.ept01.is_writable(self.silicon, page);
+        EptEntry::new()
+            .with_read(entry12.read())
+            .with_write(writable)
+            .with_execute(entry12.execute())
+            .with_memory_type(ept01::WRITE_BACK)
+            .with_ignore_pat(entry12.ignore_pat())
+            .with_large(level > 1)
+            .with_pfn((super::L0_MEMORY + page.0) / PAGE_SIZE)
+    }
+
+    /// Removes an entry of a table, with all below it.
+    fn zap(&mut self, table: u32, index: u64, tell: bool) {
+        let (frame, level, root) = {
+            let table = self.ept02.table(table);
+            (table.frame, table.level, table.root)
+        };
+        let old = ept01::get(self.silicon, frame, index);
+        if !old.present() {
+            return;
+        }
+        ept01::put(self.silicon, frame, index, EptEntry::new());
+        if level > 1 && !old.large() {
+            let child = self.ept02.at(Hpa(old.address()));
+            self.free_table(child);
+        }
+        if tell {
+            let gpa = self.ept02.table(table).base + index * ept12::span(level);
+            self.emit_ept(EptOp::Zap, root, gpa, ept12::span(level), old, EptEntry::new());
+        }
+    }
+
+    /// Brings the unsync tables of an EPT02 in line with EPT12, and write-protects L1's pages again.
+    pub(super) fn sync_root(&mut self, number: usize) {
+        let unsync = self.ept02.take_unsync(number);
+        if unsync.is_empty() {
+            return;
+        }
+        let accessed_dirty = self.ept02.roots[number].as_ref().is_some_and(|root| root.eptp12.accessed_dirty());
+        let mut pages = Vec::with_capacity(unsync.len());
+        for table in unsync {
+            // A table above it may have been zapped, and it with it.
+            if self.ept02.table(table).unsync {
+                pages.extend(self.ept02.table(table).shadows);
+                self.sync_table(table, accessed_dirty);
+                self.ept02.synced(table);
+            }
+        }
+        self.protect(&pages);
+    }
+
+    fn sync_table(&mut self, number: u32, accessed_dirty: bool) {
+        let table = self.ept02.table(number).clone();
+        let Some(page) = table.shadows else { return };
+        let Some(hpa) = self.ram(page, PAGE_SIZE) else { return };
+        let (entries12, entries02) = (self.read_table(hpa), self.read_table(table.frame));
+        for (index, (entry12, old)) in entries12.into_iter().zip(entries02).enumerate() {
+            if !old.present() {
+                continue;
+            }
+            let index = index as u64;
+            match self.expected(entry12, old, table.level, accessed_dirty) {
+                None => self.zap(number, index, true),
+                Some(new) if new != old => {
+                    ept01::put(self.silicon, table.frame, index, new);
+                    let gpa = table.base + index * ept12::span(table.level);
+                    self.emit_ept(EptOp::Sync, table.root, gpa, ept12::span(table.level), old, new);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What an entry of EPT02 must be for what EPT12 says now; `None` when it must go.
+    fn expected(&mut self, entry12: EptEntry, old: EptEntry, level: u8, accessed_dirty: bool) -> Option<EptEntry> {
+        let (execute_only, bits) = (self.shared.execute_only, self.shared.address_bits);
+        if !entry12.present()
+            || ept12::is_misconfigured(entry12, level, execute_only, bits)
+            || accessed_dirty && !entry12.accessed()
+        {
+            return None;
+        }
+        let leaf12 = ept12::is_leaf(entry12, level);
+        if level > 1 && !old.large() {
+            let child = self.ept02.table(self.ept02.at(Hpa(old.address())));
+            let fits = match child.shadows {
+                Some(page) => !leaf12 && page.0 == entry12.address(),
+                None => leaf12 && child.source == plain(entry12) && (!accessed_dirty || entry12.dirty()),
+            };
+            let permissions = if leaf12 { 7 } else { entry12.into_bits() & 7 };
+            return fits.then(|| EptEntry::from_bits(old.into_bits() & !7 | permissions));
+        }
+        if !leaf12 {
+            return None;
+        }
+        let page = Gpa(ept12::leaf_base(entry12, level));
+        self.ram(page, ept12::span(level))?;
+        if level > 2 || level == 2 && !self.shared.ept01.is_large(page) {
+            return None;
+        }
+        Some(self.leaf(entry12, page, level, accessed_dirty))
+    }
+
+    /// Whether EPT12 lets L2 reach an address in this way, and where it lies then. L2's memory, as L0 reads it.
+    pub(super) fn translate_l2(&mut self, eptp12: Eptp, at: L2Gpa, access: u8) -> Option<Gpa> {
+        match self.walk_ept12(eptp12, at) {
+            Walked::Leaf(path) if (access | READ) & !path.permitted == 0 => Some(path.target(at)),
+            _ => None,
+        }
+    }
+}
+
+/// An entry without its accessed and dirty flags.
+fn plain(entry: EptEntry) -> EptEntry {
+    entry.with_accessed(false).with_dirty(false)
+}

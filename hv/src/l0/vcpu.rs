@@ -1,0 +1,62 @@
+//! A virtual CPU of L1.
+
+use super::msr::Msrs;
+use super::pool::Pool;
+use super::saved::SavedVmcs;
+use super::vmcs12::Vmcs12;
+use super::vpid::{Tag, Tagging};
+use crate::silicon::{Pcpu, Registers};
+use hv_defs::addr::{Gpa, Hpa};
+
+/// vmcs01's number among a vCPU's VMCSs.
+pub(super) const VMCS01: usize = 0;
+
+/// What L1's VMX operation is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Operation {
+    /// The VMXON region; `None` outside VMX operation.
+    pub(super) vmxon: Option<Gpa>,
+    /// Whether `vmcs12` is current.
+    pub(super) current: bool,
+    /// The slot of the vmcs02 that L2 runs on, while it does.
+    pub(super) slot: usize,
+}
+
+/// A virtual CPU of L1.
+#[derive(Debug)]
+pub(super) struct Vcpu {
+    pub(super) id: u16,
+    /// The physical CPU that it was on last, where its VMCSs are active.
+    pub(super) pcpu: Option<Pcpu>,
+    /// Whether its registers are there now.
+    pub(super) resident: bool,
+    /// The page of its MSR bitmap.
+    pub(super) bitmap: Option<Hpa>,
+    /// The physical CPUs that it ever ran on.
+    pub(super) ran_on: u64,
+    /// Its registers, while no physical CPU holds them.
+    pub(super) registers: Registers,
+    /// vmcs01, then the vmcs02s.
+    pub(super) saved: Vec<SavedVmcs>,
+    /// Which of them is current.
+    pub(super) current: usize,
+    /// Which guest runs: 1 or 2.
+    pub(super) level: u8,
+    /// It waits for an interrupt.
+    pub(super) halted: bool,
+    /// It has been given a state to start from.
+    pub(super) started: bool,
+    /// L1 has entered L2, and silicon has not done so yet.
+    pub(super) entry_pending: bool,
+    /// An interrupt whose delivery was cut short, to be delivered once it can be.
+    pub(super) requeued: Option<u8>,
+    pub(super) msrs: Msrs,
+    pub(super) vmx: Operation,
+    pub(super) vmcs12: Vmcs12,
+    pub(super) pool: Pool,
+    pub(super) tagging: Tagging,
+    /// What L2 runs under, while it does.
+    pub(super) tag: Tag,
+    /// The EPT02 loaded last.
+    pub(super) root: Option<usize>,
+}

@@ -1,0 +1,322 @@
+//! What a vmcs02 holds: vmcs12's wishes and L0's own.
+
+use super::capabilities::CR0_FIXED0;
+use super::cx::Cx;
+use super::fields::{FieldSet, field_set};
+use super::vpid::Tag;
+use crate::silicon::Silicon;
+use hv_defs::addr::Gpa;
+use hv_defs::controls::{ActivityState, EntryControls, ExitControls, PinBased, PrimaryControls, SecondaryControls};
+use hv_defs::ept::Eptp;
+use hv_defs::policy::{Tags, Vmcs02Writes};
+use hv_defs::vmcs::{self, Field, FieldValue};
+use hv_defs::x86::{Cr0, Cr4, Efer};
+
+/// Segment and table registers, which L1 rarely reads: under [`Vmcs02Writes::Dirty`] they stay in vmcs02 until it does.
+pub(super) const RARE: FieldSet = field_set!(
+    GUEST_ES_SELECTOR,
+    GUEST_CS_SELECTOR,
+    GUEST_SS_SELECTOR,
+    GUEST_DS_SELECTOR,
+    GUEST_FS_SELECTOR,
+    GUEST_GS_SELECTOR,
+    GUEST_LDTR_SELECTOR,
+    GUEST_TR_SELECTOR,
+    GUEST_ES_LIMIT,
+    GUEST_CS_LIMIT,
+    GUEST_SS_LIMIT,
+    GUEST_DS_LIMIT,
+    GUEST_FS_LIMIT,
+    GUEST_GS_LIMIT,
+    GUEST_LDTR_LIMIT,
+    GUEST_TR_LIMIT,
+    GUEST_GDTR_LIMIT,
+    GUEST_IDTR_LIMIT,
+    GUEST_ES_ACCESS_RIGHTS,
+    GUEST_DS_ACCESS_RIGHTS,
+    GUEST_FS_ACCESS_RIGHTS,
+    GUEST_GS_ACCESS_RIGHTS,
+    GUEST_LDTR_ACCESS_RIGHTS,
+    GUEST_TR_ACCESS_RIGHTS,
+    GUEST_ES_BASE,
+    GUEST_CS_BASE,
+    GUEST_SS_BASE,
+    GUEST_DS_BASE,
+    GUEST_FS_BASE,
+    GUEST_GS_BASE,
+    GUEST_LDTR_BASE,
+    GUEST_TR_BASE,
+    GUEST_GDTR_BASE,
+    GUEST_IDTR_BASE,
+    GUEST_SYSENTER_CS,
+    GUEST_SYSENTER_ESP,
+    GUEST_SYSENTER_EIP,
+);
+
+/// Guest state that is read back at every nested exit.
+pub(super) const OFTEN: FieldSet = field_set!(
+    GUEST_CS_ACCESS_RIGHTS,
+    GUEST_SS_ACCESS_RIGHTS,
+    GUEST_INTERRUPTIBILITY,
+    GUEST_PENDING_DEBUG_EXCEPTIONS,
+    GUEST_CR3,
+    GUEST_RSP,
+    GUEST_RIP,
+    GUEST_RFLAGS,
+);
+
+/// Fields that vmcs02 takes from vmcs12 as they are.
+const DIRECT: FieldSet = RARE.union(OFTEN).union(field_set!(
+    GUEST_PDPTE0,
+    GUEST_PDPTE1,
+    GUEST_PDPTE2,
+    GUEST_PDPTE3,
+    GUEST_INTERRUPT_STATUS,
+    EXCEPTION_BITMAP,
+    PAGE_FAULT_ERROR_CODE_MASK,
+    PAGE_FAULT_ERROR_CODE_MATCH,
+    CR3_TARGET_COUNT,
+    CR3_TARGET_0,
+    CR3_TARGET_1,
+    CR3_TARGET_2,
+    CR3_TARGET_3,
+    TPR_THRESHOLD,
+    PLE_GAP,
+    PLE_WINDOW,
+    XSS_EXITING_BITMAP,
+    ENCLS_EXITING_BITMAP,
+));
+
+/// CR0 bits that L0 keeps to itself, whichever guest runs.
+pub(super) const CR0_MASK: u64 = Cr0::PE.bits() | Cr0::NE.bits() | Cr0::PG.bits() | Cr0::CD.bits() | Cr0::NW.bits();
+/// CR4 bits that guests may change without L0 knowing; it keeps the others.
+pub(super) const CR4_MASK: u64 = !(Cr4::TSD.bits()
+    | Cr4::DE.bits()
+    | Cr4::PGE.bits()
+    | Cr4::PCE.bits()
+    | Cr4::OSFXSR.bits()
+    | Cr4::OSXMMEXCPT.bits()
+    | Cr4::FSGSBASE.bits());
+
+/// What L0 wants of the primary controls, whichever guest runs.
+pub(super) const PRIMARY: PrimaryControls = PrimaryControls::HLT_EXITING
+    .union(PrimaryControls::MWAIT_EXITING)
+    .union(PrimaryControls::MONITOR_EXITING)
+    .union(PrimaryControls::UNCONDITIONAL_IO_EXITING)
+    .union(PrimaryControls::MSR_BITMAPS)
+    .union(PrimaryControls::TSC_OFFSETTING)
+    .union(PrimaryControls::ACTIVATE_SECONDARY);
+/// What L0 wants of the pin-based controls.
+pub(super) const PIN: PinBased = PinBased::EXTERNAL_INTERRUPT_EXITING.union(PinBased::NMI_EXITING);
+/// What L0 wants of the exit controls.
+pub(super) const EXIT: ExitControls = ExitControls::HOST_ADDRESS_SPACE_SIZE
+    .union(ExitControls::SAVE_DEBUG_CONTROLS)
+    .union(ExitControls::SAVE_PAT)
+    .union(ExitControls::LOAD_PAT)
+    .union(ExitControls::SAVE_EFER)
+    .union(ExitControls::LOAD_EFER);
+/// What L0 wants of the entry controls.
+pub(super) const ENTRY: EntryControls =
+    EntryControls::LOAD_DEBUG_CONTROLS.union(EntryControls::LOAD_PAT).union(EntryControls::LOAD_EFER);
+
+/// What L2 has of L1's where vmcs12 does not say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inherited {
+    dr7: u64,
+    debugctl: u64,
+    pat: u64,
+    efer: u64,
+}
+
+struct Tally {
+    all: bool,
+    written: u16,
+    skipped: u16,
+}
+
+impl<S: Silicon> Cx<'_, S> {
+    /// Reads from vmcs01, while it is still current, what vmcs12 leaves as it is.
+    pub(super) fn inherited(&mut self) -> Inherited {
+        let entry = self.vcpu.vmcs12.get(vmcs::ENTRY_CONTROLS);
+        let debug = !entry.contains(EntryControls::LOAD_DEBUG_CONTROLS);
+        Inherited {
+            dr7: if debug { self.get(vmcs::GUEST_DR7) } else { 0 },
+            debugctl: if debug { self.get(vmcs::GUEST_DEBUGCTL) } else { 0 },
+            pat: if entry.contains(EntryControls::LOAD_PAT) { 0 } else { self.get(vmcs::GUEST_PAT) },
+            efer: if entry.contains(EntryControls::LOAD_EFER) { 0 } else { self.get(vmcs::GUEST_EFER) },
+        }
+    }
+
+    fn put<T: FieldValue>(&mut self, tally: &mut Tally, field: Field<T>, value: T) {
+        let wrote = if tally.all {
+            self.set(field, value);
+            true
+        } else {
+            self.update(field, value)
+        };
+        if wrote {
+            tally.written += 1;
+        } else {
+            tally.skipped += 1;
+        }
+    }
+
+    /// Writes the current VMCS, a vmcs02, from vmcs12. Returns how many fields were written and how many held their
+    /// value already.
+    pub(super) fn build_vmcs02(&mut self, inherited: &Inherited, tag: Tag, eptp02: Eptp, slot: usize) -> (u16, u16) {
+        let all = self.shared.policy.vmcs02_writes == Vmcs02Writes::All;
+        let mut tally = Tally { all, written: 0, skipped: 0 };
+        let rows = if all { DIRECT } else { DIRECT.common(self.vcpu.vmcs12.dirty) };
+        tally.skipped += DIRECT.len() - rows.len();
+        for row in rows.rows() {
+            let value = self.vcpu.vmcs12.row(row);
+            if all {
+                self.set_row(row, value);
+                tally.written += 1;
+            } else if self.update_row(row, value) {
+                tally.written += 1;
+            } else {
+                tally.skipped += 1;
+            }
+        }
+        self.vcpu.vmcs12.dirty = FieldSet::EMPTY;
+        self.put_controls(&mut tally, tag);
+        self.put_guest(&mut tally, inherited);
+        self.put(&mut tally, vmcs::EPT_POINTER, eptp02);
+        self.put(&mut tally, vmcs::VPID, tag.vpid);
+        self.put_bitmap(&mut tally, slot);
+        self.put_host(&mut tally);
+        (tally.written, tally.skipped)
+    }
+
+    fn put_controls(&mut self, tally: &mut Tally, tag: Tag) {
+        let limits = self.shared.limits;
+        let vmcs12 = &self.vcpu.vmcs12;
+        let pin12 = vmcs12.get(vmcs::PIN_BASED_CONTROLS);
+        let primary12 = vmcs12.get(vmcs::PRIMARY_CONTROLS);
+        let entry12 = vmcs12.get(vmcs::ENTRY_CONTROLS);
+        let secondary12 = self.secondary12();
+
+        let pin = PIN | pin12;
+        let mut primary = PRIMARY | primary12;
+        primary.remove(PrimaryControls::IO_BITMAPS);
+        let virtual_apic = Gpa(self.vcpu.vmcs12.get(vmcs::VIRTUAL_APIC_ADDRESS));
+        if primary12.contains(PrimaryControls::TPR_SHADOW) {
+            match self.ram(virtual_apic, 4096) {
+                Some(hpa) => self.put(tally, vmcs::VIRTUAL_APIC_ADDRESS, hpa.0),
+                // Outside RAM nothing can be kept: L0 has each access exit.
+                None => {
+                    primary.remove(PrimaryControls::TPR_SHADOW);
+                    primary |= PrimaryControls::CR8_LOAD_EXITING | PrimaryControls::CR8_STORE_EXITING;
+                }
+            }
+        }
+        let mut secondary = secondary12 | SecondaryControls::EPT;
+        secondary.set(SecondaryControls::VPID, self.shared.policy.tags != Tags::Off && tag.vpid != 0);
+        if secondary12.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
+            match self.ram(Gpa(self.vcpu.vmcs12.get(vmcs::APIC_ACCESS_ADDRESS)), 4096) {
+                Some(hpa) => self.put(tally, vmcs::APIC_ACCESS_ADDRESS, hpa.0),
+                None => secondary.remove(SecondaryControls::VIRTUALIZE_APIC_ACCESSES),
+            }
+        }
+        // L0 serves the functions by itself: with none enabled, each VMFUNC exits.
+        self.put(tally, vmcs::VM_FUNCTION_CONTROLS, 0);
+        let mut exit = EXIT;
+        exit.set(ExitControls::SAVE_PREEMPTION_TIMER, pin12.contains(PinBased::PREEMPTION_TIMER));
+        let entry = ENTRY | entry12 & EntryControls::IA32E_MODE_GUEST;
+        let offset12 = if primary12.contains(PrimaryControls::TSC_OFFSETTING) {
+            self.vcpu.vmcs12.get(vmcs::TSC_OFFSET)
+        } else {
+            0
+        };
+        let offset = self.vcpu.msrs.tsc_offset.wrapping_add(offset12);
+
+        self.put(tally, vmcs::PIN_BASED_CONTROLS, PinBased::from_bits_retain(limits.pin.adjust(pin.bits())));
+        let primary = PrimaryControls::from_bits_retain(limits.primary.adjust(primary.bits()));
+        self.put(tally, vmcs::PRIMARY_CONTROLS, primary);
+        self.put(tally, vmcs::SECONDARY_CONTROLS, secondary);
+        self.put(tally, vmcs::EXIT_CONTROLS, ExitControls::from_bits_retain(limits.exit.adjust(exit.bits())));
+        self.put(tally, vmcs::ENTRY_CONTROLS, EntryControls::from_bits_retain(limits.entry.adjust(entry.bits())));
+        self.put(tally, vmcs::TSC_OFFSET, offset);
+
+        let vmcs12 = &self.vcpu.vmcs12;
+        let injected = vmcs12.get(vmcs::ENTRY_INTERRUPTION_INFO);
+        let error_code = vmcs12.get(vmcs::ENTRY_EXCEPTION_ERROR_CODE);
+        let length = vmcs12.get(vmcs::ENTRY_INSTRUCTION_LENGTH);
+        let halted = vmcs12.get(vmcs::GUEST_ACTIVITY_STATE) == ActivityState::Hlt as u32 && !injected.valid();
+        let timer = pin12.contains(PinBased::PREEMPTION_TIMER).then(|| vmcs12.get(vmcs::PREEMPTION_TIMER_VALUE));
+        self.vcpu.halted = halted;
+        self.put(tally, vmcs::ENTRY_INTERRUPTION_INFO, injected);
+        self.put(tally, vmcs::ENTRY_EXCEPTION_ERROR_CODE, error_code);
+        self.put(tally, vmcs::ENTRY_INSTRUCTION_LENGTH, length);
+        if let Some(timer) = timer {
+            self.put(tally, vmcs::PREEMPTION_TIMER_VALUE, timer);
+        }
+    }
+
+    fn put_guest(&mut self, tally: &mut Tally, inherited: &Inherited) {
+        let vmcs12 = &self.vcpu.vmcs12;
+        let entry12 = vmcs12.get(vmcs::ENTRY_CONTROLS);
+        let (cr0, cr4) = (vmcs12.get(vmcs::GUEST_CR0), vmcs12.get(vmcs::GUEST_CR4));
+        let (mask0, mask4) = (vmcs12.get(vmcs::CR0_GUEST_HOST_MASK), vmcs12.get(vmcs::CR4_GUEST_HOST_MASK));
+        let (shadow0, shadow4) = (vmcs12.get(vmcs::CR0_READ_SHADOW), vmcs12.get(vmcs::CR4_READ_SHADOW));
+        let debug = entry12.contains(EntryControls::LOAD_DEBUG_CONTROLS);
+        let dr7 = if debug { vmcs12.get(vmcs::GUEST_DR7) } else { inherited.dr7 };
+        let debugctl = if debug { vmcs12.get(vmcs::GUEST_DEBUGCTL) } else { inherited.debugctl };
+        let pat = if entry12.contains(EntryControls::LOAD_PAT) { vmcs12.get(vmcs::GUEST_PAT) } else { inherited.pat };
+        let efer = if entry12.contains(EntryControls::LOAD_EFER) {
+            vmcs12.get(vmcs::GUEST_EFER)
+        } else {
+            let mut efer = Efer::from_bits_retain(inherited.efer);
+            let long = entry12.contains(EntryControls::IA32E_MODE_GUEST);
+            efer.set(Efer::LMA, long);
+            if cr0 & Cr0::PG.bits() != 0 {
+                efer.set(Efer::LME, long);
+            }
+            efer.bits()
+        };
+        self.put(tally, vmcs::GUEST_CR0, cr0 | CR0_FIXED0 & Cr0::NE.bits());
+        self.put(tally, vmcs::GUEST_CR4, cr4 | Cr4::VMXE.bits());
+        self.put(tally, vmcs::CR0_GUEST_HOST_MASK, mask0 | CR0_MASK);
+        self.put(tally, vmcs::CR4_GUEST_HOST_MASK, mask4 | CR4_MASK);
+        self.put(tally, vmcs::CR0_READ_SHADOW, cr0 & !mask0 | shadow0 & mask0);
+        self.put(tally, vmcs::CR4_READ_SHADOW, cr4 & !mask4 | shadow4 & mask4);
+        self.put(tally, vmcs::GUEST_DR7, dr7);
+        self.put(tally, vmcs::GUEST_DEBUGCTL, debugctl);
+        self.put(tally, vmcs::GUEST_PAT, pat);
+        self.put(tally, vmcs::GUEST_EFER, efer);
+        self.put(tally, vmcs::GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
+        self.put(tally, vmcs::VMCS_LINK_POINTER, u64::MAX);
+    }
+
+    /// Fields that never change once a VMCS is in use: L0's host state, and areas that it does not use.
+    fn put_host(&mut self, tally: &mut Tally) {
+        for (field, value) in super::setup::HOST {
+            if tally.all {
+                self.set_row(field.index().unwrap_or(0), value);
+                tally.written += 1;
+            } else if self.update_row(field.index().unwrap_or(0), value) {
+                tally.written += 1;
+            } else {
+                tally.skipped += 1;
+            }
+        }
+    }
+
+    fn put_bitmap(&mut self, tally: &mut Tally, slot: usize) {
+        let merged = self.merge_msr_bitmap(slot);
+        self.put(tally, vmcs::MSR_BITMAP, merged);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sets_do_not_overlap() {
+        assert!(!RARE.intersects(&OFTEN));
+        assert!(DIRECT.without(super::super::vmcs12::PRESENT).is_empty());
+        assert!(!DIRECT.intersects(&field_set!(GUEST_CR0, GUEST_CR4, PRIMARY_CONTROLS, EPT_POINTER, VPID)));
+    }
+}

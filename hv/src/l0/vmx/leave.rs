@@ -1,0 +1,366 @@
+//! Nested VM exits: from L2 to L1.
+
+use super::super::capabilities::CR0_FIXED0;
+use super::super::cx::Cx;
+use super::super::exit::{Exit, has_instruction_info};
+use super::super::fields::FieldSet;
+use super::super::next::{Next, unsupported};
+use super::super::vcpu::VMCS01;
+use super::super::vmcs02::{CR0_MASK, CR4_MASK, OFTEN, RARE};
+use super::super::vpid::{self, Tag};
+use super::enter::MSR_AREA;
+use crate::silicon::Silicon;
+use hv_defs::addr::Gpa;
+use hv_defs::controls::{ActivityState, EntryControls, ExitControls, Interruptibility, PinBased, SecondaryControls};
+use hv_defs::ept::InvvpidType;
+use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
+use hv_defs::policy::Vmcs02Writes;
+use hv_defs::vmcs::{self, Field};
+use hv_defs::x86::{AccessRights, Cr4, Efer};
+
+/// What vmcs12's exit-information fields are to say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in crate::l0) struct Report {
+    pub(in crate::l0) reason: ExitReason,
+    pub(in crate::l0) qualification: u64,
+    pub(in crate::l0) length: u32,
+    pub(in crate::l0) info: u32,
+    pub(in crate::l0) intr: InterruptionInfo,
+    pub(in crate::l0) intr_error: u32,
+    pub(in crate::l0) idt: InterruptionInfo,
+    pub(in crate::l0) idt_error: u32,
+    pub(in crate::l0) gpa: u64,
+    pub(in crate::l0) gla: u64,
+}
+
+/// A segment register's fields, and what an exit to L1 makes of them.
+struct SegmentFields {
+    selector: Field<u16>,
+    base: Field<u64>,
+    limit: Field<u32>,
+    rights: Field<u32>,
+}
+
+macro_rules! segments {
+    ($($selector:ident $base:ident $limit:ident $rights:ident;)*) => {
+        [$(SegmentFields {
+            selector: vmcs::$selector,
+            base: vmcs::$base,
+            limit: vmcs::$limit,
+            rights: vmcs::$rights,
+        }),*]
+    };
+}
+
+const ES: usize = 0;
+const CS: usize = 1;
+const FS: usize = 4;
+const GS: usize = 5;
+const TR: usize = 6;
+const LDTR: usize = 7;
+
+static SEGMENTS: [SegmentFields; 8] = segments! {
+    GUEST_ES_SELECTOR GUEST_ES_BASE GUEST_ES_LIMIT GUEST_ES_ACCESS_RIGHTS;
+    GUEST_CS_SELECTOR GUEST_CS_BASE GUEST_CS_LIMIT GUEST_CS_ACCESS_RIGHTS;
+    GUEST_SS_SELECTOR GUEST_SS_BASE GUEST_SS_LIMIT GUEST_SS_ACCESS_RIGHTS;
+    GUEST_DS_SELECTOR GUEST_DS_BASE GUEST_DS_LIMIT GUEST_DS_ACCESS_RIGHTS;
+    GUEST_FS_SELECTOR GUEST_FS_BASE GUEST_FS_LIMIT GUEST_FS_ACCESS_RIGHTS;
+    GUEST_GS_SELECTOR GUEST_GS_BASE GUEST_GS_LIMIT GUEST_GS_ACCESS_RIGHTS;
+    GUEST_TR_SELECTOR GUEST_TR_BASE GUEST_TR_LIMIT GUEST_TR_ACCESS_RIGHTS;
+    GUEST_LDTR_SELECTOR GUEST_LDTR_BASE GUEST_LDTR_LIMIT GUEST_LDTR_ACCESS_RIGHTS;
+};
+
+const UNUSABLE: u32 = 1 << 16;
+
+impl<S: Silicon> Cx<'_, S> {
+    /// What L1 is told of an exit of L2's as silicon reported it.
+    pub(in crate::l0) fn report(&mut self, exit: &Exit) -> Report {
+        let info = if has_instruction_info(exit.basic()) { self.get(vmcs::EXIT_INSTRUCTION_INFO) } else { 0 };
+        Report {
+            reason: exit.reason,
+            qualification: exit.qualification,
+            length: exit.length,
+            info,
+            intr: exit.intr,
+            intr_error: exit.intr_error,
+            idt: exit.idt,
+            idt_error: exit.idt_error,
+            gpa: exit.gpa,
+            gla: exit.gla,
+        }
+    }
+
+    /// Takes the vCPU from L2, whose vmcs02 is current, to L1.
+    pub(in crate::l0) fn leave(&mut self, report: Report) -> Next {
+        self.sync_guest();
+        if report.reason.reason() == Reason::IO_INSTRUCTION {
+            for field in [vmcs::IO_RCX, vmcs::IO_RSI, vmcs::IO_RDI, vmcs::IO_RIP] {
+                let value = self.get(field);
+                self.vcpu.vmcs12.report(field, value);
+            }
+        }
+        let vmcs12 = &mut self.vcpu.vmcs12;
+        vmcs12.launched = true;
+        vmcs12.report(vmcs::EXIT_REASON, report.reason);
+        vmcs12.report(vmcs::EXIT_QUALIFICATION, report.qualification);
+        vmcs12.report(vmcs::EXIT_INTERRUPTION_INFO, report.intr);
+        vmcs12.report(vmcs::EXIT_INTERRUPTION_ERROR_CODE, report.intr_error);
+        vmcs12.report(vmcs::IDT_VECTORING_INFO, report.idt);
+        vmcs12.report(vmcs::IDT_VECTORING_ERROR_CODE, report.idt_error);
+        vmcs12.report(vmcs::EXIT_INSTRUCTION_LENGTH, report.length);
+        vmcs12.report(vmcs::EXIT_INSTRUCTION_INFO, report.info);
+        vmcs12.report(vmcs::GUEST_PHYSICAL_ADDRESS, report.gpa);
+        vmcs12.report(vmcs::GUEST_LINEAR_ADDRESS, report.gla);
+        let injected = vmcs12.get(vmcs::ENTRY_INTERRUPTION_INFO).with_valid(false);
+        vmcs12.report(vmcs::ENTRY_INTERRUPTION_INFO, injected);
+        if !self.store_msr_area() {
+            return unsupported("a VMX abort: an MSR of L2's could not be stored into L1's area".to_owned());
+        }
+        let nmi =
+            report.reason.reason() == Reason::EXCEPTION_NMI && report.intr.kind() == hv_defs::exit::EventType::Nmi;
+        self.arrive(nmi)
+    }
+
+    /// As [`Cx::leave`], for an entry that failed: guest state is not touched, and the launch state stays.
+    pub(in crate::l0) fn leave_failed(&mut self, report: Report) -> Next {
+        let vmcs12 = &mut self.vcpu.vmcs12;
+        vmcs12.report(vmcs::EXIT_REASON, report.reason);
+        vmcs12.report(vmcs::EXIT_QUALIFICATION, report.qualification);
+        // What vmcs02 was given has not run: the next entry must not take it for L2's own.
+        vmcs12.dirty = FieldSet::ALL;
+        self.vcpu.halted = false;
+        self.arrive(false)
+    }
+
+    /// L1 goes on at vmcs12's host state.
+    fn arrive(&mut self, by_nmi: bool) -> Next {
+        let was_in_l2 = self.vcpu.current != VMCS01;
+        let tag02 = core::mem::take(&mut self.vcpu.tag);
+        self.load_vmcs01();
+        self.vcpu.halted = false;
+        self.vcpu.entry_pending = false;
+        self.load_host_state(by_nmi);
+        if self.load_msr_area(vmcs::VM_EXIT_MSR_LOAD_ADDRESS, vmcs::VM_EXIT_MSR_LOAD_COUNT).is_err() {
+            return unsupported("a VMX abort: an MSR of L1's area could not be loaded at an exit".to_owned());
+        }
+        if was_in_l2 {
+            let secondary = self.secondary12();
+            let vpid12 = secondary.contains(SecondaryControls::VPID).then_some(1);
+            let own_ept = secondary.contains(SecondaryControls::EPT);
+            let vpid01 = self.vcpu.tagging.vpid01;
+            let tag = Tag { vpid: vpid01, own: tag02.own, changed: false };
+            if let Some(cause) = vpid::transition(&self.shared.policy, false, tag, vpid12, own_ept) {
+                self.invvpid(InvvpidType::Single, vpid01, 0, cause);
+            }
+            let eptp01 = self.shared.ept01.pointer;
+            self.flush_for_root(eptp01, own_ept);
+        }
+        Next::Resume
+    }
+
+    /// Reads L2's state back from vmcs02, which is current, into vmcs12.
+    fn sync_guest(&mut self) {
+        let rows = match self.shared.policy.vmcs02_writes {
+            Vmcs02Writes::All => OFTEN.union(RARE),
+            Vmcs02Writes::Dirty => {
+                self.vcpu.vmcs12.lazy = RARE;
+                OFTEN
+            }
+        };
+        for row in rows.rows() {
+            let value = self.get_row(row);
+            self.vcpu.vmcs12.sync(row, value);
+        }
+        let (mask0, mask4) =
+            (self.vcpu.vmcs12.get(vmcs::CR0_GUEST_HOST_MASK), self.vcpu.vmcs12.get(vmcs::CR4_GUEST_HOST_MASK));
+        // Bits that L1 keeps are its own; bits that only L0 keeps are as L2 sees them; the rest are L2's.
+        let merge = |own: u64, seen: u64, real: u64, mask: u64, kept: u64| {
+            own & mask | seen & kept & !mask | real & !(mask | kept)
+        };
+        let (own, seen, real) =
+            (self.vcpu.vmcs12.get(vmcs::GUEST_CR0), self.get(vmcs::CR0_READ_SHADOW), self.get(vmcs::GUEST_CR0));
+        self.vcpu.vmcs12.report(vmcs::GUEST_CR0, merge(own, seen, real, mask0, CR0_MASK));
+        let (own, seen, real) =
+            (self.vcpu.vmcs12.get(vmcs::GUEST_CR4), self.get(vmcs::CR4_READ_SHADOW), self.get(vmcs::GUEST_CR4));
+        self.vcpu.vmcs12.report(vmcs::GUEST_CR4, merge(own, seen, real, mask4, CR4_MASK));
+
+        let exit12 = self.vcpu.vmcs12.get(vmcs::EXIT_CONTROLS);
+        let keep = |cx: &mut Self, field: Field<u64>| {
+            let value = cx.get(field);
+            cx.vcpu.vmcs12.report(field, value);
+        };
+        if exit12.contains(ExitControls::SAVE_DEBUG_CONTROLS) {
+            keep(self, vmcs::GUEST_DR7);
+            keep(self, vmcs::GUEST_DEBUGCTL);
+        }
+        if exit12.contains(ExitControls::SAVE_PAT) {
+            keep(self, vmcs::GUEST_PAT);
+        }
+        let efer = self.get(vmcs::GUEST_EFER);
+        if exit12.contains(ExitControls::SAVE_EFER) {
+            self.vcpu.vmcs12.report(vmcs::GUEST_EFER, efer);
+        }
+        let long = efer & Efer::LMA.bits() != 0;
+        let mut entry12 = self.vcpu.vmcs12.get(vmcs::ENTRY_CONTROLS);
+        entry12.set(EntryControls::IA32E_MODE_GUEST, long);
+        self.vcpu.vmcs12.report(vmcs::ENTRY_CONTROLS, entry12);
+        let pae = self.vcpu.vmcs12.get(vmcs::GUEST_CR4) & Cr4::PAE.bits() != 0;
+        if pae && !long && self.secondary12().contains(SecondaryControls::EPT) {
+            for field in [vmcs::GUEST_PDPTE0, vmcs::GUEST_PDPTE1, vmcs::GUEST_PDPTE2, vmcs::GUEST_PDPTE3] {
+                keep(self, field);
+            }
+        }
+        let timer = self.vcpu.vmcs12.get(vmcs::PIN_BASED_CONTROLS).contains(PinBased::PREEMPTION_TIMER);
+        if timer && exit12.contains(ExitControls::SAVE_PREEMPTION_TIMER) {
+            let value = self.get(vmcs::PREEMPTION_TIMER_VALUE);
+            self.vcpu.vmcs12.report(vmcs::PREEMPTION_TIMER_VALUE, value);
+        }
+        let activity = if self.vcpu.halted { ActivityState::Hlt } else { ActivityState::Active };
+        self.vcpu.vmcs12.report(vmcs::GUEST_ACTIVITY_STATE, activity as u32);
+    }
+
+    /// Reads what [`Cx::sync_guest`] left in the vmcs02. L1 runs: vmcs01 is current, before and after.
+    pub(super) fn sync_lazy(&mut self) {
+        let lazy = self.vcpu.vmcs12.lazy;
+        if lazy.is_empty() {
+            return;
+        }
+        if let Some(slot) = self.vcpu.pool.find(self.vcpu.vmcs12.gpa) {
+            self.load_vmcs(self.vcpu.pool.slots[slot].saved);
+            for row in lazy.rows() {
+                let value = self.get_row(row);
+                self.vcpu.vmcs12.sync(row, value);
+            }
+            self.load_vmcs(VMCS01);
+        }
+        self.vcpu.vmcs12.lazy = FieldSet::EMPTY;
+    }
+
+    /// Stores L2's MSRs into L1's area; `false` is a VMX abort.
+    fn store_msr_area(&mut self) -> bool {
+        let count = self.vcpu.vmcs12.get(vmcs::VM_EXIT_MSR_STORE_COUNT);
+        let address = self.vcpu.vmcs12.get(vmcs::VM_EXIT_MSR_STORE_ADDRESS);
+        for number in 0..count {
+            let at = Gpa(address.wrapping_add(u64::from(number) * 16));
+            let head = self.read_gpa_u64(at);
+            if number == MSR_AREA || head >> 32 != 0 {
+                return false;
+            }
+            let Some(value) = self.read_msr(head as u32) else { return false };
+            self.write_gpa(at.offset(8), &value.to_le_bytes());
+        }
+        true
+    }
+
+    /// Writes vmcs12's host state into vmcs01, which is current, as L1's state. See: SDM "Loading Host State".
+    fn load_host_state(&mut self, by_nmi: bool) {
+        let exit12 = self.vcpu.vmcs12.get(vmcs::EXIT_CONTROLS);
+        let long = exit12.contains(ExitControls::HOST_ADDRESS_SPACE_SIZE);
+        let host = |cx: &Self, field: Field<u64>| cx.vcpu.vmcs12.get(field);
+        let selector = |cx: &Self, field: Field<u16>| cx.vcpu.vmcs12.get(field);
+
+        let cr0 = host(self, vmcs::HOST_CR0) | CR0_FIXED0;
+        let mut cr4 = Cr4::from_bits_retain(host(self, vmcs::HOST_CR4)) | Cr4::VMXE;
+        if long {
+            cr4 |= Cr4::PAE;
+        } else {
+            cr4 -= Cr4::PCIDE;
+        }
+        let (cr3, rip, rsp) = (host(self, vmcs::HOST_CR3), host(self, vmcs::HOST_RIP), host(self, vmcs::HOST_RSP));
+        let efer = if exit12.contains(ExitControls::LOAD_EFER) {
+            host(self, vmcs::HOST_EFER)
+        } else {
+            let mut efer = Efer::from_bits_retain(self.get(vmcs::GUEST_EFER));
+            efer.set(Efer::LMA | Efer::LME, long);
+            efer.bits()
+        };
+        let entry =
+            super::super::vmcs02::ENTRY | if long { EntryControls::IA32E_MODE_GUEST } else { EntryControls::empty() };
+        let entry = EntryControls::from_bits_retain(self.shared.limits.entry.adjust(entry.bits()));
+        self.update(vmcs::ENTRY_CONTROLS, entry);
+        self.update(vmcs::GUEST_CR0, cr0);
+        self.update(vmcs::CR0_READ_SHADOW, cr0);
+        self.update(vmcs::GUEST_CR3, cr3);
+        self.update(vmcs::GUEST_CR4, cr4.bits());
+        self.update(vmcs::CR4_READ_SHADOW, cr4.bits());
+        self.update(vmcs::GUEST_EFER, efer);
+        if exit12.contains(ExitControls::LOAD_PAT) {
+            let pat = host(self, vmcs::HOST_PAT);
+            self.update(vmcs::GUEST_PAT, pat);
+        }
+        if !long && cr4.contains(Cr4::PAE) {
+            self.load_pdptes(cr3);
+        }
+        self.update(vmcs::GUEST_RIP, rip);
+        self.update(vmcs::GUEST_RSP, rsp);
+        self.update(vmcs::GUEST_RFLAGS, 2);
+        self.update(vmcs::GUEST_DR7, 0x400);
+        self.update(vmcs::GUEST_DEBUGCTL, 0);
+        let sysenter_cs = self.vcpu.vmcs12.get(vmcs::HOST_SYSENTER_CS);
+        self.update(vmcs::GUEST_SYSENTER_CS, sysenter_cs);
+        let (esp, eip) = (host(self, vmcs::HOST_SYSENTER_ESP), host(self, vmcs::HOST_SYSENTER_EIP));
+        self.update(vmcs::GUEST_SYSENTER_ESP, esp);
+        self.update(vmcs::GUEST_SYSENTER_EIP, eip);
+        self.update(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+        let blocking = if by_nmi { Interruptibility::NMI } else { Interruptibility::empty() };
+        self.update(vmcs::GUEST_INTERRUPTIBILITY, blocking.bits());
+        self.update(vmcs::GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
+
+        let code = if long { 0xa09b } else { 0xc09b };
+        let data = 0xc093;
+        let selectors = [
+            selector(self, vmcs::HOST_ES_SELECTOR),
+            selector(self, vmcs::HOST_CS_SELECTOR),
+            selector(self, vmcs::HOST_SS_SELECTOR),
+            selector(self, vmcs::HOST_DS_SELECTOR),
+            selector(self, vmcs::HOST_FS_SELECTOR),
+            selector(self, vmcs::HOST_GS_SELECTOR),
+            selector(self, vmcs::HOST_TR_SELECTOR),
+            0,
+        ];
+        for (number, fields) in SEGMENTS.iter().enumerate() {
+            let selector = selectors[number];
+            let base = match number {
+                FS => host(self, vmcs::HOST_FS_BASE),
+                GS => host(self, vmcs::HOST_GS_BASE),
+                TR => host(self, vmcs::HOST_TR_BASE),
+                _ => 0,
+            };
+            let (limit, rights) = match number {
+                CS => (u32::MAX, code),
+                TR => (0x67, 0x8b),
+                LDTR => (0, UNUSABLE),
+                ES..=GS if selector == 0 => (u32::MAX, UNUSABLE | data),
+                _ => (u32::MAX, data),
+            };
+            self.update(fields.selector, selector);
+            self.update(fields.base, base);
+            self.update(fields.limit, limit);
+            self.update(fields.rights, AccessRights::from_bits(rights).into_bits());
+        }
+        let (gdtr, idtr) = (host(self, vmcs::HOST_GDTR_BASE), host(self, vmcs::HOST_IDTR_BASE));
+        self.update(vmcs::GUEST_GDTR_BASE, gdtr);
+        self.update(vmcs::GUEST_GDTR_LIMIT, 0xffff);
+        self.update(vmcs::GUEST_IDTR_BASE, idtr);
+        self.update(vmcs::GUEST_IDTR_LIMIT, 0xffff);
+    }
+
+    /// Loads the PDPTE fields from the running guest's memory. Returns whether they are all valid.
+    pub(in crate::l0) fn load_pdptes(&mut self, cr3: u64) -> bool {
+        let table = cr3 & 0xffff_ffe0;
+        let Ok(gpa) = self.guest_physical(table, super::super::ept12::READ) else { return false };
+        let mut entries = [0; 4];
+        for (number, entry) in entries.iter_mut().enumerate() {
+            *entry = self.read_gpa_u64(gpa.offset(number as u64 * 8));
+            let reserved = 0xffff_0000_0000_01e6 | self.shared.reserved_address_bits;
+            if *entry & 1 != 0 && *entry & reserved & !(1 << 63) | *entry & 1 << 63 != 0 {
+                return false;
+            }
+        }
+        let fields = [vmcs::GUEST_PDPTE0, vmcs::GUEST_PDPTE1, vmcs::GUEST_PDPTE2, vmcs::GUEST_PDPTE3];
+        for (field, entry) in fields.into_iter().zip(entries) {
+            self.update(field, entry);
+        }
+        true
+    }
+}
