@@ -1,6 +1,6 @@
 //! A block of events as columns: filled by the writer, or read back whole or in part.
 
-use crate::coding::{self, Coding, chosen};
+use crate::coding::{self, Coding, Lasts, chosen};
 use crate::wire::{self, BlockOut, ColumnOut, TableOut, Wrong};
 use capnp::Word;
 use hv_defs::event::{Event, Kind, Stamp, What};
@@ -11,7 +11,8 @@ pub(crate) struct Filling {
     first: u64,
     order: Vec<u8>,
     stamps: Stamps,
-    tables: Vec<Vec<Vec<u64>>>,
+    /// For each kind, its rows one after another.
+    tables: [Vec<u64>; Kind::ALL.len()],
     texts: Texts,
 }
 
@@ -45,7 +46,7 @@ impl Stamps {
 impl Filling {
     /// An empty block that begins with event `first`.
     pub(crate) fn new(first: u64) -> Self {
-        let tables = Kind::ALL.iter().map(|kind| vec![Vec::new(); kind.columns().len()]).collect();
+        let tables = std::array::from_fn(|_| Vec::new());
         Self { first, order: Vec::new(), stamps: Stamps::default(), tables, texts: Texts::default() }
     }
 
@@ -58,19 +59,16 @@ impl Filling {
         for column in [&mut stamps.events, &mut stamps.instruction, &mut stamps.vcpu, &mut stamps.pcpu] {
             column.clear();
         }
-        self.tables.iter_mut().flatten().for_each(Vec::clear);
+        self.tables.iter_mut().for_each(Vec::clear);
         self.texts.list.clear();
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, event: &Event) {
         let kind = event.what.kind();
         self.order.push(kind as u8);
         self.stamps.push(event.at);
-        let mut row = [0; MAX_COLUMNS];
-        event.what.row(&mut row, &mut self.texts);
-        for (column, value) in self.tables[kind as usize].iter_mut().zip(row) {
-            column.push(value);
-        }
+        event.what.push_row(&mut self.tables[kind as usize], &mut self.texts);
     }
 
     pub(crate) fn first(&self) -> u64 {
@@ -91,47 +89,86 @@ impl Filling {
 
     /// Rows of each kind, in the order of [`Kind::ALL`].
     pub(crate) fn counts(&self) -> impl Iterator<Item = u32> {
-        self.tables.iter().map(|table| table[0].len() as u32)
-    }
-
-    /// The block's message.
-    pub(crate) fn message(&self) -> Vec<u8> {
-        let plain = |name, values: &[u64]| column(name, (Coding::Plain, &[]), &[], values);
-        let stamps = &self.stamps;
-        let stamps = TableOut {
-            name: "stamps",
-            rows: stamps.events.len() as u32,
-            columns: vec![
-                plain("events", &stamps.events),
-                column("instruction", (Coding::Delta, &[]), &[], &stamps.instruction),
-                plain("vcpu", &stamps.vcpu),
-                plain("pcpu", &stamps.pcpu),
-            ],
-        };
-        let (mut tables, mut places) = (Vec::new(), [0; Kind::ALL.len()]);
-        for (&kind, values) in Kind::ALL.iter().zip(&self.tables).filter(|(_, values)| !values[0].is_empty()) {
-            places[kind as usize] = tables.len() as u64;
-            let columns = kind.columns().iter().zip(values);
-            let columns = columns.map(|(of, own)| column(of.name, chosen(kind, of.name), values, own)).collect();
-            tables.push(TableOut { name: kind.name(), rows: values[0].len() as u32, columns });
-        }
-        let order: Vec<u64> = self.order.iter().map(|&kind| places[usize::from(kind)]).collect();
-        wire::write_block(&BlockOut {
-            first: self.first,
-            events: self.len(),
-            order: plain("order", &order),
-            stamps,
-            tables,
-            texts: &self.texts.list,
-        })
+        Kind::ALL.iter().zip(&self.tables).map(|(kind, rows)| (rows.len() / kind.columns().len()) as u32)
     }
 }
 
-fn column<'a>(name: &'a str, (coding, keys): (Coding, &'a [u8]), table: &[Vec<u64>], values: &[u64]) -> ColumnOut<'a> {
-    let key_columns: Vec<&[u64]> = keys.iter().map(|&key| &table[usize::from(key)][..]).collect();
-    let mut stored = Vec::with_capacity(values.len());
-    coding::encode(coding, &key_columns, values, &mut stored);
-    ColumnOut { name, coding, keys, stored }
+/// Makes messages of blocks. What it allots for one it uses again for the next.
+#[derive(Default)]
+pub(crate) struct Encoder {
+    columns: Vec<Vec<u64>>,
+    lasts: Lasts,
+    words: Vec<Word>,
+}
+
+impl Encoder {
+    /// The block's message, into `message`.
+    pub(crate) fn encode(&mut self, block: &Filling, message: &mut Vec<u8>) {
+        let Stamps { events, instruction, vcpu, pcpu, .. } = &block.stamps;
+        let stamps = TableOut {
+            name: "stamps",
+            rows: events.len() as u32,
+            columns: vec![
+                self.column("events", (Coding::Plain, &[]), &[], events),
+                self.column("instruction", (Coding::Delta, &[]), &[], instruction),
+                self.column("vcpu", (Coding::Plain, &[]), &[], vcpu),
+                self.column("pcpu", (Coding::Plain, &[]), &[], pcpu),
+            ],
+        };
+        let (mut tables, mut places) = (Vec::new(), [0; Kind::ALL.len()]);
+        for (&kind, rows) in Kind::ALL.iter().zip(&block.tables).filter(|(_, rows)| !rows.is_empty()) {
+            places[kind as usize] = tables.len() as u64;
+            tables.push(self.table(kind, rows));
+        }
+        let mut order = self.columns.pop().unwrap_or_default();
+        order.clear();
+        order.extend(block.order.iter().map(|&kind| places[usize::from(kind)]));
+        let order = ColumnOut::new("order", Coding::Plain, &[], order);
+        let texts = &block.texts.list;
+        let mut out = BlockOut { first: block.first, events: block.len(), order, stamps, tables, texts };
+        wire::write_block(&out, &mut self.words, message);
+        self.columns.push(out.order.stored);
+        let tables = out.tables.iter_mut().chain([&mut out.stamps]);
+        self.columns.extend(tables.flat_map(|table| table.columns.drain(..)).map(|column| column.stored));
+    }
+
+    fn table(&mut self, kind: Kind, rows: &[u64]) -> TableOut<'static> {
+        let width = kind.columns().len();
+        let mut values: Vec<Vec<u64>> = (0..width).map(|_| self.columns.pop().unwrap_or_default()).collect();
+        for (at, column) in values.iter_mut().enumerate() {
+            column.clear();
+            column.extend(rows.chunks_exact(width).map(|row| row[at]));
+        }
+        let mut coded = Vec::with_capacity(width);
+        for (of, own) in kind.columns().iter().zip(&values) {
+            let (coding, keys) = chosen(kind, of.name);
+            coded.push((coding != Coding::Plain).then(|| self.column(of.name, (coding, keys), &values, own)));
+        }
+        let mut columns = Vec::with_capacity(width);
+        for ((of, own), coded) in kind.columns().iter().zip(values).zip(coded) {
+            columns.push(match coded {
+                Some(coded) => {
+                    self.columns.push(own);
+                    coded
+                }
+                None => ColumnOut::new(of.name, Coding::Plain, &[], own),
+            });
+        }
+        TableOut { name: kind.name(), rows: (rows.len() / width) as u32, columns }
+    }
+
+    fn column<'a>(
+        &mut self,
+        name: &'a str,
+        (coding, keys): (Coding, &'a [u8]),
+        table: &[Vec<u64>],
+        values: &[u64],
+    ) -> ColumnOut<'a> {
+        let key_columns: Vec<&[u64]> = keys.iter().map(|&key| &table[usize::from(key)][..]).collect();
+        let mut stored = self.columns.pop().unwrap_or_default();
+        coding::encode(coding, &key_columns, values, &mut self.lasts, &mut stored);
+        ColumnOut::new(name, coding, keys, stored)
+    }
 }
 
 /// One column of a table that was read.

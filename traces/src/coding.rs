@@ -4,7 +4,6 @@
 //! leaves zeros and a narrow column.
 
 use hv_defs::event::Kind;
-use std::collections::HashMap;
 
 /// How a column's numbers are coded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,87 +41,134 @@ const fn unzigzag(stored: u64) -> u64 {
 }
 
 /// Codes `values`. `keys` are the columns that the coding refers to, uncoded and as long.
-pub(crate) fn encode(coding: Coding, keys: &[&[u64]], values: &[u64], out: &mut Vec<u64>) {
+pub(crate) fn encode(coding: Coding, keys: &[&[u64]], values: &[u64], lasts: &mut Lasts, out: &mut Vec<u64>) {
     out.clear();
-    match coding {
-        Coding::Plain => out.extend_from_slice(values),
-        Coding::Delta => {
-            let mut last = 0;
-            out.extend(values.iter().map(|&value| zigzag(value.wrapping_sub(std::mem::replace(&mut last, value)))));
+    match (coding, keys) {
+        (Coding::Relative, [base, ..]) => {
+            out.extend(values.iter().zip(*base).map(|(value, base)| zigzag(value.wrapping_sub(*base))));
         }
-        Coding::Relative => {
-            out.extend(values.iter().zip(keys[0]).map(|(value, base)| zigzag(value.wrapping_sub(*base))));
-        }
-        Coding::Keyed => {
-            let mut last = Lasts::default();
-            out.extend(values.iter().enumerate().map(|(row, &value)| {
-                let last = last.at(keys, row);
+        (Coding::Keyed, [keys @ .., key]) => {
+            lasts.forget();
+            let zeros = [0; 0];
+            let other = keys.first().copied().unwrap_or(&zeros);
+            out.extend(values.iter().zip(*key).enumerate().map(|(row, (&value, &key))| {
+                let last = lasts.at([key, other.get(row).copied().unwrap_or(0)]);
                 zigzag(value.wrapping_sub(std::mem::replace(last, value)))
             }));
         }
+        (Coding::Delta, _) => {
+            let mut last = 0;
+            out.extend(values.iter().map(|&value| zigzag(value.wrapping_sub(std::mem::replace(&mut last, value)))));
+        }
+        _ => out.extend_from_slice(values),
     }
 }
 
 /// Undoes [`encode`] in place. `keys` are as long as `values`.
 pub(crate) fn decode(coding: Coding, keys: &[&[u64]], values: &mut [u64]) {
-    match coding {
-        Coding::Plain => {}
-        Coding::Delta => {
+    match (coding, keys) {
+        (Coding::Relative, [base, ..]) => {
+            for (value, base) in values.iter_mut().zip(*base) {
+                *value = base.wrapping_add(unzigzag(*value));
+            }
+        }
+        (Coding::Keyed, [keys @ .., key]) => {
+            let mut lasts = Lasts::default();
+            let zeros = [0; 0];
+            let other = keys.first().copied().unwrap_or(&zeros);
+            for (row, (value, &key)) in values.iter_mut().zip(*key).enumerate() {
+                let last = lasts.at([key, other.get(row).copied().unwrap_or(0)]);
+                *last = last.wrapping_add(unzigzag(*value));
+                *value = *last;
+            }
+        }
+        (Coding::Delta, _) => {
             let mut last = 0_u64;
             for value in values {
                 last = last.wrapping_add(unzigzag(*value));
                 *value = last;
             }
         }
-        Coding::Relative => {
-            for (value, base) in values.iter_mut().zip(keys[0]) {
-                *value = base.wrapping_add(unzigzag(*value));
-            }
-        }
-        Coding::Keyed => {
-            let mut lasts = Lasts::default();
-            for (row, value) in values.iter_mut().enumerate() {
-                let last = lasts.at(keys, row);
-                *last = last.wrapping_add(unzigzag(*value));
-                *value = *last;
-            }
-        }
+        _ => {}
     }
-}
-
-/// The last value by key. Keys that collide in the small table go on in the map.
-struct Lasts {
-    near: Vec<Option<([u64; KEYS], u64)>>,
-    far: HashMap<[u64; KEYS], u64>,
 }
 
 /// The most key columns that a coding may have.
 pub(crate) const KEYS: usize = 2;
-const NEAR: usize = 1024;
+
+/// The last value by key: a table of open addressing that is emptied by a new age, and grows when it is half full.
+pub(crate) struct Lasts {
+    slots: Vec<Slot>,
+    age: u32,
+    used: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    key: [u64; KEYS],
+    value: u64,
+    age: u32,
+}
+
+const EMPTY: Slot = Slot { key: [0; KEYS], value: 0, age: 0 };
 
 impl Default for Lasts {
     fn default() -> Self {
-        Self { near: vec![None; NEAR], far: HashMap::new() }
+        Self { slots: vec![EMPTY; 512], age: 1, used: 0 }
     }
 }
 
 impl Lasts {
-    #[inline]
-    fn at(&mut self, keys: &[&[u64]], row: usize) -> &mut u64 {
-        let mut key = [0; KEYS];
-        for (part, column) in key.iter_mut().zip(keys) {
-            *part = column[row];
+    /// Forgets all keys.
+    fn forget(&mut self) {
+        self.used = 0;
+        self.age = self.age.wrapping_add(1);
+        if self.age == 0 {
+            self.age = 1;
+            self.slots.fill(EMPTY);
         }
+    }
+
+    /// Where the key's last value is kept: 0 at first.
+    #[inline(always)]
+    fn at(&mut self, key: [u64; KEYS]) -> &mut u64 {
+        let at = self.find(key);
+        if self.slots[at].age != self.age {
+            return self.take(at, key);
+        }
+        &mut self.slots[at].value
+    }
+
+    /// The key's slot, or the free one that it would take.
+    #[inline(always)]
+    fn find(&self, key: [u64; KEYS]) -> usize {
+        let slots = &self.slots[..];
         let hash = (key[0].wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ key[1]).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        let slot = &mut self.near[(hash >> 54) as usize];
-        if slot.is_none_or(|(known, _)| known != key) {
-            // The value that is pushed out is kept: whether a key collides must not change what it predicts.
-            let value = self.far.remove(&key).unwrap_or(0);
-            if let Some((known, last)) = slot.replace((key, value)) {
-                self.far.insert(known, last);
-            }
+        let mut at = (hash >> 32) as usize & (slots.len() - 1);
+        while slots[at].age == self.age && slots[at].key != key {
+            at = (at + 1) & (slots.len() - 1);
         }
-        &mut slot.get_or_insert((key, 0)).1
+        at
+    }
+
+    /// Gives a key that was not known the free slot that [`Lasts::find`] found.
+    #[cold]
+    fn take(&mut self, mut at: usize, key: [u64; KEYS]) -> &mut u64 {
+        if self.used * 2 >= self.slots.len() {
+            self.grow();
+            at = self.find(key);
+        }
+        self.used += 1;
+        self.slots[at] = Slot { key, value: 0, age: self.age };
+        &mut self.slots[at].value
+    }
+
+    fn grow(&mut self) {
+        let larger = vec![EMPTY; self.slots.len() * 4];
+        for slot in std::mem::replace(&mut self.slots, larger).into_iter().filter(|slot| slot.age == self.age) {
+            let at = self.find(slot.key);
+            self.slots[at] = slot;
+        }
     }
 }
 
@@ -141,7 +187,7 @@ mod tests {
     #[track_caller]
     fn check(coding: Coding, keys: &[&[u64]], values: &[u64], stored: &[u64]) {
         let mut out = Vec::new();
-        encode(coding, keys, values, &mut out);
+        encode(coding, keys, values, &mut Lasts::default(), &mut out);
         assert_eq!(out, stored);
         decode(coding, keys, &mut out);
         assert_eq!(out, values);

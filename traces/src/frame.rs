@@ -153,22 +153,26 @@ pub(crate) fn read_trailer(bytes: &[u8; TRAILER]) -> Option<(u64, u64)> {
     whole.then(|| (u64_at(bytes, 8), u64_at(bytes, 16)))
 }
 
-/// A message made ready to be stored: its frame's head and the bytes that follow it.
+/// Makes a message ready to be stored: the bytes into `stored`. Returns their frame's head.
 pub(crate) fn pack(
     tag: Tag,
     (first, events): (u64, u32),
     message: &[u8],
     compressor: &mut zstd::bulk::Compressor<'_>,
-) -> Result<(Head, Vec<u8>), Error> {
+    stored: &mut Vec<u8>,
+) -> Result<Head, Error> {
     let length = u32::try_from(message.len()).ok().filter(|&length| tag == Tag::Header || length <= MAX_MESSAGE);
     let length = length.ok_or_else(|| Error::TooLarge(format!("a message of {} bytes", message.len())))?;
-    let mut stored = compressor.compress(message).map_err(Error::Write)?;
+    stored.clear();
+    stored.reserve(zstd::zstd_safe::compress_bound(message.len()));
+    compressor.compress_to_buffer(message, stored).map_err(Error::Write)?;
     let too_dense = length > MAX_MESSAGE && stored.len() as u64 * MAX_HEADER_RATIO < u64::from(length);
     if stored.len() >= message.len() || too_dense {
-        stored = message.to_vec();
+        stored.clear();
+        stored.extend_from_slice(message);
     }
-    let head = Head { tag, stored: stored.len() as u32, message: length, events, first, crc: crc32fast::hash(&stored) };
-    Ok((head, stored))
+    let crc = crc32fast::hash(stored);
+    Ok(Head { tag, stored: stored.len() as u32, message: length, events, first, crc })
 }
 
 /// The message in `stored`, as aligned words; or what is wrong with it.

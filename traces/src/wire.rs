@@ -7,7 +7,7 @@ use crate::coding::{self, Coding, KEYS};
 use crate::frame::MAX_BLOCK_EVENTS;
 use crate::header::{Header, Image, sha256};
 use crate::trace_capnp as schema;
-use capnp::message::{Builder, HeapAllocator, ReaderOptions};
+use capnp::message::{Builder, HeapAllocator, ReaderOptions, ScratchSpaceHeapAllocator};
 use capnp::{Word, serialize};
 use hv_defs::config::{Backend, Config, Guest, ImageKind, Log};
 use hv_defs::policy::{Policy, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
@@ -196,6 +196,23 @@ pub(crate) struct ColumnOut<'a> {
     pub(crate) coding: Coding,
     pub(crate) keys: &'a [u8],
     pub(crate) stored: Vec<u64>,
+    /// Bits that the widest number needs.
+    bits: u32,
+    /// Whether all numbers are the same.
+    same: bool,
+}
+
+impl<'a> ColumnOut<'a> {
+    pub(crate) fn new(name: &'a str, coding: Coding, keys: &'a [u8], stored: Vec<u64>) -> Self {
+        let first = stored.first().copied().unwrap_or(0);
+        let (any, differ) =
+            stored.iter().fold((0, 0), |(any, differ), &number| (any | number, differ | (number ^ first)));
+        Self { name, coding, keys, stored, bits: u64::BITS - any.leading_zeros(), same: differ == 0 }
+    }
+
+    fn bytes(&self) -> usize {
+        if self.same { 0 } else { self.stored.len() * self.bits.div_ceil(8).next_power_of_two() as usize }
+    }
 }
 
 /// A table on its way out.
@@ -215,26 +232,17 @@ pub(crate) struct BlockOut<'a> {
     pub(crate) texts: &'a [String],
 }
 
-/// Bits that the widest of the numbers needs, and whether all are the same.
-fn shape(stored: &[u64]) -> (u32, bool) {
-    let first = stored.first().copied().unwrap_or(0);
-    let (any, differ) = stored.iter().fold((0, 0), |(any, differ), &number| (any | number, differ | (number ^ first)));
-    (u64::BITS - any.leading_zeros(), differ == 0)
-}
-
-fn bytes_of(column: &ColumnOut<'_>) -> usize {
-    match shape(&column.stored) {
-        (_, true) => 0,
-        (bits, false) => column.stored.len() * (bits.div_ceil(8).next_power_of_two() as usize),
-    }
-}
-
-pub(crate) fn write_block(block: &BlockOut<'_>) -> Vec<u8> {
+/// Writes the block's message into `message`. `words` is room to build it in.
+pub(crate) fn write_block(block: &BlockOut<'_>, words: &mut Vec<Word>, message: &mut Vec<u8>) {
     let columns = block.tables.iter().chain([&block.stamps]).flat_map(|table| &table.columns).chain([&block.order]);
-    let bytes: usize = columns.map(|column| bytes_of(column) + 64).sum();
+    let bytes: usize = columns.map(|column| column.bytes() + 96).sum();
     let texts: usize = block.texts.iter().map(|text| text.len() + 24).sum();
-    let mut message = builder((bytes + texts) / 8 + 512);
-    let mut root = message.init_root::<schema::block::Builder<'_>>();
+    // Enough for one segment, so that the list of segments is always the same.
+    let room = (bytes + texts) / 8 + 1024;
+    words.resize(words.len().max(room), capnp::word(0, 0, 0, 0, 0, 0, 0, 0));
+    let allocator = ScratchSpaceHeapAllocator::new(Word::words_to_bytes_mut(&mut words[..room]));
+    let mut built = Builder::new(allocator);
+    let mut root = built.init_root::<schema::block::Builder<'_>>();
     root.set_first(block.first);
     root.set_events(block.events);
     write_column(&block.order, root.reborrow().init_order());
@@ -247,15 +255,22 @@ pub(crate) fn write_block(block: &BlockOut<'_>) -> Vec<u8> {
     for (at, text) in block.texts.iter().enumerate() {
         texts.set(at as u32, text);
     }
-    serialize::write_message_to_words(&message)
+    let segments = built.get_segments_for_output();
+    message.clear();
+    message.reserve(8 + segments.iter().map(|segment| segment.len() + 8).sum::<usize>());
+    // The message as it lies in a stream: how many segments but one, the words of each, then they themselves.
+    message.extend((segments.len() as u32 - 1).to_le_bytes());
+    segments.iter().for_each(|segment| message.extend((segment.len() as u32 / 8).to_le_bytes()));
+    message.resize(message.len().next_multiple_of(8), 0);
+    segments.iter().for_each(|segment| message.extend_from_slice(segment));
 }
 
 fn write_table(table: &TableOut<'_>, mut out: schema::table::Builder<'_>) {
     out.set_name(table.name);
     out.set_rows(table.rows);
-    let all_zero = |column: &&ColumnOut<'_>| column.stored.iter().any(|&number| number != 0) || !column.keys.is_empty();
     // Columns are referred to by place, so only those at the end may go.
-    let kept = table.columns.iter().rposition(|column| all_zero(&column)).map_or(0, |last| last + 1);
+    let kept = table.columns.iter().rposition(|column| column.bits > 0 || !column.keys.is_empty());
+    let kept = kept.map_or(0, |last| last + 1);
     let mut columns = out.init_columns(kept as u32);
     for (at, column) in table.columns[..kept].iter().enumerate() {
         write_column(column, columns.reborrow().get(at as u32));
@@ -288,7 +303,7 @@ fn write_column(column: &ColumnOut<'_>, mut out: schema::column::Builder<'_>) {
         column.keys.iter().enumerate().for_each(|(at, &key)| keys.set(at as u32, key));
     }
     let rows = column.stored.len() as u32;
-    match shape(&column.stored) {
+    match (column.bits, column.same) {
         (_, true) => out.set_same(column.stored.first().copied().unwrap_or(0)),
         (0..=8, false) => fill!(out.init_u8(rows), column, u8),
         (9..=16, false) => fill!(out.init_u16(rows), column, u16),

@@ -1,8 +1,8 @@
 //! Writing a trace, block by block.
 
-use crate::block::Filling;
+use crate::block::{Encoder, Filling};
 use crate::error::Error;
-use crate::frame::{self, Head, Tag};
+use crate::frame::{self, Tag};
 use crate::header::Header;
 use crate::wire::{self, Index, IndexRow};
 use hv_defs::event::{Event, Kind};
@@ -37,6 +37,9 @@ pub struct Writer<W: Write> {
     at: u64,
     whole: u64,
     filling: Filling,
+    encoder: Encoder,
+    message: Vec<u8>,
+    stored: Vec<u8>,
     index: Index,
     compressor: zstd::bulk::Compressor<'static>,
     ended: bool,
@@ -46,8 +49,18 @@ impl<W: Write> Writer<W> {
     /// Begins a trace: writes its header. `header.version` does not matter, a writer writes its own.
     pub fn create(out: W, header: &Header) -> Result<Self, Error> {
         let compressor = zstd::bulk::Compressor::new(LEVEL).map_err(Error::Write)?;
-        let mut writer =
-            Self { out, at: 0, whole: 0, filling: Filling::new(0), index: Index::default(), compressor, ended: false };
+        let mut writer = Self {
+            out,
+            at: 0,
+            whole: 0,
+            filling: Filling::new(0),
+            encoder: Encoder::default(),
+            message: Vec::new(),
+            stored: Vec::new(),
+            index: Index::default(),
+            compressor,
+            ended: false,
+        };
         writer.index.tables = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), Vec::new())).collect();
         writer.write(&frame::prologue(crate::VERSION))?;
         writer.frame(Tag::Header, (0, 0), &wire::write_header(header))?;
@@ -97,8 +110,11 @@ impl<W: Write> Writer<W> {
         for ((_, rows), count) in self.index.tables.iter_mut().zip(self.filling.counts()) {
             rows.push(count);
         }
-        let message = self.filling.message();
-        self.frame(Tag::Block, (first, events), &message)?;
+        let mut message = std::mem::take(&mut self.message);
+        self.encoder.encode(&self.filling, &mut message);
+        let written = self.frame(Tag::Block, (first, events), &message);
+        self.message = message;
+        written?;
         self.filling.restart(first + u64::from(events));
         Ok(())
     }
@@ -126,15 +142,17 @@ impl<W: Write> Writer<W> {
         if self.ended {
             return Err(Error::Ended);
         }
-        let (head, stored): (Head, Vec<u8>) = match frame::pack(tag, range, message, &mut self.compressor) {
-            Ok(packed) => packed,
+        let mut stored = std::mem::take(&mut self.stored);
+        let head = frame::pack(tag, range, message, &mut self.compressor, &mut stored);
+        let written = match head {
+            Ok(head) => self.write(&head.to_bytes()).and_then(|()| self.write(&stored)),
             Err(error) => {
                 self.ended = true;
-                return Err(error);
+                Err(error)
             }
         };
-        self.write(&head.to_bytes())?;
-        self.write(&stored)?;
+        self.stored = stored;
+        written?;
         self.whole = self.at;
         Ok(())
     }

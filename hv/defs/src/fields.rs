@@ -370,6 +370,14 @@ macro_rules! kinds {
                 }
             }
 
+            /// As [`What::row`], onto the end of a list of rows.
+            #[inline]
+            pub fn push_row(&self, rows: &mut Vec<u64>, texts: &mut Texts) {
+                match self {
+                    $(Self::$kind(of) => rows.extend_from_slice(&[$(kinds!(@part $shape of $column).put(texts)),*]),)*
+                }
+            }
+
             /// The event of `kind` whose columns are `row`; `None` when a number is out of its column's range or the
             /// row has too few.
             #[inline]
