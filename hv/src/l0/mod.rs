@@ -69,7 +69,7 @@ pub const RAM_LIMIT: u64 = 3 << 30;
 const PCPUS: u16 = 64;
 
 /// The width of physical addresses, as L1 is shown it.
-const ADDRESS_BITS: u32 = 40;
+const ADDRESS_BITS: u32 = 46;
 
 /// CR4 bits that L1 may set where silicon has them.
 const CR4_OFFERED: Cr4 = Cr4::VME
@@ -262,3 +262,6 @@ impl<S: Silicon> L0<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

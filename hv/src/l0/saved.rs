@@ -7,11 +7,11 @@ use hv_defs::addr::Hpa;
 use hv_defs::event::Which;
 use hv_defs::vmcs::{self, COUNT, Class};
 
-/// Fields that a VM entry or a VM exit may write: what L0 knew of them is void after one.
+/// Fields that a VM entry or a VM exit may write: what L0 knew of them is void after one. Guests change IA32_EFER and
+/// IA32_PAT only through L0, which enters none that is not active.
 const VOLATILE: FieldSet = FieldSet::class(Class::Guest)
     .union(FieldSet::class(Class::ExitInformation))
-    .union(field_set!(ENTRY_CONTROLS, EPT_POINTER, EPTP_INDEX))
-    .without(field_set!(VMCS_LINK_POINTER));
+    .without(field_set!(VMCS_LINK_POINTER, GUEST_EFER, GUEST_PAT, GUEST_ACTIVITY_STATE, GUEST_SMBASE));
 
 /// A VMCS of L0's.
 #[derive(Debug)]

@@ -1,0 +1,6 @@
+//! Tests of L0 on a silicon that executes nothing.
+
+mod instructions;
+mod round_trip;
+mod script;
+mod shadow;
