@@ -401,3 +401,64 @@ fn read_table(table: wire::TableIn, wanted: Wanted<'_>) -> Table {
     columns.extend(newer.filter_map(|(name, values)| Some(Column { name, values: values? })));
     Table { name: table.name, kind, rows: table.rows, columns }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Head, Tag};
+
+    /// A block with one `mark` event, whose table has a column that this version does not know, and one event of a kind
+    /// that it does not know.
+    fn newer(order: &[u64], mark_value: u64) -> Result<Block, Wrong> {
+        let column = |name, stored: &[u64]| ColumnOut::new(name, Coding::Plain, &[], stored.to_vec());
+        let table = |name, columns| TableOut { name, rows: 1, columns };
+        let stamps = vec![column("events", &[order.len() as u64]), column("instruction", &[5])];
+        let out = BlockOut {
+            first: 10,
+            events: order.len() as u32,
+            order: column("order", order),
+            stamps: table("stamps", stamps),
+            tables: vec![
+                table("teleport", vec![column("distance", &[300])]),
+                table("mark", vec![column("colour", &[4]), column("value", &[mark_value])]),
+            ],
+            texts: &[],
+        };
+        let (mut words, mut message, mut stored) = (Vec::new(), Vec::new(), Vec::new());
+        wire::write_block(&out, &mut words, &mut message);
+        let mut compressor = zstd::bulk::Compressor::new(1).expect("a compressor");
+        let head: Head = crate::frame::pack(Tag::Block, (10, out.events), &message, &mut compressor, &mut stored)
+            .expect("a small message");
+        let words = crate::frame::unpack(&head, &stored)?;
+        Block::read(&words, (10, out.events), Wanted::All)
+    }
+
+    #[test]
+    fn tables_and_columns_of_newer_versions_are_kept() {
+        let block = newer(&[1, 0], 7).expect("a sound block");
+        let mark = Event { at: Stamp { instruction: 5, vcpu: 0, pcpu: 0 }, what: What::Mark(7) };
+        assert!(matches!(block.event(0), Ok(event) if event == mark));
+        assert!(matches!(block.event(1), Err(Refused::NewerKind(name)) if name == "teleport"));
+        assert_eq!((block.kind(0), block.kind(1)), (Some(Kind::Mark), None));
+        let columns = |name: &str| -> Vec<(String, Vec<u64>)> {
+            let rows = newer(&[1, 0], 7).expect("a sound block").into_rows(name);
+            rows.columns.into_iter().map(|column| (column.name, column.values)).collect()
+        };
+        assert_eq!(columns("mark"), [("value".into(), vec![7]), ("colour".into(), vec![4])]);
+        assert_eq!(columns("teleport"), [("distance".into(), vec![300])]);
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_refused() {
+        for (order, why) in [
+            (&[1, 2][..], "an event belongs to table 2 of 2"),
+            (&[1, 1], "table 'teleport' has 1 rows for 0 events"),
+            (&[1], "table 'mark' claims 1 rows"),
+            (&[1, 0, 0], "its tables hold 2 rows for 3 events"),
+        ] {
+            assert_eq!(newer(order, 7).err().as_deref(), Some(why));
+        }
+        let block = newer(&[1, 0], 1 << 32).expect("its message is sound");
+        assert!(matches!(block.event(0), Err(Refused::OutOfRange(10, table)) if table == "mark"));
+    }
+}
