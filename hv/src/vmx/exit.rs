@@ -1,5 +1,6 @@
 //! What a VM exit says of itself.
 
+use crate::mmu::Fault;
 use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
 
 /// What an exit leaves in the exit-information fields of the VMCS. The default is all zero: no interruption information
@@ -45,5 +46,18 @@ impl ExitInfo {
     /// An exit for `reason` of an instruction of `length` bytes.
     pub fn instruction(reason: Reason, length: u32) -> Self {
         Self { length, ..Self::of(reason) }
+    }
+
+    /// The exit that a failed translation is. `None` for those that are none by themselves: a page fault is the guest's,
+    /// and an access to the APIC-access page may be virtualized.
+    pub fn from_fault(fault: Fault) -> Option<Self> {
+        match fault {
+            Fault::EptViolation { qualification, gpa, gla } => {
+                Some(Self { qualification: qualification.into_bits(), gpa, gla, ..Self::of(Reason::EPT_VIOLATION) })
+            }
+            Fault::EptMisconfig { gpa } => Some(Self { gpa, ..Self::of(Reason::EPT_MISCONFIG) }),
+            Fault::PmlFull => Some(Self::of(Reason::PML_FULL)),
+            Fault::Page { .. } | Fault::ApicAccess { .. } => None,
+        }
     }
 }

@@ -2,5 +2,7 @@
 //!
 //! What runs between an entry and the exit that follows is [`crate::cpu`]'s.
 
+pub mod capability;
+pub mod checks;
 pub mod controls;
 pub mod exit;

@@ -1,0 +1,455 @@
+//! The software silicon: physical CPUs, their memory, and the VMCSs that they run.
+//!
+//! A VMCS lies in its region as [`Vmcs`] lays it out, active or not, and VMPTRLD costs nothing. What a guest leaves in
+//! the CPU stays there until another guest needs the place: a transition moves what changed, not what could have.
+
+use crate::cpu::{self, Blocks, Cpu, Trap};
+use crate::memory::Memory;
+use crate::mmu::Mmu;
+use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
+use crate::vmcs::{REVISION, SHADOW, Vmcs};
+use crate::vmx::capability::{Capabilities, PREEMPTION_TIMER_SHIFT};
+use crate::vmx::checks::{self, Subject};
+use crate::vmx::controls::Controls;
+use crate::vmx::exit::ExitInfo;
+use crate::vmx::{msr_area, state};
+use hv_defs::addr::Hpa;
+use hv_defs::controls::{ExitControls, PinBased, SecondaryControls};
+use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
+use hv_defs::event::Check;
+use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
+use hv_defs::instruction_error::InstructionError;
+use hv_defs::vmcs::*;
+
+/// What was written to a VMCS since it was last entered, by whom it concerns.
+mod dirty {
+    /// Controls that checks depend on.
+    pub(super) const CONTROLS: u32 = 1 << 0;
+    /// Controls that none does.
+    pub(super) const VALUES: u32 = 1 << 1;
+    /// Host state.
+    pub(super) const HOST: u32 = 1 << 2;
+    /// Guest state.
+    pub(super) const GUEST: u32 = 1 << 3;
+    /// Fields that are written at almost every entry.
+    pub(super) const HOT: u32 = 1 << 4;
+    /// All of it.
+    pub(super) const ALL: u32 = CONTROLS | VALUES | HOST | GUEST | HOT;
+}
+
+/// The vector of the host's own timer interrupt, which "acknowledge interrupt on exit" shows.
+const HOST_TIMER_VECTOR: u8 = 0xec;
+
+/// One physical CPU.
+#[derive(Debug)]
+struct Physical {
+    cpu: Cpu,
+    current: Option<Hpa>,
+    /// The VMCS whose guest's state is in the CPU.
+    loaded: Option<Hpa>,
+    /// That VMCS is not right about what [`state::save_cold`] saves.
+    unsaved: bool,
+}
+
+/// The software silicon.
+#[derive(Debug)]
+pub struct SoftSilicon {
+    memory: Memory,
+    blocks: Blocks,
+    cpus: Vec<Physical>,
+    clock: u64,
+    /// For each row of the table, what a write to it makes dirty; and whether a read of it needs the cold state saved.
+    rows: Vec<(u32, bool)>,
+}
+
+impl SoftSilicon {
+    /// `pcpus` physical CPUs with TLBs of `tlb_entries` entries, over `memory` bytes. `seed` decides what RDRAND and
+    /// RDSEED give.
+    pub fn new(memory: u64, pcpus: u16, tlb_entries: u32, seed: u64) -> Self {
+        let physical = |number: u16| Physical {
+            cpu: Cpu::new(tlb_entries, seed ^ u64::from(number) << 48),
+            current: None,
+            loaded: None,
+            unsaved: false,
+        };
+        Self {
+            memory: Memory::new(memory),
+            blocks: Blocks::new(),
+            cpus: (0..pcpus.max(1)).map(physical).collect(),
+            clock: 0,
+            rows: TABLE.iter().map(|row| (dirtied(row.field), is_cold(row.field))).collect(),
+        }
+    }
+
+    /// Host-physical memory.
+    pub fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// The address translation of a CPU, with its TLB and what it has counted.
+    pub fn mmu(&mut self, cpu: Pcpu) -> &mut Mmu {
+        &mut self.cpus[cpu].cpu.mmu
+    }
+
+    /// A CPU's architectural state, as the guest that ran on it last has left it.
+    pub fn cpu(&self, cpu: Pcpu) -> &Cpu {
+        &self.cpus[cpu].cpu
+    }
+
+    fn current(&self, cpu: Pcpu) -> Hpa {
+        self.cpus[cpu].current.expect("a VMCS is current before it is accessed")
+    }
+
+    /// Makes the VMCS that is loaded on `cpu` right about all guest state.
+    fn save(&mut self, cpu: Pcpu) {
+        let physical = &mut self.cpus[cpu];
+        if let Some(vmcs) = physical.loaded
+            && core::mem::take(&mut physical.unsaved)
+        {
+            state::save_cold(&physical.cpu, self.memory.vmcs_mut(vmcs));
+        }
+    }
+
+    /// The checks of a VM entry on what was written since the last one. An error refuses the entry; a value says that
+    /// it failed after guest state was looked at.
+    fn check(&mut self, current: Hpa, dirtied: u32) -> Result<Option<(Check, u64)>, Refused> {
+        let subject = Subject {
+            vmcs: self.memory.vmcs(current),
+            address: current.0,
+            capabilities: &Capabilities::SOFT,
+            long_mode_host: true,
+            memory: &self.memory,
+        };
+        let refused = |error, check| Refused { error: Some(error), check: Some(check) };
+        let controls = match dirtied & dirty::CONTROLS {
+            0 => checks::hot_controls(&subject),
+            _ => checks::controls(&subject),
+        };
+        if let Some(check) = controls {
+            return Err(refused(InstructionError::ENTRY_INVALID_CONTROL_FIELD, check));
+        }
+        if dirtied & (dirty::CONTROLS | dirty::HOST) != 0
+            && let Some(check) = checks::host(&subject)
+        {
+            return Err(refused(InstructionError::ENTRY_INVALID_HOST_STATE, check));
+        }
+        Ok(match dirtied & (dirty::CONTROLS | dirty::GUEST) {
+            0 => checks::hot_guest(&subject),
+            _ => checks::guest(&subject),
+        })
+    }
+
+    /// Loads guest state and runs until an exit.
+    fn carry_out(&mut self, number: Pcpu, current: Hpa, dirtied: u32, until: u64) -> Outcome {
+        let switched = self.cpus[number].loaded != Some(current);
+        if switched {
+            self.save(number);
+        }
+        let Self { memory, blocks, cpus, clock, .. } = self;
+        let Physical { cpu, loaded, unsaved, .. } = &mut cpus[number];
+        let vmcs = memory.vmcs(current);
+        if switched || dirtied & (dirty::CONTROLS | dirty::VALUES) != 0 {
+            cpu.controls = Controls::of(vmcs);
+        }
+        if switched || dirtied & (dirty::CONTROLS | dirty::GUEST) != 0 {
+            state::load(cpu, vmcs);
+            if cpu.controls.eptp.is_none() && state::uses_pdptes(cpu) {
+                cpu.pdptes = checks::pdptes_in_memory(memory, cpu.cr3);
+            }
+        } else {
+            state::load_hot(cpu, vmcs);
+        }
+        let vmcs = memory.vmcs(current);
+        *loaded = Some(current);
+        let timer = cpu.controls.pin.contains(PinBased::PREEMPTION_TIMER);
+        cpu.preemption_deadline = match timer {
+            true => {
+                ((*clock >> PREEMPTION_TIMER_SHIFT) + u64::from(vmcs.get(PREEMPTION_TIMER_VALUE)))
+                    << PREEMPTION_TIMER_SHIFT
+            }
+            false => u64::MAX,
+        };
+        let tagged = cpu.controls.secondary(SecondaryControls::VPID);
+        let injected = vmcs.get(ENTRY_INTERRUPTION_INFO);
+        let (error, length) = (vmcs.get(ENTRY_EXCEPTION_ERROR_CODE), vmcs.get(ENTRY_INSTRUCTION_LENGTH));
+        let (msr_count, msr_address) = (vmcs.get(VM_ENTRY_MSR_LOAD_COUNT), vmcs.get(VM_ENTRY_MSR_LOAD_ADDRESS));
+        cpu.mmu.set_controls(&cpu.controls, vmcs.get(PML_INDEX));
+        let dropped_by_entry = if tagged { 0 } else { cpu.mmu.transition() };
+        if msr_count != 0
+            && let Err(entry) = msr_area::load(cpu, memory, msr_address, msr_count)
+        {
+            // What the guest would have started with is still in the VMCS.
+            *loaded = None;
+            let info = ExitInfo { qualification: u64::from(entry), ..ExitInfo::of(Reason::MSR_LOAD_FAIL) };
+            note_exit(memory.vmcs_mut(current), &failed(info));
+            return Outcome::EntryFailed(Check::new("entry-msr-load"));
+        }
+        blocks.follow(memory);
+        cpu.refresh();
+        let injection = match injected.valid() {
+            true => cpu::inject(cpu, memory, injected, error, length),
+            false => Ok(()),
+        };
+        let trap = match injection {
+            Ok(()) => cpu::run(cpu, memory, blocks, clock, until),
+            Err(trap) => trap,
+        };
+        let mut info = match trap {
+            Trap::Exit(info) => info,
+            Trap::Unsupported(report) => {
+                *loaded = None;
+                *unsaved = false;
+                return Outcome::Unsupported(report);
+            }
+        };
+        if info.reason == ExitReason::of(Reason::EXTERNAL_INTERRUPT)
+            && cpu.controls.exit.contains(ExitControls::ACKNOWLEDGE_INTERRUPT)
+        {
+            info.intr_info = InterruptionInfo::new()
+                .with_vector(HOST_TIMER_VECTOR)
+                .with_kind(EventType::ExternalInterrupt)
+                .with_valid(true);
+        }
+        let vmcs = memory.vmcs_mut(current);
+        state::save_hot(cpu, vmcs);
+        *unsaved = true;
+        if cpu.controls.exit.contains(ExitControls::SAVE_PREEMPTION_TIMER) {
+            let left = (cpu.preemption_deadline >> PREEMPTION_TIMER_SHIFT)
+                .saturating_sub(*clock >> PREEMPTION_TIMER_SHIFT);
+            vmcs.set(PREEMPTION_TIMER_VALUE, left as u32);
+        }
+        if let Some(index) = cpu.mmu.pml_index() {
+            vmcs.set(PML_INDEX, index);
+        }
+        note_exit(vmcs, &info);
+        vmcs.set(ENTRY_INTERRUPTION_INFO, vmcs.get(ENTRY_INTERRUPTION_INFO).with_valid(false));
+        let dropped_by_exit = if tagged { 0 } else { cpu.mmu.transition() };
+        let stores = vmcs.get(VM_EXIT_MSR_STORE_COUNT);
+        let loads = vmcs.get(VM_EXIT_MSR_LOAD_COUNT);
+        if stores | loads != 0 {
+            let (store_at, load_at) = (vmcs.get(VM_EXIT_MSR_STORE_ADDRESS), vmcs.get(VM_EXIT_MSR_LOAD_ADDRESS));
+            // The cold state goes to the VMCS before the host's MSRs take its place.
+            state::save_cold(cpu, vmcs);
+            *unsaved = false;
+            *loaded = None;
+            if !msr_area::store(cpu, memory, store_at, stores, *clock) {
+                memory.vmcs_mut(current).abort = 1;
+            } else if msr_area::load(cpu, memory, load_at, loads).is_err() {
+                memory.vmcs_mut(current).abort = 4;
+            }
+        }
+        Outcome::Exited(Exited { dropped_by_entry, dropped_by_exit })
+    }
+}
+
+/// What a write to `field` makes dirty.
+fn dirtied(field: VmcsField) -> u32 {
+    if checks::is_hot(field) {
+        return dirty::HOT;
+    }
+    match field.class() {
+        Class::ExitInformation => 0,
+        Class::Host => dirty::HOST,
+        Class::Guest => dirty::GUEST,
+        Class::Control => {
+            let values = [
+                EXCEPTION_BITMAP.field(),
+                PAGE_FAULT_ERROR_CODE_MASK.field(),
+                PAGE_FAULT_ERROR_CODE_MATCH.field(),
+                TSC_OFFSET.field(),
+                CR0_GUEST_HOST_MASK.field(),
+                CR4_GUEST_HOST_MASK.field(),
+                CR0_READ_SHADOW.field(),
+                CR4_READ_SHADOW.field(),
+                CR3_TARGET_0.field(),
+                CR3_TARGET_1.field(),
+                CR3_TARGET_2.field(),
+                CR3_TARGET_3.field(),
+            ];
+            if values.contains(&field) { dirty::VALUES } else { dirty::CONTROLS | dirty::VALUES }
+        }
+    }
+}
+
+/// Whether the VMCS may be wrong about a field while its guest's state is in the CPU.
+fn is_cold(field: VmcsField) -> bool {
+    field.class() == Class::Guest && !state::is_saved_at_exit(field)
+}
+
+/// The exit of an entry that failed after guest state was looked at.
+fn failed(info: ExitInfo) -> ExitInfo {
+    ExitInfo { reason: info.reason.with_entry_failure(true), ..info }
+}
+
+/// Writes the exit-information fields.
+fn note_exit(vmcs: &mut Vmcs, info: &ExitInfo) {
+    vmcs.set(EXIT_REASON, info.reason);
+    vmcs.set(EXIT_QUALIFICATION, info.qualification);
+    vmcs.set(EXIT_INSTRUCTION_LENGTH, info.length);
+    vmcs.set(EXIT_INSTRUCTION_INFO, info.instruction_info);
+    vmcs.set(GUEST_PHYSICAL_ADDRESS, info.gpa);
+    vmcs.set(GUEST_LINEAR_ADDRESS, info.gla);
+    vmcs.set(EXIT_INTERRUPTION_INFO, info.intr_info);
+    vmcs.set(EXIT_INTERRUPTION_ERROR_CODE, info.intr_error);
+    vmcs.set(IDT_VECTORING_INFO, info.idt_info);
+    vmcs.set(IDT_VECTORING_ERROR_CODE, info.idt_error);
+    vmcs.set(IO_RCX, info.io_rcx);
+    vmcs.set(IO_RSI, info.io_rsi);
+    vmcs.set(IO_RDI, info.io_rdi);
+    vmcs.set(IO_RIP, info.io_rip);
+}
+
+impl Silicon for SoftSilicon {
+    fn capability(&self, msr: u32) -> u64 {
+        Capabilities::SOFT.msr(msr).expect("a VMX capability MSR")
+    }
+
+    fn memory_size(&self) -> u64 {
+        self.memory.size()
+    }
+
+    fn read(&mut self, at: Hpa, into: &mut [u8]) {
+        into.copy_from_slice(self.memory.bytes(at, into.len()).expect("L0 reads what is memory"));
+    }
+
+    fn write(&mut self, at: Hpa, bytes: &[u8]) {
+        assert!(self.memory.write_bytes(at, bytes), "L0 writes what is memory");
+    }
+
+    fn vmclear(&mut self, cpu: Pcpu, vmcs: Hpa) {
+        if self.cpus[cpu].loaded == Some(vmcs) {
+            self.save(cpu);
+            self.cpus[cpu].loaded = None;
+        }
+        let physical = &mut self.cpus[cpu];
+        if physical.current == Some(vmcs) {
+            physical.current = None;
+        }
+        let region = self.memory.vmcs_mut(vmcs);
+        if region.revision & !SHADOW != REVISION {
+            *region = Vmcs::default();
+        }
+        region.launched = 0;
+        region.dirty = dirty::ALL;
+    }
+
+    fn vmptrld(&mut self, cpu: Pcpu, vmcs: Hpa) {
+        let region = self.memory.vmcs(vmcs);
+        assert_eq!(region.revision & !SHADOW, REVISION, "a VMCS is cleared before it is first loaded");
+        self.cpus[cpu].current = Some(vmcs);
+    }
+
+    fn vmread(&mut self, cpu: Pcpu, field: VmcsField) -> u64 {
+        let current = self.current(cpu);
+        let row = field.full().index().expect("a field of the table");
+        if self.rows[row].1 && self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
+            self.save(cpu);
+        }
+        self.memory.vmcs(current).read(field).unwrap_or(0)
+    }
+
+    fn vmwrite(&mut self, cpu: Pcpu, field: VmcsField, value: u64) {
+        let current = self.current(cpu);
+        let row = field.full().index().expect("a field of the table");
+        let (dirtied, cold) = self.rows[row];
+        if cold && self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
+            self.save(cpu);
+        }
+        let vmcs = self.memory.vmcs_mut(current);
+        vmcs.dirty |= dirtied;
+        vmcs.write(field, value);
+    }
+
+    fn registers(&mut self, cpu: Pcpu) -> &mut Registers {
+        &mut self.cpus[cpu].cpu.regs
+    }
+
+    fn enter(&mut self, cpu: Pcpu, launch: bool, until: u64) -> Result<Outcome, Refused> {
+        let Some(current) = self.cpus[cpu].current else {
+            return Err(Refused { error: None, check: None });
+        };
+        let vmcs = self.memory.vmcs_mut(current);
+        let dirtied = vmcs.dirty;
+        let error = match (launch, vmcs.launched != 0) {
+            (true, true) => Some(InstructionError::VMLAUNCH_NONCLEAR_VMCS),
+            (false, false) => Some(InstructionError::VMRESUME_NONLAUNCHED_VMCS),
+            _ => None,
+        };
+        let refused = match error {
+            Some(error) => Err(Refused { error: Some(error), check: None }),
+            None => self.check(current, dirtied),
+        };
+        let vmcs = self.memory.vmcs_mut(current);
+        match refused {
+            Err(refused) => {
+                if let Some(error) = refused.error {
+                    vmcs.set(VM_INSTRUCTION_ERROR, error.0);
+                }
+                Err(refused)
+            }
+            Ok(Some((check, qualification))) => {
+                let info = ExitInfo { qualification, ..ExitInfo::of(Reason::INVALID_GUEST_STATE) };
+                note_exit(vmcs, &failed(info));
+                Ok(Outcome::EntryFailed(check))
+            }
+            Ok(None) => {
+                vmcs.dirty = 0;
+                vmcs.launched = 1;
+                Ok(self.carry_out(cpu, current, dirtied, until))
+            }
+        }
+    }
+
+    fn invvpid(&mut self, cpu: Pcpu, kind: InvvpidType, descriptor: InvvpidDescriptor) -> u32 {
+        self.cpus[cpu].cpu.mmu.invvpid(kind, descriptor)
+    }
+
+    fn invept(&mut self, cpu: Pcpu, kind: InveptType, descriptor: InveptDescriptor) -> u32 {
+        self.cpus[cpu].cpu.mmu.invept(kind, descriptor)
+    }
+
+    fn retired(&self) -> u64 {
+        self.clock
+    }
+
+    fn skip(&mut self, to: u64) {
+        self.clock = self.clock.max(to);
+    }
+
+    fn digest(&mut self) -> u64 {
+        for cpu in 0..self.cpus.len() {
+            self.save(cpu);
+        }
+        let mut digest = self.memory.digest() ^ self.clock;
+        for physical in &self.cpus {
+            for word in words(&physical.cpu.regs) {
+                digest = (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            }
+        }
+        digest
+    }
+}
+
+/// The registers that transitions leave alone, as words.
+fn words(regs: &Registers) -> impl Iterator<Item = u64> + '_ {
+    let extended = regs.extended.0.chunks_exact(8).map(|chunk| {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    let others = [
+        regs.cr2,
+        regs.cr8,
+        regs.dr6,
+        regs.xcr0,
+        regs.xss,
+        regs.star,
+        regs.lstar,
+        regs.cstar,
+        regs.fmask,
+        regs.kernel_gs_base,
+        regs.tsc_aux,
+        u64::from(regs.pkru),
+    ];
+    regs.gpr.into_iter().chain(regs.dr).chain(others).chain(extended)
+}
