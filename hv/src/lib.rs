@@ -12,6 +12,7 @@ pub mod l0;
 pub mod memory;
 pub mod mmu;
 pub mod silicon;
+pub mod soft;
 pub mod vmcs;
 pub mod vmx;
 pub mod world;

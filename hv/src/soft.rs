@@ -154,7 +154,7 @@ impl SoftSilicon {
         if switched || dirtied & (dirty::CONTROLS | dirty::GUEST) != 0 {
             state::load(cpu, vmcs);
             if cpu.controls.eptp.is_none() && state::uses_pdptes(cpu) {
-                cpu.pdptes = checks::pdptes_in_memory(memory, cpu.cr3);
+                cpu.pdptes = pdptes(memory, cpu.cr3);
             }
         } else {
             state::load_hot(cpu, vmcs);
@@ -184,8 +184,9 @@ impl SoftSilicon {
             note_exit(memory.vmcs_mut(current), &failed(info));
             return Outcome::EntryFailed(Check::new("entry-msr-load"));
         }
+        memory.vmcs_mut(current).launched = 1;
         blocks.follow(memory);
-        cpu.refresh();
+        cpu.mode_changed();
         let injection = match injected.valid() {
             true => cpu::inject(cpu, memory, injected, error, length),
             false => Ok(()),
@@ -214,8 +215,8 @@ impl SoftSilicon {
         state::save_hot(cpu, vmcs);
         *unsaved = true;
         if cpu.controls.exit.contains(ExitControls::SAVE_PREEMPTION_TIMER) {
-            let left = (cpu.preemption_deadline >> PREEMPTION_TIMER_SHIFT)
-                .saturating_sub(*clock >> PREEMPTION_TIMER_SHIFT);
+            let left =
+                (cpu.preemption_deadline >> PREEMPTION_TIMER_SHIFT).saturating_sub(*clock >> PREEMPTION_TIMER_SHIFT);
             vmcs.set(PREEMPTION_TIMER_VALUE, left as u32);
         }
         if let Some(index) = cpu.mmu.pml_index() {
@@ -240,6 +241,12 @@ impl SoftSilicon {
         }
         Outcome::Exited(Exited { dropped_by_entry, dropped_by_exit })
     }
+}
+
+/// The page-directory-pointer-table entries that CR3 points to: what an entry without EPT loads.
+fn pdptes(memory: &Memory, cr3: u64) -> [u64; 4] {
+    let table = Hpa(cr3 & 0xffff_ffe0);
+    [0, 8, 16, 24].map(|at| memory.read(table.offset(at)))
 }
 
 /// What a write to `field` makes dirty.
@@ -394,7 +401,6 @@ impl Silicon for SoftSilicon {
             }
             Ok(None) => {
                 vmcs.dirty = 0;
-                vmcs.launched = 1;
                 Ok(self.carry_out(cpu, current, dirtied, until))
             }
         }

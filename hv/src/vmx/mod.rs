@@ -6,3 +6,5 @@ pub mod capability;
 pub mod checks;
 pub mod controls;
 pub mod exit;
+pub(crate) mod msr_area;
+pub mod state;

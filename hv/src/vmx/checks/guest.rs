@@ -168,8 +168,8 @@ fn pae(s: &Subject<'_>) -> bool {
     s.get(GUEST_CR0) & Cr0::PG.bits() != 0 && s.get(GUEST_CR4) & Cr4::PAE.bits() != 0 && !s.long_mode_guest()
 }
 
-/// The page-directory-pointer-table entries that CR3 points to: what an entry without EPT loads.
-pub(in crate::vmx) fn pdptes_in_memory(s: &Subject<'_>) -> [u64; 4] {
+/// The page-directory-pointer-table entries that CR3 points to.
+fn pdptes_in_memory(s: &Subject<'_>) -> [u64; 4] {
     let table = s.get(GUEST_CR3) & 0xffff_ffe0;
     [0, 8, 16, 24].map(|at| {
         let (low, high) = (s.memory.read_u32(table + at), s.memory.read_u32(table + at + 4));

@@ -1,0 +1,54 @@
+//! What a VM entry and the exit after it cost the host, in nanoseconds a pair: one guest again and again, and two in turn.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use hv::silicon::{Silicon, SiliconExt};
+use hv_defs::addr::Hpa;
+use hv_defs::vmcs::{GUEST_RIP, VPID};
+use std::time::Instant;
+use support::{CODE, enter, silicon, skip, vmcs};
+
+const ROUNDS: u32 = 1_000_000;
+
+fn main() {
+    // CPUID, again and again.
+    let code = [0x0f, 0xa2].repeat(16);
+    for vpids in [[1, 2], [0, 0]] {
+        let mut silicon = silicon(&code);
+        let pages = [Hpa(0x2000), Hpa(0x3000)];
+        for (page, vpid) in pages.into_iter().zip(vpids) {
+            vmcs(&mut silicon, page.0, vpid);
+            enter(&mut silicon, true);
+        }
+        let tags = if vpids[0] == 0 { "without VPID" } else { "with VPID" };
+        measure(&format!("one guest, {tags}"), || {
+            enter(&mut silicon, false);
+            again(&mut silicon);
+        });
+        let mut turn = 0;
+        measure(&format!("two guests in turn, {tags}"), || {
+            turn ^= 1;
+            silicon.vmptrld(0, pages[turn]);
+            enter(&mut silicon, false);
+            again(&mut silicon);
+        });
+        assert_eq!(silicon.get(0, VPID), vpids[turn]);
+    }
+}
+
+/// Skips the instruction, and begins anew after the last.
+fn again(silicon: &mut hv::soft::SoftSilicon) {
+    skip(silicon);
+    if silicon.get(0, GUEST_RIP) == CODE + 32 {
+        silicon.set(0, GUEST_RIP, CODE);
+    }
+}
+
+fn measure(what: &str, mut pair: impl FnMut()) {
+    let start = Instant::now();
+    for _ in 0..ROUNDS {
+        pair();
+    }
+    println!("{what}: {:.1} ns", start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
+}
