@@ -1,7 +1,7 @@
 //! Events on their way into a guest: exceptions that L0 raises, deliveries that an exit cut short, interrupts of the board.
 
 use super::cx::Cx;
-use super::exit::Exit;
+use super::exit::{Exit, is_software};
 use super::next::Fault;
 use super::vmx::Report;
 use crate::silicon::Silicon;
@@ -22,6 +22,9 @@ pub(super) enum Ready {
     Waits,
 }
 
+/// The pending-debug-exceptions field's BS.
+const PENDING_SINGLE_STEP: u64 = 1 << 14;
+
 /// Whether a fault while delivering another makes a double fault. See: SDM "Interrupt 8—Double Fault Exception (#DF)".
 fn doubles(first: u8, second: Vector) -> bool {
     let contributory = |vector: u8| matches!(vector, 0 | 10..=13);
@@ -35,13 +38,15 @@ impl<S: Silicon> Cx<'_, S> {
         if info.has_error_code() {
             self.update(vmcs::ENTRY_EXCEPTION_ERROR_CODE, error_code);
         }
-        if matches!(
-            info.kind(),
-            EventType::SoftwareInterrupt | EventType::SoftwareException | EventType::PrivilegedSoftwareException
-        ) {
+        if is_software(info.kind()) {
             self.update(vmcs::ENTRY_INSTRUCTION_LENGTH, length);
         }
         self.set(vmcs::ENTRY_INTERRUPTION_INFO, info);
+        self.emit_injection(info, error_code);
+    }
+
+    /// Tells the log that the next entry injects an event.
+    pub(super) fn emit_injection(&mut self, info: InterruptionInfo, error_code: u32) {
         let error_code = if info.has_error_code() { error_code } else { 0 };
         let level = self.vcpu.level;
         self.emit(What::Injection(Injection { level, info, error_code }));
@@ -80,11 +85,15 @@ impl<S: Silicon> Cx<'_, S> {
     /// Moves the guest behind the instruction that exited.
     pub(super) fn skip(&mut self, exit: &Exit) {
         self.set(vmcs::GUEST_RIP, exit.rip.wrapping_add(u64::from(exit.length)));
-        self.clear_blocking();
+        self.retire();
     }
 
-    /// An instruction has been carried out: STI and MOV SS block no longer.
-    pub(super) fn clear_blocking(&mut self) {
+    /// An instruction has been carried out: STI and MOV SS block no longer, and a single step is due.
+    pub(super) fn retire(&mut self) {
+        if self.get(vmcs::GUEST_RFLAGS) & Rflags::TF.bits() != 0 {
+            let pending = self.get(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS);
+            self.set(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, pending | PENDING_SINGLE_STEP);
+        }
         let old = Interruptibility::from_bits_retain(self.get(vmcs::GUEST_INTERRUPTIBILITY));
         let new = old - (Interruptibility::STI | Interruptibility::MOV_SS);
         if new != old {

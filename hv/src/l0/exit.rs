@@ -2,7 +2,7 @@
 
 use super::cx::Cx;
 use crate::silicon::Silicon;
-use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
+use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::vmcs;
 
 /// A VM exit. Fields that the reason does not define are 0 and have not been read.
@@ -60,6 +60,11 @@ impl Exit {
     }
 }
 
+/// Whether an event of this type comes from an instruction, whose length its delivery needs.
+pub(super) const fn is_software(kind: EventType) -> bool {
+    matches!(kind, EventType::SoftwareInterrupt | EventType::SoftwareException | EventType::PrivilegedSoftwareException)
+}
+
 impl<S: Silicon> Cx<'_, S> {
     /// Reads the exit that just happened.
     pub(super) fn read_exit(&mut self) -> Exit {
@@ -90,6 +95,9 @@ impl<S: Silicon> Cx<'_, S> {
         exit.idt = self.get(vmcs::IDT_VECTORING_INFO);
         if exit.idt.valid() && exit.idt.has_error_code() {
             exit.idt_error = self.get(vmcs::IDT_VECTORING_ERROR_CODE);
+        }
+        if exit.idt.valid() && !has.length && is_software(exit.idt.kind()) {
+            exit.length = self.get(vmcs::EXIT_INSTRUCTION_LENGTH);
         }
         exit
     }

@@ -20,7 +20,7 @@ impl<S: Silicon> Cx<'_, S> {
             Ok(Some(length)) => {
                 let rip = self.get(vmcs::GUEST_RIP).wrapping_add(length as u64);
                 self.set(vmcs::GUEST_RIP, rip);
-                self.clear_blocking();
+                self.retire();
                 Next::Resume
             }
             Ok(None) => {

@@ -25,9 +25,9 @@ impl<S: Silicon> L0<S> {
 }
 
 impl<S: Silicon> Cx<'_, S> {
-    fn run(&mut self, until: u64) -> Ran {
+    fn run(&mut self, end: u64) -> Ran {
         let until = match self.deliver() {
-            Ready::Go => until,
+            Ready::Go => end,
             Ready::Briefly => self.at.instruction,
             Ready::Waits => return Ran::Halted,
         };
@@ -64,7 +64,9 @@ impl<S: Silicon> Cx<'_, S> {
             Ok(Outcome::Exited(exited)) => {
                 self.vcpu.saved[self.vcpu.current].ran();
                 self.vcpu.entry_pending = false;
-                self.exited(entered_at, exited)
+                let ran = self.exited(entered_at, exited);
+                // An entry that was to be brief is no slice.
+                if ran == Ran::Slice && self.at.instruction < end { Ran::Ready } else { ran }
             }
             Ok(Outcome::EntryFailed(_)) => self.entry_failed(),
             Ok(Outcome::Unsupported(what)) => {

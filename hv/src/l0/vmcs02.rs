@@ -246,6 +246,9 @@ impl<S: Silicon> Cx<'_, S> {
         let halted = vmcs12.get(vmcs::GUEST_ACTIVITY_STATE) == ActivityState::Hlt as u32 && !injected.valid();
         let timer = pin12.contains(PinBased::PREEMPTION_TIMER).then(|| vmcs12.get(vmcs::PREEMPTION_TIMER_VALUE));
         self.vcpu.halted = halted;
+        if injected.valid() {
+            self.emit_injection(injected, error_code);
+        }
         self.put(tally, vmcs::ENTRY_INTERRUPTION_INFO, injected);
         self.put(tally, vmcs::ENTRY_EXCEPTION_ERROR_CODE, error_code);
         self.put(tally, vmcs::ENTRY_INSTRUCTION_LENGTH, length);

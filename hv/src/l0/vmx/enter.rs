@@ -10,20 +10,21 @@ use super::leave::Report;
 use super::{Done, Ended};
 use crate::silicon::Silicon;
 use hv_defs::addr::Gpa;
-use hv_defs::controls::{Interruptibility, PrimaryControls, SecondaryControls};
+use hv_defs::controls::{EntryControls, Interruptibility, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{Eptp, InvvpidType};
 use hv_defs::event::{Cause, Check, Entry, NO_ADDRESS, Pool, PoolOp, What, Which};
 use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::policy::RootLoad;
 use hv_defs::vmcs;
-use hv_defs::x86::msr;
+use hv_defs::x86::{Cr0, Cr4, msr};
 
 /// Entries that an MSR area may have: what IA32_VMX_MISC says.
 pub(super) const MSR_AREA: u32 = 512;
 
 /// The field that an entry failure's qualification names: 0 for most of guest state.
 const QUALIFICATION_LINK_POINTER: u64 = 4;
+const QUALIFICATION_PDPTE: u64 = 2;
 
 impl<S: Silicon> Cx<'_, S> {
     /// vmcs12's secondary controls, which count only if the primary ones activate them.
@@ -58,9 +59,15 @@ impl<S: Silicon> Cx<'_, S> {
             let link = u64::from(check.name().contains("link-pointer")) * QUALIFICATION_LINK_POINTER;
             return Ok(Ended::Other(self.fail_entry(Reason::INVALID_GUEST_STATE, link)));
         }
-        match self.switch_to_l2() {
-            Some(()) => {}
-            None => return Err(Ended::Other(self.out_of_memory())),
+        if self.switch_to_l2().is_none() {
+            return Err(Ended::Other(self.out_of_memory()));
+        }
+        if self.needs_pdptes() {
+            let cr3 = self.get(vmcs::GUEST_CR3);
+            if !self.load_pdptes(cr3) {
+                self.emit_refused(launch, Check::new("guest-pdptes"));
+                return Ok(Ended::Other(self.fail_entry(Reason::INVALID_GUEST_STATE, QUALIFICATION_PDPTE)));
+            }
         }
         if let Err(entry) = self.load_msr_area(vmcs::VM_ENTRY_MSR_LOAD_ADDRESS, vmcs::VM_ENTRY_MSR_LOAD_COUNT) {
             self.emit_refused(launch, Check::new("guest-msr-load"));
@@ -72,6 +79,16 @@ impl<S: Silicon> Cx<'_, S> {
     /// L0's memory does not hold what this L1 wants at once.
     pub(in crate::l0) fn out_of_memory(&self) -> Next {
         unsupported("L0's own memory is used up by vmcs02s and EPT02s".to_owned())
+    }
+
+    /// Whether L2 uses PAE paging that L1 does not have silicon walk EPT for: an entry loads the PDPTEs from memory then,
+    /// but silicon, which has EPT, takes them from the fields.
+    fn needs_pdptes(&self) -> bool {
+        let vmcs12 = &self.vcpu.vmcs12;
+        let paging = vmcs12.get(vmcs::GUEST_CR0) & Cr0::PG.bits() != 0;
+        let pae = vmcs12.get(vmcs::GUEST_CR4) & Cr4::PAE.bits() != 0;
+        let long = vmcs12.get(vmcs::ENTRY_CONTROLS).contains(EntryControls::IA32E_MODE_GUEST);
+        paging && pae && !long && !self.secondary12().contains(SecondaryControls::EPT)
     }
 
     fn emit_refused(&mut self, launch: bool, check: Check) {
