@@ -1,12 +1,12 @@
 //! What VMX L1 is offered: the capability MSRs. A feature is offered if L0 virtualizes it and silicon has it.
 //! See: SDM Appendix A "VMX Capability Reporting Facility".
 
-use super::vmcs12;
+use super::vmcs12::REVISION;
 use crate::silicon::Silicon;
+pub(super) use crate::vmx::capability::Capabilities;
 use hv_defs::controls::{
     Allowed, EntryControls, EptVpidCap, ExitControls, PinBased, PrimaryControls, SecondaryControls,
 };
-use hv_defs::vmcs::TABLE;
 use hv_defs::x86::{Cr0, Cr4, msr};
 
 /// Bits that must be one in the MSRs that are not "true".
@@ -89,21 +89,6 @@ const EPT_VPID: EptVpidCap = EptVpidCap::EXECUTE_ONLY
     .union(EptVpidCap::INVVPID_ALL)
     .union(EptVpidCap::INVVPID_RETAIN_GLOBALS);
 
-/// What L1 is offered.
-#[derive(Clone, Debug)]
-pub(super) struct Capabilities {
-    pub(super) pin: Allowed,
-    pub(super) primary: Allowed,
-    pub(super) exit: Allowed,
-    pub(super) entry: Allowed,
-    pub(super) secondary: SecondaryControls,
-    pub(super) ept_vpid: EptVpidCap,
-    pub(super) cr4_fixed1: u64,
-    misc: u64,
-    /// VM functions, by bit: 0 is EPTP switching.
-    pub(super) vmfunc: u64,
-}
-
 /// CR0 bits that VMX operation wants set.
 pub(super) const CR0_FIXED0: u64 = Cr0::PE.bits() | Cr0::NE.bits() | Cr0::PG.bits();
 /// CR0 bits that VMX operation permits.
@@ -118,65 +103,37 @@ pub(super) fn silicon<S: Silicon>(silicon: &S, plain: u32, true_: u32) -> Allowe
     Allowed { zero: value as u32, one: (value >> 32) as u32 }
 }
 
-impl Capabilities {
-    /// What silicon and L0 can do together. `cr4` holds the bits that L1 may set.
-    pub(super) fn new<S: Silicon>(from: &S, cr4: u64) -> Self {
-        let pin = silicon(from, msr::VMX_PINBASED_CTLS, msr::VMX_TRUE_PINBASED_CTLS);
-        let primary = silicon(from, msr::VMX_PROCBASED_CTLS, msr::VMX_TRUE_PROCBASED_CTLS);
-        let exit = silicon(from, msr::VMX_EXIT_CTLS, msr::VMX_TRUE_EXIT_CTLS);
-        let entry = silicon(from, msr::VMX_ENTRY_CTLS, msr::VMX_TRUE_ENTRY_CTLS);
-        // What L0 emulates by itself does not need silicon's leave.
-        let emulated = PrimaryControls::UNCONDITIONAL_IO_EXITING | PrimaryControls::IO_BITMAPS;
-        let emulated_exit = ExitControls::ACKNOWLEDGE_INTERRUPT.bits() | EXIT_DEFAULT1;
-        let offer = |wanted: u32, default1: u32, may_clear: u32, silicon: u32| Allowed {
-            zero: default1 & !may_clear,
-            one: wanted & silicon | default1,
-        };
-        let secondary = SecondaryControls::from_bits_retain(
-            SECONDARY.bits() & (from.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32,
-        );
-        Self {
-            pin: offer(PIN.bits(), PIN_DEFAULT1, 0, pin.one),
-            primary: offer(PRIMARY.bits(), PRIMARY_DEFAULT1, PRIMARY_MAY_CLEAR, primary.one | emulated.bits()),
-            exit: offer(EXIT.bits(), EXIT_DEFAULT1, EXIT_MAY_CLEAR, exit.one | emulated_exit),
-            entry: offer(ENTRY.bits(), ENTRY_DEFAULT1, ENTRY_MAY_CLEAR, entry.one),
-            secondary,
-            ept_vpid: EPT_VPID
-                & EptVpidCap::from_bits_retain(
-                    from.capability(msr::VMX_EPT_VPID_CAP) | EptVpidCap::ACCESSED_DIRTY.bits(),
-                ),
-            cr4_fixed1: cr4 | CR4_FIXED0,
-            // The preemption timer's rate and injection of length 0 are silicon's; LMA is stored, HLT is a state, 4 CR3 targets.
-            misc: from.capability(msr::VMX_MISC) & (0x1f | 1 << 30) | 1 << 5 | 1 << 6 | 4 << 16,
-            vmfunc: u64::from(secondary.contains(SecondaryControls::VM_FUNCTIONS)),
-        }
-    }
-
-    /// The value of a capability MSR; `None` for another number.
-    pub(super) fn msr(&self, number: u32) -> Option<u64> {
-        let plain = |allowed: Allowed, default1: u32| Allowed { zero: default1, ..allowed }.msr();
-        Some(match number {
-            msr::VMX_BASIC => u64::from(vmcs12::REVISION) | 4096 << 32 | 6 << 50 | 1 << 54 | 1 << 55,
-            msr::VMX_PINBASED_CTLS => plain(self.pin, PIN_DEFAULT1),
-            msr::VMX_PROCBASED_CTLS => plain(self.primary, PRIMARY_DEFAULT1),
-            msr::VMX_EXIT_CTLS => plain(self.exit, EXIT_DEFAULT1),
-            msr::VMX_ENTRY_CTLS => plain(self.entry, ENTRY_DEFAULT1),
-            msr::VMX_TRUE_PINBASED_CTLS => self.pin.msr(),
-            msr::VMX_TRUE_PROCBASED_CTLS => self.primary.msr(),
-            msr::VMX_TRUE_EXIT_CTLS => self.exit.msr(),
-            msr::VMX_TRUE_ENTRY_CTLS => self.entry.msr(),
-            msr::VMX_MISC => self.misc,
-            msr::VMX_CR0_FIXED0 => CR0_FIXED0,
-            msr::VMX_CR0_FIXED1 => CR0_FIXED1,
-            msr::VMX_CR4_FIXED0 => CR4_FIXED0,
-            msr::VMX_CR4_FIXED1 => self.cr4_fixed1,
-            msr::VMX_VMCS_ENUM => {
-                vmcs12::PRESENT.rows().map(|row| u64::from(TABLE[row].field.0) & 0x3fe).max().unwrap_or(0)
-            }
-            msr::VMX_PROCBASED_CTLS2 => u64::from(self.secondary.bits()) << 32,
-            msr::VMX_EPT_VPID_CAP => self.ept_vpid.bits(),
-            msr::VMX_VMFUNC if self.vmfunc != 0 => self.vmfunc,
-            _ => return None,
-        })
+/// What silicon and L0 can do together for L1. `cr4` holds the bits that L1 may set.
+pub(super) fn offered<S: Silicon>(from: &S, cr4: u64) -> Capabilities {
+    let pin = silicon(from, msr::VMX_PINBASED_CTLS, msr::VMX_TRUE_PINBASED_CTLS);
+    let primary = silicon(from, msr::VMX_PROCBASED_CTLS, msr::VMX_TRUE_PROCBASED_CTLS);
+    let exit = silicon(from, msr::VMX_EXIT_CTLS, msr::VMX_TRUE_EXIT_CTLS);
+    let entry = silicon(from, msr::VMX_ENTRY_CTLS, msr::VMX_TRUE_ENTRY_CTLS);
+    // What L0 emulates by itself does not need silicon's leave.
+    let emulated = PrimaryControls::UNCONDITIONAL_IO_EXITING | PrimaryControls::IO_BITMAPS;
+    let emulated_exit = ExitControls::ACKNOWLEDGE_INTERRUPT.bits();
+    let offer = |wanted: u32, default1: u32, may_clear: u32, silicon: u32| Allowed {
+        zero: default1 & !may_clear,
+        one: wanted & silicon | default1,
+    };
+    let secondary = SECONDARY.bits() & (from.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32;
+    let vm_functions = u64::from(secondary & SecondaryControls::VM_FUNCTIONS.bits() != 0);
+    let ept_vpid = from.capability(msr::VMX_EPT_VPID_CAP) | EptVpidCap::ACCESSED_DIRTY.bits();
+    Capabilities {
+        basic: u64::from(REVISION) | 4096 << 32 | 6 << 50 | 1 << 54 | 1 << 55,
+        pin: offer(PIN.bits(), PIN_DEFAULT1, 0, pin.one),
+        primary: offer(PRIMARY.bits(), PRIMARY_DEFAULT1, PRIMARY_MAY_CLEAR, primary.one | emulated.bits()),
+        secondary: Allowed { zero: 0, one: secondary },
+        exit: offer(EXIT.bits(), EXIT_DEFAULT1, EXIT_MAY_CLEAR, exit.one | emulated_exit),
+        entry: offer(ENTRY.bits(), ENTRY_DEFAULT1, ENTRY_MAY_CLEAR, entry.one),
+        // The preemption timer's rate and injection of length 0 are silicon's; LMA is stored, HLT is a state, and there
+        // are 4 CR3 targets.
+        misc: from.capability(msr::VMX_MISC) & (0x1f | 1 << 30) | 1 << 5 | 1 << 6 | 4 << 16,
+        cr0_fixed0: CR0_FIXED0,
+        cr0_fixed1: CR0_FIXED1,
+        cr4_fixed0: CR4_FIXED0,
+        cr4_fixed1: cr4 | CR4_FIXED0,
+        ept_vpid: EPT_VPID & EptVpidCap::from_bits_retain(ept_vpid),
+        vm_functions,
     }
 }

@@ -200,7 +200,7 @@ impl<S: Silicon> L0<S> {
         let mut frames = Frames::new();
         let ept01 = Ept01::new(&mut silicon, &mut frames, config.memory).ok_or(memory.clone())?;
         let cr4 = CR4_OFFERED.bits() & silicon.capability(number::VMX_CR4_FIXED1);
-        let capabilities = Capabilities::new(&silicon, cr4);
+        let capabilities = capabilities::offered(&silicon, cr4);
         let mut shared = Shared {
             policy: config.policy,
             log_vmcs: config.log >= config::Log::Vmcs,

@@ -106,7 +106,7 @@ impl<S: Silicon> Cx<'_, S> {
         self.silicon.registers(self.cpu).gpr = start.gpr;
 
         let vpid = self.vcpu.tagging.vpid01;
-        let mut secondary = self.shared.capabilities.secondary
+        let mut secondary = SecondaryControls::from_bits_retain(self.shared.capabilities.secondary.one)
             & (SecondaryControls::RDTSCP | SecondaryControls::INVPCID | SecondaryControls::XSAVES)
             | SecondaryControls::EPT
             | SecondaryControls::UNRESTRICTED_GUEST;

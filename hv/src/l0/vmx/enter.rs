@@ -6,6 +6,7 @@ use super::super::fields::FieldSet;
 use super::super::next::{Next, unsupported};
 use super::super::vcpu::VMCS01;
 use super::super::vpid;
+use super::check::Failed;
 use super::leave::Report;
 use super::{Done, Ended};
 use crate::silicon::Silicon;
@@ -22,8 +23,7 @@ use hv_defs::x86::{Cr0, Cr4, msr};
 /// Entries that an MSR area may have: what IA32_VMX_MISC says.
 pub(super) const MSR_AREA: u32 = 512;
 
-/// The field that an entry failure's qualification names: 0 for most of guest state.
-const QUALIFICATION_LINK_POINTER: u64 = 4;
+/// The exit qualification of an entry that failed to load the PDPTEs.
 const QUALIFICATION_PDPTE: u64 = 2;
 
 impl<S: Silicon> Cx<'_, S> {
@@ -50,14 +50,16 @@ impl<S: Silicon> Cx<'_, S> {
             (false, false) => return Ok(Ended::Fail(InstructionError::VMRESUME_NONLAUNCHED_VMCS)),
             _ => {}
         }
-        if let Err((error, check)) = self.check_controls_and_host() {
-            self.emit_refused(launch, check);
-            return Ok(Ended::Fail(error));
-        }
-        if let Err(check) = self.check_guest() {
-            self.emit_refused(launch, check);
-            let link = u64::from(check.name().contains("link-pointer")) * QUALIFICATION_LINK_POINTER;
-            return Ok(Ended::Other(self.fail_entry(Reason::INVALID_GUEST_STATE, link)));
+        match self.check_entry() {
+            Ok(()) => {}
+            Err(Failed::Instruction(error, check)) => {
+                self.emit_refused(launch, check);
+                return Ok(Ended::Fail(error));
+            }
+            Err(Failed::Guest(check, qualification)) => {
+                self.emit_refused(launch, check);
+                return Ok(Ended::Other(self.fail_entry(Reason::INVALID_GUEST_STATE, qualification)));
+            }
         }
         if self.switch_to_l2().is_none() {
             return Err(Ended::Other(self.out_of_memory()));
