@@ -1,13 +1,22 @@
 //! A trace to dataframes, to findings, to reports.
 
+pub mod check;
+pub mod curve;
 mod error;
+pub mod findings;
+pub mod histogram;
 pub mod judge;
+mod number;
 pub mod query;
+pub mod report;
 pub mod schema;
 mod source;
+pub mod state;
 pub mod tables;
 
+pub use check::{Checked, Limits, check};
 pub use error::Error;
+pub use findings::{Findings, findings};
 pub use query::{Format, query};
 pub use source::Source;
 pub use tables::Tables;

@@ -1,0 +1,300 @@
+//! Advice: for each finding that matters, what to change and what it would save.
+
+use super::exits::{NestedExit, ratio};
+use super::vmcs::FieldRow;
+use super::{Findings, FlushRow};
+use crate::judge::{Rule, Verdict};
+use crate::number::{grouped, percent};
+use hv_defs::cost::DEFAULT as COSTS;
+use hv_defs::event::{Actor, Cause, FlushKind, Which};
+use hv_defs::exit::Reason;
+use hv_defs::vmcs::Shadowed;
+
+/// How urgent a piece of advice is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Severity {
+    /// Something is wrong.
+    Wrong,
+    /// Something is wasted.
+    Waste,
+    /// Something to know.
+    Note,
+}
+
+impl Severity {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wrong => "wrong",
+            Self::Waste => "waste",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// One piece of advice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Advice {
+    /// How urgent.
+    pub severity: Severity,
+    /// What it is about, as a key for programs: `missing-flush`, `redundant-flush`, ...
+    pub topic: &'static str,
+    /// What to change, and the numbers that say so.
+    pub text: String,
+    /// Modelled cycles that it would save; 0 where that is not the point.
+    pub saves: u64,
+}
+
+/// Waste below this part of all modelled cycles is not worth a sentence: one in a thousand.
+const WORTH: u64 = 1000;
+
+/// Plural of a count: `1 flush`, `2 flushes`.
+pub(crate) fn many(count: u64, one: &str, more: &str) -> String {
+    format!("{} {}", grouped(count), if count == 1 { one } else { more })
+}
+
+/// The advice that findings give, most urgent first, then by what it saves.
+pub(super) fn advise(of: &Findings) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    missing(of, &mut advice);
+    trouble(of, &mut advice);
+    flushes(of, &mut advice);
+    pool(of, &mut advice);
+    multiplication(of, &mut advice);
+    vmcs(of, &mut advice);
+    advice.sort_by_key(|advice| (advice.severity, core::cmp::Reverse(advice.saves)));
+    advice
+}
+
+fn missing(of: &Findings, advice: &mut Vec<Advice>) {
+    for row in of.flushes.rows.iter().filter(|row| row.verdict == Verdict::Missing) {
+        let what = if row.cause == Cause::EptZap { "removed" } else { "changed" };
+        let who = if row.actor == Actor::L0 {
+            "L1 asked for the INVEPT and L0 did not carry it out: L0 must execute INVEPT on the CPU before it enters L2"
+        } else {
+            "L1 must execute INVEPT after it changes a present EPT entry and before it enters L2 on that CPU"
+        };
+        let text = format!(
+            "{} missing: L2 was entered, first at event {}, while the CPU could still use {} EPT entries as they had \
+             been. {who}.",
+            if row.count == 1 { "1 INVEPT is".into() } else { format!("{} INVEPTs are", grouped(row.count)) },
+            grouped(row.first),
+            what,
+        );
+        advice.push(Advice { severity: Severity::Wrong, topic: "missing-flush", text, saves: 0 });
+    }
+}
+
+fn trouble(of: &Findings, advice: &mut Vec<Advice>) {
+    let mut add = |severity, topic, text| advice.push(Advice { severity, topic, text, saves: 0 });
+    for (check, count) in &of.overview.failed_entries {
+        let text = format!(
+            "{} refused by the check `{check}`: look at the fields it names in the VMCS that was entered.",
+            if *count == 1 { "1 VM entry was".into() } else { format!("{} VM entries were", grouped(*count)) },
+        );
+        add(Severity::Wrong, "failed-entry", text);
+    }
+    if of.overview.lost > 0 {
+        let lost = many(of.overview.lost, "event is", "events are");
+        let text = format!("{lost} missing from this trace: counts are too low, and verdicts may be wrong; record with larger buffers.");
+        add(Severity::Note, "lost-events", text);
+    }
+    if of.overview.truncated {
+        let text = "The recording was cut short: what happened after its last whole block is not here.".into();
+        add(Severity::Note, "truncated", text);
+    }
+}
+
+/// What to do about flushes that a rule found wasted.
+fn remedy(row: &FlushRow) -> String {
+    let cause = row.cause;
+    match (row.rule, cause) {
+        (_, Cause::HardwareEntry | Cause::HardwareExit) => {
+            "give L1 and L2 VPIDs, so that entries and exits drop nothing by themselves".into()
+        }
+        (Rule::WiderThanAsked, _) => {
+            format!("carry out what the guest asked for, {}", row.narrower.unwrap_or("a narrower type"))
+        }
+        (Rule::OneRoot, _) => "use single-context INVEPT of the root that changed".into(),
+        (Rule::OwnRoot, _) => "drop the flush for the APIC-access page: L2 has a root or a VPID of its own".into(),
+        (Rule::RootSwitch, _) => "do not flush when a root is only loaded; flush when an entry of it loses something".into(),
+        (Rule::SameOwner, Cause::NestedEntry | Cause::NestedExit | Cause::Vpid12Change) => {
+            "give L2 a VPID of its own for each vpid12, and flush only when it is recycled".into()
+        }
+        (Rule::NothingCached, Cause::InveptEmulation | Cause::InvvpidEmulation) => {
+            "skip the flush when nothing ran under the tag since the last one".into()
+        }
+        (Rule::NothingChanged | Rule::HarmlessChange, _) if row.actor == Actor::L0 => {
+            "skip INVEPT when syncing found no present entry that lost anything".into()
+        }
+        (Rule::NothingChanged | Rule::HarmlessChange | Rule::NothingCached, _) => {
+            "L1 need not INVEPT when no present entry lost a permission or its page".into()
+        }
+        _ => format!("drop the `{}` flush where this rule holds", cause.name()),
+    }
+}
+
+fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
+    let made = of.flushes.made();
+    for row in &of.flushes.rows {
+        if !matches!(row.verdict, Verdict::Redundant | Verdict::TooBroad) {
+            continue;
+        }
+        let saves = row.cycles + row.refill_cycles;
+        // L1's own flush is an exit to L0, with all that this costs.
+        let saves = if row.actor == Actor::L1 { saves + row.count * COSTS.round_trip() } else { saves };
+        if saves * WORTH < of.overview.cycles && row.count * 100 < made {
+            continue;
+        }
+        let (topic, verdict) = match row.verdict {
+            Verdict::TooBroad => ("broad-flush", "too broad"),
+            _ => ("redundant-flush", "redundant"),
+        };
+        let kind = if row.kind == FlushKind::Transition { "transition".into() } else { row.kind.name().to_uppercase() };
+        let text = format!(
+            "{} of {} {} {verdict} ({} by {}, rule {}): {}. {} {}.",
+            grouped(row.count),
+            many(made, "flush", "flushes"),
+            if row.count == 1 { "is" } else { "are" },
+            format!("{kind} for {}", row.cause.name()),
+            row.actor.name(),
+            row.rule.name(),
+            remedy(row),
+            dropped(row),
+            saved(saves, of.overview.cycles),
+        );
+        advice.push(Advice { severity: Severity::Waste, topic, text, saves });
+    }
+}
+
+fn dropped(row: &FlushRow) -> String {
+    if row.dropped == 0 {
+        "They dropped nothing; without them".into()
+    } else {
+        format!("They dropped {}; without them", many(row.dropped, "TLB entry", "TLB entries"))
+    }
+}
+
+fn saved(cycles: u64, of: u64) -> String {
+    format!("{} modelled cycles ({} of all) are saved", grouped(cycles), percent(cycles, of))
+}
+
+fn pool(of: &Findings, advice: &mut Vec<Advice>) {
+    for pool in &of.pools {
+        let (Some(knee), Some(now)) = (pool.curve.knee(), pool.curve.at(pool.slots)) else { continue };
+        let Some(at_knee) = pool.curve.at(knee) else { continue };
+        let avoidable = pool.missed().saturating_sub(at_knee.lru);
+        if knee > pool.slots && avoidable * 100 > pool.curve.requests {
+            let saves = (avoidable as f64 * pool.miss_cycles) as u64;
+            let writes = match pool.saved_by_a_hit {
+                Some(saved) => format!(" and some {} VMWRITEs", grouped((avoidable as f64 * saved) as u64)),
+                None => String::new(),
+            };
+            let text = format!(
+                "vCPU {}: a vmcs02 pool of {} slots instead of the {} used misses {} times instead of {} ({} requests for \
+                 {} vmcs12s), which saves {} modelled cycles{writes}.",
+                pool.vcpu,
+                knee,
+                pool.slots,
+                grouped(at_knee.lru),
+                grouped(pool.missed()),
+                grouped(pool.curve.requests),
+                grouped(pool.curve.distinct),
+                grouped(saves),
+            );
+            advice.push(Advice { severity: Severity::Waste, topic: "pool-size", text, saves });
+        } else if pool.curve.requests > 0 && knee < pool.slots {
+            let text = format!(
+                "vCPU {}: {} slots are used where {knee} would miss hardly more often ({} times instead of {}).",
+                pool.vcpu,
+                pool.slots,
+                grouped(at_knee.lru),
+                grouped(now.lru),
+            );
+            advice.push(Advice { severity: Severity::Note, topic: "pool-size", text, saves: 0 });
+        }
+    }
+}
+
+fn multiplication(of: &Findings, advice: &mut Vec<Advice>) {
+    let all = &of.multiplication;
+    let (Some(factor), Some(worst)) = (all.factor(), all.reasons.iter().max_by_key(|reason| reason.caused_total())) else {
+        return;
+    };
+    if worst.caused_total() == 0 {
+        return;
+    }
+    let served: u64 = vmcs_exits(worst);
+    let saves = served * COSTS.round_trip();
+    let mut text = format!(
+        "Each L2 exit costs {factor:.1} exits of silicon; {} is the largest part, with {} exits for {}.",
+        worst.reason,
+        grouped(worst.caused_total()),
+        many(worst.resumed, "L2 exit", "L2 exits"),
+    );
+    if served * 4 > worst.caused_total() {
+        text += &format!(
+            " {} of them are VMREADs and VMWRITEs of L1: shadow the fields it uses (VMCS shadowing), which saves up to {} \
+             modelled cycles.",
+            grouped(served),
+            grouped(saves),
+        );
+        advice.push(Advice { severity: Severity::Waste, topic: "multiplication", text, saves });
+    } else if let Some(most) = worst.caused.first() {
+        text += &format!(" Most of them are {} ({}).", most.reason, grouped(most.count));
+        advice.push(Advice { severity: Severity::Note, topic: "multiplication", text, saves: 0 });
+    }
+}
+
+fn vmcs_exits(reason: &NestedExit) -> u64 {
+    let accesses = reason.caused.iter().filter(|caused| matches!(caused.reason, Reason::VMREAD | Reason::VMWRITE));
+    accesses.map(|caused| caused.count).sum()
+}
+
+fn vmcs(of: &Findings, advice: &mut Vec<Advice>) {
+    let (writes, same) = (of.vmcs.writes(), of.vmcs.same_writes());
+    let saves = same * COSTS.vmwrite;
+    if same * 10 > writes {
+        let top = |rows: &mut dyn Iterator<Item = &FieldRow>| {
+            rows.take(3).map(|row| format!("{} by {}", row.field, row.actor)).collect::<Vec<_>>().join(", ")
+        };
+        let mut rows: Vec<&FieldRow> = of.vmcs.rows.iter().filter(|row| row.same_writes > 0).collect();
+        rows.sort_by_key(|row| core::cmp::Reverse(row.same_writes));
+        let text = format!(
+            "{} of {} ({}) write the value that is there: keep what was written last and skip equal values, which saves {} \
+             modelled cycles; most often {}.",
+            grouped(same),
+            many(writes, "VMWRITE", "VMWRITEs"),
+            percent(same, writes),
+            grouped(saves),
+            top(&mut rows.into_iter()),
+        );
+        advice.push(Advice { severity: Severity::Waste, topic: "same-value-vmwrite", text, saves });
+    }
+    // Accesses of L1 to fields that KVM's list does not shadow, each of which is an exit.
+    let unshadowed = |row: &&FieldRow| {
+        row.actor == Actor::L1 && row.which == Which::Vmcs12 && row.shadowed() == Shadowed::No
+    };
+    let rows: Vec<&FieldRow> = of.vmcs.rows.iter().filter(unshadowed).collect();
+    let exits: u64 = rows.iter().map(|row| row.accesses()).sum();
+    let saves = exits * COSTS.round_trip();
+    if saves * 100 > of.overview.cycles && exits > 0 {
+        let names: Vec<String> =
+            rows.iter().take(5).map(|row| format!("{} ({})", row.field, grouped(row.accesses()))).collect();
+        let text = format!(
+            "{} of L1 went to fields that KVM's list does not shadow, each an exit: shadowing {} as well saves up to {} \
+             modelled cycles ({} of all).",
+            many(exits, "VMCS access", "VMCS accesses"),
+            names.join(", "),
+            grouped(saves),
+            percent(saves, of.overview.cycles),
+        );
+        advice.push(Advice { severity: Severity::Waste, topic: "shadow-field", text, saves });
+    }
+    let l1: u64 = of.exits.iter().filter(|row| row.level == 1).map(|row| row.count).sum();
+    let all: u64 = of.exits.iter().map(|row| row.count).sum();
+    if all > 0 && of.multiplication.l2_exits() == 0 {
+        let text = format!("L2 never ran: all {} exits are of L1 ({:.0} %).", grouped(l1), ratio(l1, all) * 100.0);
+        advice.push(Advice { severity: Severity::Note, topic: "no-l2", text, saves: 0 });
+    }
+}

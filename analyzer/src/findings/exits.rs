@@ -1,0 +1,288 @@
+//! Exits: how many, of what, how long, and how many each L2 exit causes.
+
+use crate::histogram::Histogram;
+use hv_defs::cost::Costs;
+use hv_defs::event::{Actor, Event, Flush, FlushKind, VmcsOp, What};
+use hv_defs::exit::Reason;
+use std::collections::BTreeMap;
+
+/// Exits of one level, reason and handler.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ExitRow {
+    /// The guest that was running.
+    pub level: u8,
+    /// The basic reason.
+    pub reason: Reason,
+    /// L0, or L1 when the exit is reflected.
+    pub handled_by: Actor,
+    /// How many.
+    pub count: u64,
+    /// Instructions that the guest ran from its entry to the exit.
+    pub guest: Histogram,
+    /// Modelled cycles of the exit, L0's work and the entry that followed on that vCPU.
+    pub handling: Histogram,
+}
+
+/// L1 exits that came between L2 exits of one reason and the next entries of L2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CausedExits {
+    /// The reason of the L1 exit.
+    pub reason: Reason,
+    /// How many.
+    pub count: u64,
+    /// Modelled cycles of their handling.
+    pub cycles: u64,
+}
+
+/// L2 exits of one reason with what they caused.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NestedExit {
+    /// The reason.
+    pub reason: Reason,
+    /// How many L2 exits.
+    pub count: u64,
+    /// How many of them were reflected to L1.
+    pub reflected: u64,
+    /// After how many L2 was entered again. The figures below are of these.
+    pub resumed: u64,
+    /// L1 exits until L2 was entered again, by reason, most first.
+    pub caused: Vec<CausedExits>,
+    /// L1 instructions from the exit to the next entry of L2.
+    pub l1_instructions: Histogram,
+    /// Modelled cycles from the exit to the next entry of L2, L1's instructions and L0's work together.
+    pub cycles: Histogram,
+    /// L0's VMREADs and VMWRITEs meanwhile.
+    pub accesses: u64,
+}
+
+impl NestedExit {
+    /// L1 exits caused.
+    pub fn caused_total(&self) -> u64 {
+        self.caused.iter().map(|caused| caused.count).sum()
+    }
+
+    /// Exits that silicon takes for one of these: itself and those it causes.
+    pub fn factor(&self) -> f64 {
+        if self.resumed == 0 { 1.0 } else { ratio(self.resumed + self.caused_total(), self.resumed) }
+    }
+}
+
+/// How L2 exits multiply.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Multiplication {
+    /// By reason, most silicon exits first.
+    pub reasons: Vec<NestedExit>,
+}
+
+impl Multiplication {
+    /// L2 exits.
+    pub fn l2_exits(&self) -> u64 {
+        self.reasons.iter().map(|reason| reason.count).sum()
+    }
+
+    /// L1 exits caused by them.
+    pub fn caused(&self) -> u64 {
+        self.reasons.iter().map(NestedExit::caused_total).sum()
+    }
+
+    /// L2 exits after which L2 was entered again.
+    pub fn resumed(&self) -> u64 {
+        self.reasons.iter().map(|reason| reason.resumed).sum()
+    }
+
+    /// Exits that silicon takes for one L2 exit, itself included, over those after which L2 was entered again; `None`
+    /// without any.
+    pub fn factor(&self) -> Option<f64> {
+        let resumed = self.resumed();
+        (resumed > 0).then(|| ratio(resumed + self.caused(), resumed))
+    }
+}
+
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+type Key = (u8, Reason, Actor);
+
+#[derive(Debug, Default)]
+struct Totals {
+    count: u64,
+    guest: Histogram,
+    handling: Histogram,
+}
+
+#[derive(Debug, Default)]
+struct Nested {
+    count: u64,
+    reflected: u64,
+    resumed: u64,
+    caused: BTreeMap<Reason, (u64, u64)>,
+    l1_instructions: Histogram,
+    cycles: Histogram,
+    accesses: u64,
+}
+
+/// An L2 exit whose vCPU has not entered L2 again.
+#[derive(Debug)]
+struct Open {
+    reason: Reason,
+    instruction: u64,
+    cycles: u64,
+    accesses: u64,
+    /// L1 exits so far: reason, how many, cycles.
+    caused: Vec<(Reason, u64, u64)>,
+}
+
+impl Open {
+    fn caused(&mut self, reason: Reason) -> &mut (Reason, u64, u64) {
+        let at = self.caused.iter().position(|caused| caused.0 == reason).unwrap_or_else(|| {
+            self.caused.push((reason, 0, 0));
+            self.caused.len() - 1
+        });
+        &mut self.caused[at]
+    }
+}
+
+#[derive(Debug, Default)]
+struct Vcpu {
+    /// Instruction of the last entry, while a guest runs.
+    entered: Option<u64>,
+    /// The exit being handled, and its cycles so far.
+    exit: Option<Key>,
+    cycles: u64,
+    writes: u64,
+    open: Option<Open>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    rows: BTreeMap<Key, Totals>,
+    nested: BTreeMap<Reason, Nested>,
+    vcpus: Vec<Vcpu>,
+    instructions: u64,
+    cycles: u64,
+}
+
+impl Fold {
+    pub(super) fn see(&mut self, event: &Event, costs: &Costs) {
+        let at = event.at;
+        self.instructions = self.instructions.max(at.instruction);
+        let index = usize::from(at.vcpu);
+        if index >= self.vcpus.len() {
+            self.vcpus.resize_with(index + 1, Vcpu::default);
+        }
+        let vcpu = &mut self.vcpus[index];
+        match &event.what {
+            What::Vmcs(access) if access.actor == Actor::L0 => {
+                vcpu.cycles += match access.op {
+                    VmcsOp::Read => costs.vmread,
+                    VmcsOp::Write => {
+                        vcpu.writes += 1;
+                        costs.vmwrite
+                    }
+                    VmcsOp::Clear | VmcsOp::Load => costs.vmptrld,
+                    VmcsOp::Store => 0,
+                };
+                if let Some(open) = &mut vcpu.open {
+                    open.accesses += u64::from(matches!(access.op, VmcsOp::Read | VmcsOp::Write));
+                }
+            }
+            What::Flush(flush) if flush.actor == Actor::L0 => vcpu.cycles += flush_cost(flush, costs),
+            What::Ept(_) => vcpu.cycles += costs.ept_entry,
+            What::Exit(exit) => {
+                let key = (exit.level, exit.basic(), exit.handled_by);
+                let row = self.rows.entry(key).or_default();
+                row.count += 1;
+                if let Some(entered) = vcpu.entered.take() {
+                    row.guest.add(at.instruction.saturating_sub(entered));
+                }
+                vcpu.exit = Some(key);
+                vcpu.cycles += costs.exit;
+                if exit.level >= 2 {
+                    let nested = self.nested.entry(exit.basic()).or_default();
+                    nested.count += 1;
+                    nested.reflected += u64::from(exit.handled_by != Actor::L0);
+                    let (reason, instruction) = (exit.basic(), at.instruction);
+                    vcpu.open = Some(Open { reason, instruction, cycles: 0, accesses: 0, caused: Vec::new() });
+                } else if let Some(open) = &mut vcpu.open {
+                    open.caused(exit.basic()).1 += 1;
+                }
+            }
+            What::Entry(entry) => {
+                // Without VMCS accesses in the trace, the entry tells how many fields were written.
+                if vcpu.writes == 0 {
+                    vcpu.cycles += u64::from(entry.fields_written) * costs.vmwrite;
+                }
+                let cycles = core::mem::take(&mut vcpu.cycles) + costs.entry;
+                vcpu.writes = 0;
+                self.cycles += cycles;
+                if let Some(key) = vcpu.exit.take() {
+                    self.rows.entry(key).or_default().handling.add(cycles);
+                    if let (1, Some(open)) = (key.0, &mut vcpu.open) {
+                        open.caused(key.1).2 += cycles;
+                    }
+                }
+                if let Some(open) = &mut vcpu.open {
+                    open.cycles += cycles;
+                }
+                if entry.failed.is_none() {
+                    vcpu.entered = Some(at.instruction);
+                    if let Some(open) = vcpu.open.take_if(|_| entry.level >= 2) {
+                        let nested = self.nested.entry(open.reason).or_default();
+                        let instructions = at.instruction.saturating_sub(open.instruction);
+                        nested.l1_instructions.add(instructions);
+                        nested.cycles.add(open.cycles + instructions * costs.instruction);
+                        nested.accesses += open.accesses;
+                        nested.resumed += 1;
+                        for (reason, count, cycles) in open.caused {
+                            let caused = nested.caused.entry(reason).or_default();
+                            *caused = (caused.0 + count, caused.1 + cycles);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn finish(self) -> (Vec<ExitRow>, Multiplication, u64) {
+        let rows = self.rows.into_iter().map(|((level, reason, handled_by), totals)| ExitRow {
+            level,
+            reason,
+            handled_by,
+            count: totals.count,
+            guest: totals.guest,
+            handling: totals.handling,
+        });
+        let mut rows: Vec<ExitRow> = rows.filter(|row| row.count > 0).collect();
+        rows.sort_by_key(|row| core::cmp::Reverse(row.count));
+        let reasons = self.nested.into_iter().map(|(reason, nested)| {
+            let caused = nested.caused.into_iter();
+            let caused = caused.map(|(reason, (count, cycles))| CausedExits { reason, count, cycles });
+            let mut caused: Vec<CausedExits> = caused.collect();
+            caused.sort_by_key(|caused| core::cmp::Reverse(caused.count));
+            NestedExit {
+                reason,
+                count: nested.count,
+                reflected: nested.reflected,
+                resumed: nested.resumed,
+                caused,
+                l1_instructions: nested.l1_instructions,
+                cycles: nested.cycles,
+                accesses: nested.accesses,
+            }
+        });
+        let mut reasons: Vec<NestedExit> = reasons.collect();
+        reasons.sort_by_key(|reason| core::cmp::Reverse(reason.count + reason.caused_total()));
+        (rows, Multiplication { reasons }, self.cycles + self.instructions)
+    }
+}
+
+/// Modelled cycles of a flush that L0 or silicon makes, without the refills.
+pub(super) const fn flush_cost(flush: &Flush, costs: &Costs) -> u64 {
+    match flush.kind {
+        FlushKind::InveptSingle | FlushKind::InveptAll => costs.invept,
+        FlushKind::Transition => costs.transition_flush,
+        _ => costs.invvpid,
+    }
+}

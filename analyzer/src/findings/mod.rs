@@ -1,0 +1,202 @@
+//! Findings: what a trace says, in numbers, from one pass over its events.
+
+pub mod advice;
+mod exits;
+mod flushes;
+mod pool;
+mod small;
+mod vmcs;
+
+pub use advice::{Advice, Severity};
+pub use exits::{CausedExits, ExitRow, Multiplication, NestedExit};
+pub use flushes::{FlushRow, Flushes};
+pub use pool::PoolFinding;
+pub use small::{EptPage, EptRow, InjectionRow, Phase, VpidRow};
+pub use vmcs::{FieldRow, Vmcs};
+
+use crate::judge::Bench;
+use crate::{Error, Source};
+use hv_defs::cost::Costs;
+use hv_defs::event::{Event, Kind, Stop, What};
+
+/// All that is found in a trace.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Findings {
+    /// What to call the trace: its file's name.
+    pub name: String,
+    /// What it is of.
+    pub overview: Overview,
+    /// Exits by level, reason and who handled them, most first, with their times.
+    pub exits: Vec<ExitRow>,
+    /// What each L2 exit caused.
+    pub multiplication: Multiplication,
+    /// Flushes and their verdicts.
+    pub flushes: Flushes,
+    /// The vmcs02 pool, by vCPU.
+    pub pools: Vec<PoolFinding>,
+    /// VMCS accesses.
+    pub vmcs: Vmcs,
+    /// The VPID map's events.
+    pub vpids: Vec<VpidRow>,
+    /// EPT02 changes.
+    pub ept: Vec<EptRow>,
+    /// The pages with most EPT violations.
+    pub ept_pages: Vec<EptPage>,
+    /// How many pages had EPT violations.
+    pub ept_page_count: u64,
+    /// Events injected.
+    pub injections: Vec<InjectionRow>,
+    /// The trace cut at its marks; one phase when there are none.
+    pub phases: Vec<Phase>,
+    /// What to change, most urgent first.
+    pub advice: Vec<Advice>,
+}
+
+/// What a trace is of.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Overview {
+    /// Events.
+    pub events: u64,
+    /// Instructions retired at the last event.
+    pub instructions: u64,
+    /// Modelled cycles of the guests' instructions and of L0's work.
+    pub cycles: u64,
+    /// Events by kind, those without any left out.
+    pub counts: Vec<(Kind, u64)>,
+    /// Events that the source had to drop.
+    pub lost: u64,
+    /// vCPUs that were seen.
+    pub vcpus: u64,
+    /// Physical CPUs that were seen.
+    pub pcpus: u64,
+    /// VM entries that a check refused, by the check's name.
+    pub failed_entries: Vec<(String, u64)>,
+    /// The guest, as its configuration names it; empty when unknown.
+    pub guest: String,
+    /// The policy: a preset's name, or `custom`; empty when unknown.
+    pub policy: String,
+    /// Whether the recording was cut short.
+    pub truncated: bool,
+    /// How the run ended.
+    pub stop: Option<Stop>,
+}
+
+/// The findings of a trace. `name` is what reports call it.
+///
+/// # Errors
+/// A block of the trace is damaged.
+pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
+    let mut pass = Pass::default();
+    source.each(|number, event| pass.see(number, event))?;
+    let mut found = pass.finish();
+    found.name = name.to_owned();
+    if let Source::Trace(reader) = source {
+        let config = &reader.header().config;
+        found.overview.guest = match &config.guest {
+            hv_defs::config::Guest::BuiltIn(name) => name.clone(),
+            hv_defs::config::Guest::Kernel { name, .. } => name.clone(),
+        };
+        found.overview.policy = config.policy.name().unwrap_or("custom").to_owned();
+        found.overview.truncated = reader.truncated();
+        found.overview.events = reader.len();
+    }
+    found.advice = advice::advise(&found);
+    Ok(found)
+}
+
+/// The folds over the events, side by side.
+#[derive(Debug)]
+struct Pass {
+    costs: Costs,
+    overview: Overview,
+    cpus: small::Cpus,
+    failed: std::collections::BTreeMap<String, u64>,
+    bench: Bench,
+    exits: exits::Fold,
+    flushes: flushes::Fold,
+    pools: pool::Fold,
+    vmcs: vmcs::Fold,
+    small: small::Fold,
+    phases: small::Phases,
+}
+
+impl Default for Pass {
+    fn default() -> Self {
+        Self {
+            costs: hv_defs::cost::DEFAULT,
+            overview: Overview::default(),
+            cpus: small::Cpus::default(),
+            failed: std::collections::BTreeMap::new(),
+            bench: Bench::default(),
+            exits: exits::Fold::default(),
+            flushes: flushes::Fold::default(),
+            pools: pool::Fold::default(),
+            vmcs: vmcs::Fold::default(),
+            small: small::Fold::default(),
+            phases: small::Phases::default(),
+        }
+    }
+}
+
+impl Pass {
+    fn see(&mut self, number: u64, event: &Event) {
+        let overview = &mut self.overview;
+        overview.events += 1;
+        overview.instructions = overview.instructions.max(event.at.instruction);
+        self.cpus.see(event.at);
+        let kind = event.what.kind();
+        self.phases.see(number, event);
+        match &event.what {
+            What::Vmcs(access) => self.vmcs.see(access),
+            What::Pool(pool) => self.pools.see(event.at.vcpu, pool),
+            What::Entry(entry) => {
+                if let Some(check) = entry.failed {
+                    *self.failed.entry(check.name().to_owned()).or_default() += 1;
+                }
+            }
+            What::Lost(count) => overview.lost += count,
+            What::Stop(stop) => overview.stop = Some(stop.clone()),
+            _ => {}
+        }
+        self.exits.see(event, &self.costs);
+        self.small.see(event);
+        if !matches!(kind, Kind::Exit | Kind::Pool | Kind::Injection) {
+            self.bench.see(number, event);
+            for judged in self.bench.verdicts() {
+                self.phases.judged(&judged);
+                self.flushes.see(judged, &self.costs);
+            }
+        }
+        self.cpus.count(kind);
+    }
+
+    fn finish(mut self) -> Findings {
+        for judged in self.bench.close() {
+            self.phases.judged(&judged);
+            self.flushes.see(judged, &self.costs);
+        }
+        let mut overview = self.overview;
+        (overview.vcpus, overview.pcpus, overview.counts) = self.cpus.finish();
+        overview.failed_entries = self.failed.into_iter().collect();
+        overview.failed_entries.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
+        let (exits, multiplication, cycles) = self.exits.finish();
+        overview.cycles = cycles;
+        let (vpids, ept, ept_pages, ept_page_count, injections) = self.small.finish();
+        Findings {
+            name: String::new(),
+            overview,
+            exits,
+            multiplication,
+            flushes: self.flushes.finish(),
+            pools: self.pools.finish(&self.costs),
+            vmcs: self.vmcs.finish(),
+            vpids,
+            ept,
+            ept_pages,
+            ept_page_count,
+            injections,
+            phases: self.phases.finish(),
+            advice: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The vmcs02 pool of each vCPU: what it did, and what pools of other sizes would have done.
+
+use crate::curve::{Curve, Request, curve};
+use hv_defs::cost::Costs;
+use hv_defs::event::{Pool, PoolOp};
+use std::collections::BTreeMap;
+
+/// The pool of one vCPU.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PoolFinding {
+    /// The vCPU.
+    pub vcpu: u16,
+    /// Requests that found their vmcs02.
+    pub hits: u64,
+    /// Requests that took a free slot.
+    pub misses: u64,
+    /// Requests that took another vmcs12's slot.
+    pub recycles: u64,
+    /// Slots given up.
+    pub frees: u64,
+    /// Slots that were used.
+    pub slots: u64,
+    /// Fields written at hits.
+    pub written_at_hits: u64,
+    /// Fields written at misses and recycles.
+    pub written_at_misses: u64,
+    /// Fields that needed no writing.
+    pub skipped: u64,
+    /// Misses at every size.
+    pub curve: Curve,
+    /// VMWRITEs that one hit saves: the mean of a miss less the mean of a hit. `None` when the trace has not both.
+    pub saved_by_a_hit: Option<f64>,
+    /// Modelled cycles that one miss costs more than a hit.
+    pub miss_cycles: f64,
+}
+
+impl PoolFinding {
+    /// Requests that found no vmcs02: misses and recycles.
+    pub fn missed(&self) -> u64 {
+        self.misses + self.recycles
+    }
+}
+
+#[derive(Debug, Default)]
+struct One {
+    counts: [u64; 4],
+    slots: u64,
+    written_at_hits: u64,
+    written_at_misses: u64,
+    skipped: u64,
+    requests: Vec<Request>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    vcpus: BTreeMap<u16, One>,
+}
+
+impl Fold {
+    pub(super) fn see(&mut self, vcpu: u16, pool: &Pool) {
+        let one = self.vcpus.entry(vcpu).or_default();
+        one.counts[pool.op as usize] += 1;
+        one.slots = one.slots.max(u64::from(pool.slot) + 1);
+        let written = u64::from(pool.written);
+        one.skipped += u64::from(pool.skipped);
+        match pool.op {
+            PoolOp::Hit => one.written_at_hits += written,
+            PoolOp::Miss | PoolOp::Recycle => one.written_at_misses += written,
+            PoolOp::Free => {}
+        }
+        one.requests.push(match pool.op {
+            PoolOp::Free => Request::Free(pool.vmcs12),
+            _ => Request::Use(pool.vmcs12),
+        });
+    }
+
+    pub(super) fn finish(self, costs: &Costs) -> Vec<PoolFinding> {
+        let finding = |(vcpu, one): (u16, One)| {
+            let [hits, misses, recycles, frees] = one.counts;
+            let missed = misses + recycles;
+            let mean = |sum: u64, count: u64| sum as f64 / count as f64;
+            let saved_by_a_hit = (hits > 0 && missed > 0)
+                .then(|| (mean(one.written_at_misses, missed) - mean(one.written_at_hits, hits)).max(0.0));
+            // Another vmcs02 is cleared and the new one loaded; what a hit would have kept is written.
+            let writes = saved_by_a_hit.unwrap_or(0.0) * costs.vmwrite as f64;
+            PoolFinding {
+                vcpu,
+                hits,
+                misses,
+                recycles,
+                frees,
+                slots: one.slots,
+                written_at_hits: one.written_at_hits,
+                written_at_misses: one.written_at_misses,
+                skipped: one.skipped,
+                curve: curve(&one.requests),
+                saved_by_a_hit,
+                miss_cycles: costs.vmptrld as f64 + writes,
+            }
+        };
+        self.vcpus.into_iter().map(finding).collect()
+    }
+}

@@ -1,0 +1,158 @@
+//! VMCS accesses by field: how many, how many in vain, and which would be worth shadowing.
+
+use hv_defs::event::{Actor, VmcsAccess, VmcsOp, Which};
+use hv_defs::vmcs::{COUNT, Shadowed, TABLE, VmcsField};
+use std::collections::{BTreeMap, HashMap};
+
+/// Accesses of one actor to one field of one kind of VMCS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FieldRow {
+    /// Who.
+    pub actor: Actor,
+    /// Which VMCS.
+    pub which: Which,
+    /// The field.
+    pub field: VmcsField,
+    /// VMREADs.
+    pub reads: u64,
+    /// VMREADs that gave the value that was last read or written.
+    pub same_reads: u64,
+    /// VMWRITEs.
+    pub writes: u64,
+    /// VMWRITEs of the value that was there.
+    pub same_writes: u64,
+}
+
+impl FieldRow {
+    /// Its place in KVM's fixed list of shadowed fields.
+    pub fn shadowed(&self) -> Shadowed {
+        self.field.index().map_or(Shadowed::No, |index| TABLE[index].shadowed)
+    }
+
+    /// Reads and writes.
+    pub fn accesses(&self) -> u64 {
+        self.reads + self.writes
+    }
+}
+
+/// All VMCS accesses.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Vmcs {
+    /// By actor, VMCS and field, most accesses first.
+    pub rows: Vec<FieldRow>,
+    /// VMPTRLDs, VMCLEARs and VMPTRSTs, by actor and VMCS.
+    pub others: Vec<(Actor, Which, VmcsOp, u64)>,
+}
+
+impl Vmcs {
+    /// VMWRITEs in all.
+    pub fn writes(&self) -> u64 {
+        self.rows.iter().map(|row| row.writes).sum()
+    }
+
+    /// VMREADs in all.
+    pub fn reads(&self) -> u64 {
+        self.rows.iter().map(|row| row.reads).sum()
+    }
+
+    /// VMWRITEs of the value that was there.
+    pub fn same_writes(&self) -> u64 {
+        self.rows.iter().map(|row| row.same_writes).sum()
+    }
+
+    /// VMREADs that told nothing new.
+    pub fn same_reads(&self) -> u64 {
+        self.rows.iter().map(|row| row.same_reads).sum()
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    reads: u64,
+    same_reads: u64,
+    writes: u64,
+    same_writes: u64,
+}
+
+const WHICHES: usize = Which::ALL.len();
+const ACTORS: usize = Actor::ALL.len();
+
+/// The last values known of one VMCS.
+type Values = [Option<u64>; COUNT];
+
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    /// By actor, VMCS and field's row.
+    counts: Vec<Counts>,
+    strangers: BTreeMap<(Actor, Which, VmcsField), Counts>,
+    others: BTreeMap<(Actor, Which, VmcsOp), u64>,
+    places: HashMap<(Which, u64), usize>,
+    values: Vec<Box<Values>>,
+    last: Option<((Which, u64), usize)>,
+}
+
+impl Fold {
+    pub(super) fn see(&mut self, access: &VmcsAccess) {
+        let (actor, which) = (access.actor, access.which);
+        if !matches!(access.op, VmcsOp::Read | VmcsOp::Write) {
+            *self.others.entry((actor, which, access.op)).or_default() += 1;
+            return;
+        }
+        let write = access.op == VmcsOp::Write;
+        let Some(index) = access.field.index() else {
+            let counts = self.strangers.entry((actor, which, access.field)).or_default();
+            count(counts, write, write && access.old == access.value);
+            return;
+        };
+        if self.counts.is_empty() {
+            self.counts.resize(ACTORS * WHICHES * COUNT, Counts::default());
+        }
+        let known = &mut self.values_of(which, access.address)[index];
+        let same = if write { access.old == access.value } else { *known == Some(access.value) };
+        *known = Some(access.value);
+        count(&mut self.counts[(actor as usize * WHICHES + which as usize) * COUNT + index], write, same);
+    }
+
+    fn values_of(&mut self, which: Which, address: u64) -> &mut Values {
+        let key = (which, address);
+        let place = match self.last {
+            Some((last, place)) if last == key => place,
+            _ => {
+                let values = &mut self.values;
+                let place = *self.places.entry(key).or_insert_with(|| {
+                    values.push(Box::new([None; COUNT]));
+                    values.len() - 1
+                });
+                self.last = Some((key, place));
+                place
+            }
+        };
+        &mut self.values[place]
+    }
+
+    pub(super) fn finish(self) -> Vmcs {
+        let known = self.counts.iter().enumerate().filter(|(_, counts)| counts.reads + counts.writes > 0);
+        let known = known.map(|(at, counts)| {
+            let (actor, which) = (Actor::ALL[at / COUNT / WHICHES], Which::ALL[at / COUNT % WHICHES]);
+            ((actor, which, TABLE[at % COUNT].field), *counts)
+        });
+        let rows = known.chain(self.strangers).map(|((actor, which, field), counts)| {
+            let Counts { reads, same_reads, writes, same_writes } = counts;
+            FieldRow { actor, which, field, reads, same_reads, writes, same_writes }
+        });
+        let mut rows: Vec<FieldRow> = rows.collect();
+        rows.sort_by_key(|row| (core::cmp::Reverse(row.accesses()), row.actor, row.which, row.field));
+        let others = self.others.into_iter().map(|((actor, which, op), count)| (actor, which, op, count)).collect();
+        Vmcs { rows, others }
+    }
+}
+
+fn count(counts: &mut Counts, write: bool, same: bool) {
+    if write {
+        counts.writes += 1;
+        counts.same_writes += u64::from(same);
+    } else {
+        counts.reads += 1;
+        counts.same_reads += u64::from(same);
+    }
+}

@@ -1,0 +1,121 @@
+//! Several traces in one table, each against the first.
+
+use super::document::{Cell, Document, Part, Section, Table, Tone};
+use crate::Findings;
+use crate::findings::PoolFinding;
+use crate::judge::Verdict;
+use crate::number::grouped;
+
+/// A measure of a trace: less is better, unless it only sizes the trace.
+pub(super) struct Measure {
+    pub(super) name: &'static str,
+    /// For programs.
+    pub(super) key: &'static str,
+    pub(super) of: fn(&Findings) -> Option<f64>,
+    pub(super) judged: bool,
+    decimals: bool,
+}
+
+const fn size(name: &'static str, key: &'static str, of: fn(&Findings) -> Option<f64>) -> Measure {
+    Measure { name, key, of, judged: false, decimals: false }
+}
+
+const fn cost(name: &'static str, key: &'static str, of: fn(&Findings) -> Option<f64>) -> Measure {
+    Measure { name, key, of, judged: true, decimals: false }
+}
+
+fn level_exits(of: &Findings, nested: bool) -> f64 {
+    of.exits.iter().filter(|row| (row.level >= 2) == nested).map(|row| row.count).sum::<u64>() as f64
+}
+
+fn pool(of: &Findings, pick: fn(&PoolFinding) -> u64) -> Option<f64> {
+    (!of.pools.is_empty()).then(|| of.pools.iter().map(pick).sum::<u64>() as f64)
+}
+
+/// What is compared, in order.
+pub(super) const MEASURES: &[Measure] = &[
+    cost("missing flushes", "missing_flushes", |of| Some(of.flushes.count(Verdict::Missing) as f64)),
+    size("events", "events", |of| Some(of.overview.events as f64)),
+    size("instructions", "instructions", |of| Some(of.overview.instructions as f64)),
+    cost("modelled cycles", "cycles", |of| Some(of.overview.cycles as f64)),
+    cost("L1 exits", "l1_exits", |of| Some(level_exits(of, false))),
+    size("L2 exits", "l2_exits", |of| Some(level_exits(of, true))),
+    Measure {
+        name: "exits per L2 exit",
+        key: "exits_per_l2_exit",
+        of: |of| of.multiplication.factor(),
+        judged: true,
+        decimals: true,
+    },
+    cost("flushes", "flushes", |of| Some(of.flushes.made() as f64)),
+    cost("redundant flushes", "redundant_flushes", |of| Some(of.flushes.count(Verdict::Redundant) as f64)),
+    cost("too broad flushes", "too_broad_flushes", |of| Some(of.flushes.count(Verdict::TooBroad) as f64)),
+    cost("TLB entries dropped", "dropped", |of| Some(of.flushes.dropped() as f64)),
+    cost("pool misses", "pool_misses", |of| pool(of, PoolFinding::missed)),
+    cost("VMWRITEs", "vmwrites", |of| Some(of.vmcs.writes() as f64)),
+    cost("VMWRITEs of the same value", "same_value_vmwrites", |of| Some(of.vmcs.same_writes() as f64)),
+    cost("VMREADs", "vmreads", |of| Some(of.vmcs.reads() as f64)),
+];
+
+/// A rise by less than this part of the first is no regression.
+const NOISE: f64 = 0.01;
+
+pub(super) fn document(of: &[Findings]) -> Document {
+    let first = &of[0];
+    let names = |of: &Findings| {
+        let rest = [&of.overview.guest, &of.overview.policy].into_iter().filter(|text| !text.is_empty());
+        let rest: Vec<&str> = rest.map(String::as_str).collect();
+        if rest.is_empty() { of.name.clone() } else { format!("{} ({})", of.name, rest.join(", ")) }
+    };
+    // A trace a row reads well however many there are; measures a row reads well when there are few.
+    let few = of.len() <= 6;
+    let cell = |measure: &Measure, one: &Findings| {
+        let Some(value) = (measure.of)(one) else { return Cell::text("-") };
+        let shown = if measure.decimals { format!("{value:.2}") } else { grouped(value as u64) };
+        let base = (measure.of)(first).unwrap_or(0.0);
+        if core::ptr::eq(one, first) || value == base {
+            return Cell::number(shown, value);
+        }
+        let change = if base == 0.0 { String::new() } else { format!(" ({:+.1} %)", (value - base) * 100.0 / base) };
+        let tone = match measure.judged {
+            true if value > base * (1.0 + NOISE) => Tone::Bad,
+            true if value < base * (1.0 - NOISE) => Tone::Good,
+            _ => Tone::Plain,
+        };
+        let mark = if tone == Tone::Bad { " ▲" } else { "" };
+        Cell::number(format!("{shown}{change}{mark}"), value).toned(tone)
+    };
+    let table = if few {
+        let letters = ["A", "B", "C", "D", "E", "F"];
+        let rows = MEASURES.iter().map(|measure| {
+            [Cell::text(measure.name)].into_iter().chain(of.iter().map(|one| cell(measure, one))).collect()
+        });
+        let columns = ["measure"].into_iter().chain(letters.into_iter().take(of.len())).collect();
+        Table { columns, rows: rows.collect(), note: "Changes are against A; ▲ marks what became worse.".into() }
+    } else {
+        let rows = of.iter().map(|one| {
+            [Cell::text(names(one))].into_iter().chain(MEASURES.iter().map(|measure| cell(measure, one))).collect()
+        });
+        let columns = ["trace"].into_iter().chain(MEASURES.iter().map(|measure| measure.name)).collect();
+        let note = format!("Changes are against {}; ▲ marks what became worse.", first.name);
+        Table { columns, rows: rows.collect(), note }
+    };
+    let mut parts = Vec::new();
+    if few {
+        let letters = ["A", "B", "C", "D", "E", "F"];
+        parts.push(Part::Facts(letters.into_iter().zip(of.iter().map(|one| Cell::text(names(one)))).collect()));
+    }
+    parts.push(Part::Table(table));
+    let missing: Vec<String> = of
+        .iter()
+        .filter(|one| one.flushes.count(Verdict::Missing) > 0)
+        .map(|one| format!("{} ({})", one.name, grouped(one.flushes.count(Verdict::Missing))))
+        .collect();
+    let mut sections = Vec::new();
+    if !missing.is_empty() {
+        let note = Part::Note(format!("Flushes are missing in {}.", missing.join(", ")));
+        sections.push(Section { id: "missing", title: "Missing flushes".into(), tone: Tone::Bad, parts: vec![note] });
+    }
+    sections.push(Section { id: "comparison", title: "Comparison".into(), tone: Tone::Plain, parts });
+    Document { title: format!("{} traces", of.len()), sections }
+}

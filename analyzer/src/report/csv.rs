@@ -1,0 +1,95 @@
+//! A report as CSV: a number a line, so that any number of traces can be put under one another.
+
+use super::compare::MEASURES;
+use crate::Findings;
+use crate::histogram::Histogram;
+use crate::query::quoted;
+use std::fmt::Write as _;
+
+/// Draws findings.
+pub(super) fn draw(of: &[Findings]) -> String {
+    let mut text = String::from("trace,section,item,measure,value\n");
+    for one in of {
+        rows(one, &mut |section: &str, item: &str, measure: &str, value: f64| {
+            let _ = writeln!(text, "{},{section},{},{measure},{value}", quoted(&one.name), quoted(item));
+        });
+    }
+    text
+}
+
+fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
+    for measure in MEASURES {
+        if let Some(value) = (measure.of)(of) {
+            add("overview", "", measure.key, value);
+        }
+    }
+    let spread = |add: &mut dyn FnMut(&str, &str, &str, f64), section: &str, item: &str, name: &str, of: &Histogram| {
+        for (percent, value) in [50, 90, 99].map(|percent| (percent, of.percentile(percent))) {
+            add(section, item, &format!("{name}_p{percent}"), value as f64);
+        }
+        add(section, item, &format!("{name}_max"), of.max() as f64);
+        add(section, item, &format!("{name}_sum"), of.sum() as f64);
+    };
+    for row in &of.exits {
+        let item = format!("L{} {} {}", row.level, row.reason, row.handled_by);
+        add("exits", &item, "count", row.count as f64);
+        spread(add, "exits", &item, "guest_instructions", &row.guest);
+        spread(add, "exits", &item, "handling_cycles", &row.handling);
+    }
+    for row in &of.multiplication.reasons {
+        let item = row.reason.to_string();
+        add("multiplication", &item, "count", row.count as f64);
+        add("multiplication", &item, "reflected", row.reflected as f64);
+        add("multiplication", &item, "factor", row.factor());
+        for caused in &row.caused {
+            add("caused", &format!("{item};{}", caused.reason), "count", caused.count as f64);
+        }
+    }
+    for row in &of.flushes.rows {
+        let item = [row.verdict.name(), row.cause.name(), row.kind.name(), row.actor.name(), row.rule.name()].join(" ");
+        add("flushes", &item, "count", row.count as f64);
+        add("flushes", &item, "dropped", row.dropped as f64);
+        add("flushes", &item, "dropped_nothing", row.dropped_nothing as f64);
+        add("flushes", &item, "cycles", (row.cycles + row.refill_cycles) as f64);
+    }
+    for pool in &of.pools {
+        let item = format!("vcpu {}", pool.vcpu);
+        for (name, value) in [
+            ("hits", pool.hits),
+            ("misses", pool.misses),
+            ("recycles", pool.recycles),
+            ("frees", pool.frees),
+            ("slots", pool.slots),
+        ] {
+            add("pool", &item, name, value as f64);
+        }
+        for row in &pool.curve.sizes {
+            let item = format!("vcpu {} slots {}", pool.vcpu, row.size);
+            add("pool_curve", &item, "lru", row.lru as f64);
+            add("pool_curve", &item, "fifo", row.fifo as f64);
+            add("pool_curve", &item, "optimum", row.optimum as f64);
+        }
+    }
+    for row in &of.vmcs.rows {
+        let item = format!("{} {} {}", row.actor, row.which, row.field);
+        add("vmcs", &item, "reads", row.reads as f64);
+        add("vmcs", &item, "unchanged_reads", row.same_reads as f64);
+        add("vmcs", &item, "writes", row.writes as f64);
+        add("vmcs", &item, "same_value_writes", row.same_writes as f64);
+    }
+    for (number, phase) in of.phases.iter().enumerate() {
+        let item = phase.mark.map_or("start".into(), |mark| format!("{number} mark {mark}"));
+        for (name, value) in [
+            ("events", phase.events),
+            ("instructions", phase.instructions),
+            ("l1_exits", phase.l1_exits),
+            ("l2_exits", phase.l2_exits),
+            ("flushes", phase.flushes),
+            ("redundant_flushes", phase.redundant),
+            ("missing_flushes", phase.missing),
+            ("pool_misses", phase.pool_missed),
+        ] {
+            add("phases", &item, name, value as f64);
+        }
+    }
+}
