@@ -6,9 +6,16 @@ use capnp::Word;
 use hv_defs::event::{Event, Kind, Stamp, What};
 use hv_defs::fields::{MAX_COLUMNS, Texts};
 
-/// A block that is being filled.
-pub(crate) struct Filling {
-    first: u64,
+/// When a block ends. The same for equal runs, so that equal runs give equal files.
+const BLOCK_EVENTS: usize = 1 << 16;
+/// A block that spans so many instructions ends too, so that a machine that is killed loses seconds only.
+const BLOCK_INSTRUCTIONS: u64 = 1 << 30;
+/// Texts are for what is rare.
+const BLOCK_TEXTS: usize = 256;
+
+/// Events on their way into a block: what a thread that must not wait fills, and hands to another that writes it with
+/// [`Writer::write`](crate::Writer::write).
+pub struct Batch {
     order: Vec<u8>,
     stamps: Stamps,
     /// For each kind, its rows one after another.
@@ -43,16 +50,16 @@ impl Stamps {
     }
 }
 
-impl Filling {
-    /// An empty block that begins with event `first`.
-    pub(crate) fn new(first: u64) -> Self {
+impl Default for Batch {
+    fn default() -> Self {
         let tables = std::array::from_fn(|_| Vec::new());
-        Self { first, order: Vec::new(), stamps: Stamps::default(), tables, texts: Texts::default() }
+        Self { order: Vec::new(), stamps: Stamps::default(), tables, texts: Texts::default() }
     }
+}
 
-    /// Empties it for the block that begins with event `first`, keeping its memory.
-    pub(crate) fn restart(&mut self, first: u64) {
-        self.first = first;
+impl Batch {
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
         self.order.clear();
         let stamps = &mut self.stamps;
         stamps.last = None;
@@ -63,28 +70,25 @@ impl Filling {
         self.texts.list.clear();
     }
 
+    /// Adds an event. Returns whether the batch is now full: one that is pushed to further may be too long to write.
     #[inline]
-    pub(crate) fn push(&mut self, event: &Event) {
+    pub fn push(&mut self, event: &Event) -> bool {
         let kind = event.what.kind();
         self.order.push(kind as u8);
         self.stamps.push(event.at);
         event.what.push_row(&mut self.tables[kind as usize], &mut self.texts);
+        let span = event.at.instruction.wrapping_sub(self.stamps.instruction[0]);
+        self.order.len() >= BLOCK_EVENTS || span >= BLOCK_INSTRUCTIONS || self.texts.list.len() >= BLOCK_TEXTS
     }
 
-    pub(crate) fn first(&self) -> u64 {
-        self.first
+    /// How many events it has.
+    pub fn len(&self) -> usize {
+        self.order.len()
     }
 
-    pub(crate) fn len(&self) -> u32 {
-        self.order.len() as u32
-    }
-
-    pub(crate) fn first_instruction(&self) -> Option<u64> {
-        self.stamps.instruction.first().copied()
-    }
-
-    pub(crate) fn texts_len(&self) -> usize {
-        self.texts.list.len()
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
     }
 
     /// Rows of each kind, in the order of [`Kind::ALL`].
@@ -102,8 +106,8 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    /// The block's message, into `message`.
-    pub(crate) fn encode(&mut self, block: &Filling, message: &mut Vec<u8>) {
+    /// The message of a block that begins with event `first`, into `message`.
+    pub(crate) fn encode(&mut self, first: u64, block: &Batch, message: &mut Vec<u8>) {
         let Stamps { events, instruction, vcpu, pcpu, .. } = &block.stamps;
         let stamps = TableOut {
             name: "stamps",
@@ -125,7 +129,7 @@ impl Encoder {
         order.extend(block.order.iter().map(|&kind| places[usize::from(kind)]));
         let order = ColumnOut::new("order", Coding::Plain, &[], order);
         let texts = &block.texts.list;
-        let mut out = BlockOut { first: block.first, events: block.len(), order, stamps, tables, texts };
+        let mut out = BlockOut { first, events: block.len() as u32, order, stamps, tables, texts };
         wire::write_block(&out, &mut self.words, message);
         self.columns.push(out.order.stored);
         let tables = out.tables.iter_mut().chain([&mut out.stamps]);

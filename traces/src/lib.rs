@@ -17,7 +17,7 @@ mod verify;
 mod wire;
 mod writer;
 
-pub use block::{Block, Column, Rows};
+pub use block::{Batch, Block, Column, Rows};
 pub use error::Error;
 pub use frame::MAX_BLOCK_EVENTS;
 pub use header::{Header, Image, sha256};

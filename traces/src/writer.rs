@@ -1,6 +1,6 @@
 //! Writing a trace, block by block.
 
-use crate::block::{Encoder, Filling};
+use crate::block::{Batch, Encoder};
 use crate::error::Error;
 use crate::frame::{self, Tag};
 use crate::header::Header;
@@ -8,12 +8,6 @@ use crate::wire::{self, Index, IndexRow};
 use hv_defs::event::{Event, Kind};
 use std::io::Write;
 
-/// When a block ends. The same for equal runs, so that equal runs give equal files.
-const BLOCK_EVENTS: u32 = 1 << 16;
-/// A block that spans so many instructions ends too, so that a machine that is killed loses seconds only.
-const BLOCK_INSTRUCTIONS: u64 = 1 << 30;
-/// Texts are for what is rare.
-const BLOCK_TEXTS: usize = 256;
 const LEVEL: i32 = 1;
 
 /// What was written.
@@ -36,7 +30,9 @@ pub struct Writer<W: Write> {
     out: W,
     at: u64,
     whole: u64,
-    filling: Filling,
+    /// The number of the next block's first event.
+    next: u64,
+    filling: Batch,
     encoder: Encoder,
     message: Vec<u8>,
     stored: Vec<u8>,
@@ -53,7 +49,8 @@ impl<W: Write> Writer<W> {
             out,
             at: 0,
             whole: 0,
-            filling: Filling::new(0),
+            next: 0,
+            filling: Batch::default(),
             encoder: Encoder::default(),
             message: Vec::new(),
             stored: Vec::new(),
@@ -62,7 +59,7 @@ impl<W: Write> Writer<W> {
             ended: false,
         };
         writer.index.tables = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), Vec::new())).collect();
-        writer.write(&frame::prologue(crate::VERSION))?;
+        writer.put(&frame::prologue(crate::VERSION))?;
         writer.frame(Tag::Header, (0, 0), &wire::write_header(header))?;
         Ok(writer)
     }
@@ -76,17 +73,12 @@ impl<W: Write> Writer<W> {
         if self.ended {
             return Err(Error::Ended);
         }
-        self.filling.push(event);
-        let span = event.at.instruction.wrapping_sub(self.filling.first_instruction().unwrap_or(0));
-        if self.filling.len() >= BLOCK_EVENTS || span >= BLOCK_INSTRUCTIONS || self.filling.texts_len() >= BLOCK_TEXTS {
-            self.end_block()?;
-        }
-        Ok(())
+        if self.filling.push(event) { self.end_block() } else { Ok(()) }
     }
 
     /// Events pushed so far.
     pub fn len(&self) -> u64 {
-        self.filling.first() + u64::from(self.filling.len())
+        self.next + self.filling.len() as u64
     }
 
     /// Whether none was pushed.
@@ -102,21 +94,40 @@ impl<W: Write> Writer<W> {
     /// Writes the events that are still held as a block. Where blocks end does not matter to readers, but it does to the
     /// file's bytes.
     pub fn end_block(&mut self) -> Result<(), Error> {
-        if self.filling.len() == 0 {
+        let mut filling = std::mem::take(&mut self.filling);
+        let written = self.write_block(&filling);
+        filling.clear();
+        self.filling = filling;
+        written
+    }
+
+    /// Writes a batch as a block of its own, behind the events that were pushed. Equal batches give equal bytes, and the
+    /// same as events that are pushed one by one, where every batch but the last is full.
+    pub fn write(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.end_block()?;
+        self.write_block(batch)
+    }
+
+    fn write_block(&mut self, batch: &Batch) -> Result<(), Error> {
+        if batch.is_empty() {
             return Ok(());
         }
-        let (first, events) = (self.filling.first(), self.filling.len());
+        let too_many = |_| Error::TooLarge(format!("a block of {} events", batch.len()));
+        let events = u32::try_from(batch.len()).map_err(too_many)?;
+        if events > frame::MAX_BLOCK_EVENTS {
+            return Err(Error::TooLarge(format!("a block of {events} events")));
+        }
+        let first = self.next;
         self.index.blocks.push(IndexRow { offset: self.at, first, events });
-        for ((_, rows), count) in self.index.tables.iter_mut().zip(self.filling.counts()) {
+        for ((_, rows), count) in self.index.tables.iter_mut().zip(batch.counts()) {
             rows.push(count);
         }
         let mut message = std::mem::take(&mut self.message);
-        self.encoder.encode(&self.filling, &mut message);
+        self.encoder.encode(first, batch, &mut message);
         let written = self.frame(Tag::Block, (first, events), &message);
         self.message = message;
-        written?;
-        self.filling.restart(first + u64::from(events));
-        Ok(())
+        self.next = first + u64::from(events);
+        written
     }
 
     /// Ends the trace: writes what is still held, the index and the trailer. Nothing can be pushed after it.
@@ -126,13 +137,13 @@ impl<W: Write> Writer<W> {
         let counts = Kind::ALL.iter().zip(&index.tables);
         let counts = counts.map(|(&kind, (_, rows))| (kind, rows.iter().map(|&rows| u64::from(rows)).sum()));
         let counts = counts.filter(|(_, count)| *count > 0).collect();
-        let (offset, events) = (self.at, self.filling.first());
+        let (offset, events) = (self.at, self.next);
         let kept = Index {
             tables: index.tables.into_iter().filter(|(_, rows)| rows.iter().any(|&rows| rows > 0)).collect(),
             blocks: index.blocks,
         };
         self.frame(Tag::Index, (0, 0), &wire::write_index(&kept))?;
-        self.write(&frame::trailer(offset, events))?;
+        self.put(&frame::trailer(offset, events))?;
         self.out.flush().map_err(Error::Write)?;
         self.ended = true;
         Ok(Summary { events, blocks: kept.blocks.len(), bytes: self.at, counts })
@@ -145,7 +156,7 @@ impl<W: Write> Writer<W> {
         let mut stored = std::mem::take(&mut self.stored);
         let head = frame::pack(tag, range, message, &mut self.compressor, &mut stored);
         let written = match head {
-            Ok(head) => self.write(&head.to_bytes()).and_then(|()| self.write(&stored)),
+            Ok(head) => self.put(&head.to_bytes()).and_then(|()| self.put(&stored)),
             Err(error) => {
                 self.ended = true;
                 Err(error)
@@ -157,7 +168,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
         if self.ended {
             return Err(Error::Ended);
         }
