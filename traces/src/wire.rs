@@ -28,7 +28,7 @@ fn open<T>(
     read: impl FnOnce(&capnp::message::Reader<serialize::BufferSegments<&[u8]>>) -> Result<T, Wrong>,
 ) -> Result<T, Wrong> {
     // A sound message is walked once, and its tables' heads once more.
-    let options = ReaderOptions { traversal_limit_in_words: Some(words.len() * 4 + 4096), nesting_limit: 16 };
+    let options = ReaderOptions { traversal_limit_in_words: Some(words.len() * 2 + 4096), nesting_limit: 16 };
     let mut bytes = Word::words_to_bytes(words);
     let message = serialize::read_message_from_flat_slice(&mut bytes, options).map_err(wrong)?;
     if !bytes.is_empty() {
