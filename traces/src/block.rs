@@ -1,179 +1,9 @@
-//! A block of events as columns: filled by the writer, or read back whole or in part.
+//! A block that is read back: whole, or the rows of one table.
 
-use crate::coding::{self, Coding, Lasts, chosen};
-use crate::wire::{self, BlockOut, ColumnOut, TableOut, Wrong};
-use capnp::Word;
+use crate::wire::Word;
+use crate::wire::{self, Wrong};
 use hv_defs::event::{Event, Kind, Stamp, What};
 use hv_defs::fields::{MAX_COLUMNS, Texts};
-
-/// When a block ends. The same for equal runs, so that equal runs give equal files.
-const BLOCK_EVENTS: usize = 1 << 16;
-/// A block that spans so many instructions ends too, so that a machine that is killed loses seconds only.
-const BLOCK_INSTRUCTIONS: u64 = 1 << 30;
-/// Texts are for what is rare.
-const BLOCK_TEXTS: usize = 256;
-
-/// Events on their way into a block: what a thread that must not wait fills, and hands to another that writes it with
-/// [`Writer::write`](crate::Writer::write).
-pub struct Batch {
-    order: Vec<u8>,
-    stamps: Stamps,
-    /// For each kind, its rows one after another.
-    tables: [Vec<u64>; Kind::ALL.len()],
-    texts: Texts,
-}
-
-/// Runs of events that share a stamp.
-#[derive(Default)]
-struct Stamps {
-    last: Option<Stamp>,
-    events: Vec<u64>,
-    instruction: Vec<u64>,
-    vcpu: Vec<u64>,
-    pcpu: Vec<u64>,
-}
-
-impl Stamps {
-    #[inline]
-    fn push(&mut self, at: Stamp) {
-        if self.last == Some(at)
-            && let Some(events) = self.events.last_mut()
-        {
-            *events += 1;
-            return;
-        }
-        self.last = Some(at);
-        self.events.push(1);
-        self.instruction.push(at.instruction);
-        self.vcpu.push(at.vcpu.into());
-        self.pcpu.push(at.pcpu.into());
-    }
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        let tables = std::array::from_fn(|_| Vec::new());
-        Self { order: Vec::new(), stamps: Stamps::default(), tables, texts: Texts::default() }
-    }
-}
-
-impl Batch {
-    /// Empties it, keeping its memory.
-    pub fn clear(&mut self) {
-        self.order.clear();
-        let stamps = &mut self.stamps;
-        stamps.last = None;
-        for column in [&mut stamps.events, &mut stamps.instruction, &mut stamps.vcpu, &mut stamps.pcpu] {
-            column.clear();
-        }
-        self.tables.iter_mut().for_each(Vec::clear);
-        self.texts.list.clear();
-    }
-
-    /// Adds an event. Returns whether the batch is now full: one that is pushed to further may be too long to write.
-    #[inline]
-    pub fn push(&mut self, event: &Event) -> bool {
-        let kind = event.what.kind();
-        self.order.push(kind as u8);
-        self.stamps.push(event.at);
-        event.what.push_row(&mut self.tables[kind as usize], &mut self.texts);
-        let span = event.at.instruction.wrapping_sub(self.stamps.instruction[0]);
-        self.order.len() >= BLOCK_EVENTS || span >= BLOCK_INSTRUCTIONS || self.texts.list.len() >= BLOCK_TEXTS
-    }
-
-    /// How many events it has.
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
-    /// Rows of each kind, in the order of [`Kind::ALL`].
-    pub(crate) fn counts(&self) -> impl Iterator<Item = u32> {
-        Kind::ALL.iter().zip(&self.tables).map(|(kind, rows)| (rows.len() / kind.columns().len()) as u32)
-    }
-}
-
-/// Makes messages of blocks. What it allots for one it uses again for the next.
-#[derive(Default)]
-pub(crate) struct Encoder {
-    columns: Vec<Vec<u64>>,
-    lasts: Lasts,
-    words: Vec<Word>,
-}
-
-impl Encoder {
-    /// The message of a block that begins with event `first`, into `message`.
-    pub(crate) fn encode(&mut self, first: u64, block: &Batch, message: &mut Vec<u8>) {
-        let Stamps { events, instruction, vcpu, pcpu, .. } = &block.stamps;
-        let stamps = TableOut {
-            name: "stamps",
-            rows: events.len() as u32,
-            columns: vec![
-                self.column("events", (Coding::Plain, &[]), &[], events),
-                self.column("instruction", (Coding::Delta, &[]), &[], instruction),
-                self.column("vcpu", (Coding::Plain, &[]), &[], vcpu),
-                self.column("pcpu", (Coding::Plain, &[]), &[], pcpu),
-            ],
-        };
-        let (mut tables, mut places) = (Vec::new(), [0; Kind::ALL.len()]);
-        for (&kind, rows) in Kind::ALL.iter().zip(&block.tables).filter(|(_, rows)| !rows.is_empty()) {
-            places[kind as usize] = tables.len() as u64;
-            tables.push(self.table(kind, rows));
-        }
-        let mut order = self.columns.pop().unwrap_or_default();
-        order.clear();
-        order.extend(block.order.iter().map(|&kind| places[usize::from(kind)]));
-        let order = ColumnOut::new("order", Coding::Plain, &[], order);
-        let texts = &block.texts.list;
-        let mut out = BlockOut { first, events: block.len() as u32, order, stamps, tables, texts };
-        wire::write_block(&out, &mut self.words, message);
-        self.columns.push(out.order.stored);
-        let tables = out.tables.iter_mut().chain([&mut out.stamps]);
-        self.columns.extend(tables.flat_map(|table| table.columns.drain(..)).map(|column| column.stored));
-    }
-
-    fn table(&mut self, kind: Kind, rows: &[u64]) -> TableOut<'static> {
-        let width = kind.columns().len();
-        let mut values: Vec<Vec<u64>> = (0..width).map(|_| self.columns.pop().unwrap_or_default()).collect();
-        for (at, column) in values.iter_mut().enumerate() {
-            column.clear();
-            column.extend(rows.chunks_exact(width).map(|row| row[at]));
-        }
-        let mut coded = Vec::with_capacity(width);
-        for (of, own) in kind.columns().iter().zip(&values) {
-            let (coding, keys) = chosen(kind, of.name);
-            coded.push((coding != Coding::Plain).then(|| self.column(of.name, (coding, keys), &values, own)));
-        }
-        let mut columns = Vec::with_capacity(width);
-        for ((of, own), coded) in kind.columns().iter().zip(values).zip(coded) {
-            columns.push(match coded {
-                Some(coded) => {
-                    self.columns.push(own);
-                    coded
-                }
-                None => ColumnOut::new(of.name, Coding::Plain, &[], own),
-            });
-        }
-        TableOut { name: kind.name(), rows: (rows.len() / width) as u32, columns }
-    }
-
-    fn column<'a>(
-        &mut self,
-        name: &'a str,
-        (coding, keys): (Coding, &'a [u8]),
-        table: &[Vec<u64>],
-        values: &[u64],
-    ) -> ColumnOut<'a> {
-        let key_columns: Vec<&[u64]> = keys.iter().map(|&key| &table[usize::from(key)][..]).collect();
-        let mut stored = self.columns.pop().unwrap_or_default();
-        coding::encode(coding, &key_columns, values, &mut self.lasts, &mut stored);
-        ColumnOut::new(name, coding, keys, stored)
-    }
-}
 
 /// One column of a table that was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -241,46 +71,32 @@ pub struct Block {
     texts: Texts,
 }
 
-/// Which columns to decode.
-#[derive(Clone, Copy)]
-pub(crate) enum Wanted<'a> {
-    /// All that there are.
-    All,
-    /// None: only how many rows each table has, and where its events are.
-    Counts,
-    /// Those of one kind's table; all of them, or those that are named.
-    Of(Kind, Option<&'a [&'a str]>),
+/// What a block's message says, checked: the parts add up.
+struct Parts {
+    first: u64,
+    /// For each event, its table.
+    order: Vec<u8>,
+    /// Runs of events with one stamp; together as many as there are events.
+    runs: Vec<(usize, Stamp)>,
+    tables: Vec<Table>,
+    texts: Texts,
 }
 
-impl Wanted<'_> {
-    fn has(self, table: &str, column: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Counts => false,
-            Self::Of(kind, names) => kind.name() == table && names.is_none_or(|names| names.contains(&column)),
-        }
-    }
-}
-
-impl Block {
-    /// Reads a block's message. `head` is what its frame says: the first event's number and how many there are.
-    pub(crate) fn read(words: &[Word], head: (u64, u32), wanted: Wanted<'_>) -> Result<Self, Wrong> {
-        let block = wire::read_block(words, &|table, column| wanted.has(table, column))?;
+impl Parts {
+    /// Reads a block's message, decoding the columns that are wanted. `head` is what its frame says: the first event's
+    /// number and how many there are.
+    fn read(words: &[Word], head: (u64, u32), wanted: &dyn Fn(&str, &str) -> bool) -> Result<Self, Wrong> {
+        let block = wire::read_block(words, wanted)?;
         if (block.first, block.order.len()) != (head.0, head.1 as usize) {
             return Err(format!("its frame and its message differ on its events: {} and {}", head.0, block.first));
         }
-        let stamps = read_stamps(&block.stamps, block.order.len())?;
-        let mut next = vec![0_u32; block.tables.len()];
-        let (mut order, mut rows) = (Vec::with_capacity(stamps.len()), Vec::with_capacity(stamps.len()));
-        for &table in &block.order {
-            let row = usize::try_from(table).ok().and_then(|table| next.get_mut(table));
-            let row = row.ok_or_else(|| format!("an event belongs to table {table} of {}", block.tables.len()))?;
-            order.push(table as u8);
-            rows.push(*row);
-            *row += 1;
+        let mut counts = [0_u32; 1 << u8::BITS];
+        block.order.iter().for_each(|&table| counts[usize::from(table)] += 1);
+        if let Some(table) = (block.tables.len()..counts.len()).find(|&table| counts[table] > 0) {
+            return Err(format!("an event belongs to table {table} of {}", block.tables.len()));
         }
         let mut tables: Vec<Table> = Vec::with_capacity(block.tables.len());
-        for (table, rows) in block.tables.into_iter().zip(next) {
+        for (table, rows) in block.tables.into_iter().zip(counts) {
             if table.rows != rows {
                 return Err(format!("table '{}' has {} rows for {rows} events", table.name, table.rows));
             }
@@ -289,7 +105,59 @@ impl Block {
             }
             tables.push(read_table(table, wanted));
         }
-        Ok(Self { first: block.first, order, rows, stamps, tables, texts: Texts { list: block.texts } })
+        let runs = read_runs(&block.stamps, block.order.len())?;
+        Ok(Self { first: block.first, order: block.order, runs, tables, texts: Texts { list: block.texts } })
+    }
+}
+
+/// The names and rows of a block's tables.
+pub(crate) fn read_counts(words: &[Word], head: (u64, u32)) -> Result<Vec<(String, u32)>, Wrong> {
+    let tables = Parts::read(words, head, &|_, _| false)?.tables;
+    Ok(tables.into_iter().map(|table| (table.name, table.rows)).collect())
+}
+
+/// The rows of one of a block's tables, with all columns or those that are named.
+pub(crate) fn read_rows(words: &[Word], head: (u64, u32), name: &str, columns: Option<&[&str]>) -> Result<Rows, Wrong> {
+    let wanted = |table: &str, column: &str| table == name && columns.is_none_or(|names| names.contains(&column));
+    let mut parts = Parts::read(words, head, &wanted)?;
+    let Some(at) = parts.tables.iter().position(|table| table.name == name) else { return Ok(Rows::default()) };
+    let table = parts.tables.swap_remove(at);
+    let count = table.rows as usize;
+    let mut rows = Rows {
+        event: Vec::with_capacity(count),
+        instruction: Vec::with_capacity(count),
+        vcpu: Vec::with_capacity(count),
+        pcpu: Vec::with_capacity(count),
+        columns: table.columns,
+        texts: parts.texts,
+    };
+    let mut place = 0;
+    for (run, stamp) in parts.runs {
+        let tables = parts.order[place..place + run].iter();
+        let first = parts.first + place as u64;
+        rows.event.extend(tables.zip(first..).filter(|(table, _)| usize::from(**table) == at).map(|(_, event)| event));
+        rows.instruction.resize(rows.event.len(), stamp.instruction);
+        rows.vcpu.resize(rows.event.len(), stamp.vcpu);
+        rows.pcpu.resize(rows.event.len(), stamp.pcpu);
+        place += run;
+    }
+    Ok(rows)
+}
+
+impl Block {
+    /// Reads a block's message, as [`Parts::read`].
+    pub(crate) fn read(words: &[Word], head: (u64, u32)) -> Result<Self, Wrong> {
+        let Parts { first, order, runs, tables, texts } = Parts::read(words, head, &|_, _| true)?;
+        let mut next = vec![0_u32; tables.len()];
+        let mut rows = Vec::with_capacity(order.len());
+        for &table in &order {
+            let row = &mut next[usize::from(table)];
+            rows.push(*row);
+            *row += 1;
+        }
+        let mut stamps = Vec::with_capacity(order.len());
+        runs.into_iter().for_each(|(run, stamp)| stamps.resize(stamps.len() + run, stamp));
+        Ok(Self { first, order, rows, stamps, tables, texts })
     }
 
     /// The number of its first event.
@@ -334,27 +202,6 @@ impl Block {
     pub fn stamp(&self, place: usize) -> Option<Stamp> {
         self.stamps.get(place).copied()
     }
-
-    /// The rows of one table, by its name.
-    pub(crate) fn into_rows(mut self, name: &str) -> Rows {
-        let Some(at) = self.tables.iter().position(|table| table.name == name) else { return Rows::default() };
-        let table = self.tables.swap_remove(at);
-        let count = table.rows as usize;
-        let mut rows = Rows { columns: table.columns, texts: self.texts, ..Rows::default() };
-        rows.event.reserve(count);
-        rows.instruction.reserve(count);
-        rows.vcpu.reserve(count);
-        rows.pcpu.reserve(count);
-        let places =
-            self.order.iter().zip(&self.stamps).enumerate().filter(|(_, (table, _))| usize::from(**table) == at);
-        for (place, (_, stamp)) in places {
-            rows.event.push(self.first + place as u64);
-            rows.instruction.push(stamp.instruction);
-            rows.vcpu.push(stamp.vcpu);
-            rows.pcpu.push(stamp.pcpu);
-        }
-        rows
-    }
 }
 
 /// Why a row does not make an event.
@@ -365,7 +212,7 @@ pub(crate) enum Refused {
     OutOfRange(u64, String),
 }
 
-fn read_stamps(table: &wire::TableIn, events: usize) -> Result<Vec<Stamp>, Wrong> {
+fn read_runs(table: &wire::TableIn, events: usize) -> Result<Vec<(usize, Stamp)>, Wrong> {
     let zeros = vec![0; table.rows as usize];
     let column = |name: &str| {
         let found = table.columns.iter().find(|(known, _)| known == name);
@@ -373,22 +220,19 @@ fn read_stamps(table: &wire::TableIn, events: usize) -> Result<Vec<Stamp>, Wrong
     };
     let (counts, instructions, vcpus, pcpus) =
         (column("events"), column("instruction"), column("vcpu"), column("pcpu"));
-    let mut stamps = Vec::with_capacity(events);
+    let (mut runs, mut left) = (Vec::with_capacity(zeros.len()), events as u64);
     for run in 0..zeros.len() {
         let (vcpu, pcpu) = match (u16::try_from(vcpus[run]), u16::try_from(pcpus[run])) {
             (Ok(vcpu), Ok(pcpu)) => (vcpu, pcpu),
             _ => return Err(format!("a stamp names CPU {} on {}", vcpus[run], pcpus[run])),
         };
-        if counts[run] > (events - stamps.len()) as u64 {
-            return Err("it has more stamps than events".into());
-        }
-        let stamp = Stamp { instruction: instructions[run], vcpu, pcpu };
-        stamps.resize(stamps.len() + counts[run] as usize, stamp);
+        left = left.checked_sub(counts[run]).ok_or("it has more stamps than events")?;
+        runs.push((counts[run] as usize, Stamp { instruction: instructions[run], vcpu, pcpu }));
     }
-    if stamps.len() == events { Ok(stamps) } else { Err(format!("it has {} stamps for {events} events", stamps.len())) }
+    if left == 0 { Ok(runs) } else { Err(format!("it has {} stamps for {events} events", events as u64 - left)) }
 }
 
-fn read_table(table: wire::TableIn, wanted: Wanted<'_>) -> Table {
+fn read_table(table: wire::TableIn, wanted: &dyn Fn(&str, &str) -> bool) -> Table {
     let kind = Kind::by_name(&table.name);
     let mut found = table.columns;
     let mut columns = Vec::new();
@@ -396,12 +240,12 @@ fn read_table(table: wire::TableIn, wanted: Wanted<'_>) -> Table {
         // A column that was left out is all zeros.
         let at = found.iter().position(|(name, _)| name == known.name);
         let values = at.and_then(|at| found.remove(at).1);
-        if wanted.has(&table.name, known.name) {
+        if wanted(&table.name, known.name) {
             let values = values.unwrap_or_else(|| vec![0; table.rows as usize]);
             columns.push(Column { name: known.name.into(), values });
         }
     }
-    let newer = found.into_iter().filter(|(name, _)| wanted.has(&table.name, name));
+    let newer = found.into_iter().filter(|(name, _)| wanted(&table.name, name));
     columns.extend(newer.filter_map(|(name, values)| Some(Column { name, values: values? })));
     Table { name: table.name, kind, rows: table.rows, columns }
 }
@@ -409,11 +253,13 @@ fn read_table(table: wire::TableIn, wanted: Wanted<'_>) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coding::Coding;
     use crate::frame::{Head, Tag};
+    use crate::wire::{BlockOut, ColumnOut, TableOut};
 
     /// A block with one `mark` event, whose table has a column that this version does not know, and one event of a kind
     /// that it does not know.
-    fn newer(order: &[u64], mark_value: u64) -> Result<Block, Wrong> {
+    fn newer(order: &[u64], mark_value: u64) -> Result<Vec<Word>, Wrong> {
         let column = |name, stored: &[u64]| ColumnOut::new(name, Coding::Plain, &[], stored.to_vec());
         let table = |name, columns| TableOut { name, rows: 1, columns };
         let stamps = vec![column("events", &[order.len() as u64]), column("instruction", &[5])];
@@ -433,19 +279,19 @@ mod tests {
         let mut compressor = zstd::bulk::Compressor::new(1).expect("a compressor");
         let head: Head = crate::frame::pack(Tag::Block, (10, out.events), &message, &mut compressor, &mut stored)
             .expect("a small message");
-        let words = crate::frame::unpack(&head, &stored)?;
-        Block::read(&words, (10, out.events), Wanted::All)
+        crate::frame::unpack(&head, &stored)
     }
 
     #[test]
     fn tables_and_columns_of_newer_versions_are_kept() {
-        let block = newer(&[1, 0], 7).expect("a sound block");
+        let message = newer(&[1, 0], 7).expect("a message");
+        let block = Block::read(&message, (10, 2)).expect("a sound block");
         let mark = Event { at: Stamp { instruction: 5, vcpu: 0, pcpu: 0 }, what: What::Mark(7) };
         assert!(matches!(block.event(0), Ok(event) if event == mark));
         assert!(matches!(block.event(1), Err(Refused::NewerKind(name)) if name == "teleport"));
         assert_eq!((block.kind(0), block.kind(1)), (Some(Kind::Mark), None));
         let columns = |name: &str| -> Vec<(String, Vec<u64>)> {
-            let rows = newer(&[1, 0], 7).expect("a sound block").into_rows(name);
+            let rows = read_rows(&message, (10, 2), name, None).expect("a sound block");
             rows.columns.into_iter().map(|column| (column.name, column.values)).collect()
         };
         assert_eq!(columns("mark"), [("value".into(), vec![7]), ("colour".into(), vec![4])]);
@@ -460,9 +306,11 @@ mod tests {
             (&[1], "table 'mark' claims 1 rows"),
             (&[1, 0, 0], "its tables hold 2 rows for 3 events"),
         ] {
-            assert_eq!(newer(order, 7).err().as_deref(), Some(why));
+            let message = newer(order, 7).expect("a message");
+            assert_eq!(Block::read(&message, (10, order.len() as u32)).err().as_deref(), Some(why));
         }
-        let block = newer(&[1, 0], 1 << 32).expect("its message is sound");
+        let message = newer(&[1, 0], 1 << 32).expect("a message");
+        let block = Block::read(&message, (10, 2)).expect("it adds up");
         assert!(matches!(block.event(0), Err(Refused::OutOfRange(10, table)) if table == "mark"));
     }
 }

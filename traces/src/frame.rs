@@ -176,13 +176,13 @@ pub(crate) fn pack(
 }
 
 /// The message in `stored`, as aligned words; or what is wrong with it.
-pub(crate) fn unpack(head: &Head, stored: &[u8]) -> Result<Vec<capnp::Word>, String> {
+pub(crate) fn unpack(head: &Head, stored: &[u8]) -> Result<Vec<crate::wire::Word>, String> {
     if crc32fast::hash(stored) != head.crc {
         return Err("its bytes do not match their checksum".into());
     }
     let length = head.message as usize;
-    let mut words = capnp::Word::allocate_zeroed_vec(length / 8);
-    let bytes = capnp::Word::words_to_bytes_mut(&mut words);
+    let mut words = crate::wire::Word::allocate_zeroed_vec(length / 8);
+    let bytes = crate::wire::Word::words_to_bytes_mut(&mut words);
     if stored.len() == length {
         bytes.copy_from_slice(stored);
     } else {

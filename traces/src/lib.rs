@@ -3,6 +3,7 @@
 //! A trace is a [`Header`], then blocks of events, then an index. Each block is a Cap'n Proto message of columns,
 //! compressed, checked by a checksum and readable on its own, so that whatever was written before a crash is read.
 
+mod batch;
 mod block;
 mod coding;
 mod error;
@@ -17,7 +18,8 @@ mod verify;
 mod wire;
 mod writer;
 
-pub use block::{Batch, Block, Column, Rows};
+pub use batch::Batch;
+pub use block::{Block, Column, Rows};
 pub use error::Error;
 pub use frame::MAX_BLOCK_EVENTS;
 pub use header::{Header, Image, sha256};

@@ -1,6 +1,6 @@
 //! Reading a trace: by its index, or by a scan where there is none.
 
-use crate::block::{Block, Refused, Rows, Wanted};
+use crate::block::{self, Block, Refused, Rows};
 use crate::error::Error;
 use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
@@ -112,7 +112,8 @@ impl Reader {
             }
             None => {
                 for block in 0..self.blocks.len() {
-                    self.read_block(block, Wanted::Counts)?.counts().for_each(|(name, rows)| add(name, rows.into()));
+                    let counts = self.read_block(block, block::read_counts)?;
+                    counts.iter().for_each(|(name, rows)| add(name, (*rows).into()));
                 }
             }
         }
@@ -152,7 +153,7 @@ impl Reader {
             return Ok(found);
         }
         // Decoded without the lock held, so that threads do not wait for one another's blocks.
-        let read = Arc::new(self.read_block(block, Wanted::All)?);
+        let read = Arc::new(self.read_block(block, Block::read)?);
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHED {
             cache.remove(0);
@@ -163,17 +164,17 @@ impl Reader {
 
     /// The rows of one kind in one block, with all columns. Empty where the block has no such event.
     pub fn block_columns(&self, block: usize, kind: Kind) -> Result<Rows, Error> {
-        Ok(self.read_block(block, Wanted::Of(kind, None))?.into_rows(kind.name()))
+        self.block_table(block, kind.name())
     }
 
     /// As [`Reader::block_columns`], with only the columns that are named.
     pub fn block_columns_of(&self, block: usize, kind: Kind, columns: &[&str]) -> Result<Rows, Error> {
-        Ok(self.read_block(block, Wanted::Of(kind, Some(columns)))?.into_rows(kind.name()))
+        self.read_block(block, |words, head| block::read_rows(words, head, kind.name(), Some(columns)))
     }
 
     /// The rows of one table in one block by the table's name, for tables that a newer version added.
     pub fn block_table(&self, block: usize, table: &str) -> Result<Rows, Error> {
-        Ok(self.read_block(block, Wanted::All)?.into_rows(table))
+        self.read_block(block, |words, head| block::read_rows(words, head, table, None))
     }
 
     /// Whether the index was read, rather than rebuilt.
@@ -183,7 +184,7 @@ impl Reader {
 
     /// Reads a block whole and makes every event of it, to see that it can be done.
     pub(crate) fn check_block(&self, number: usize) -> Result<(), Error> {
-        let block = self.read_block(number, Wanted::All)?;
+        let block = self.read_block(number, Block::read)?;
         for event in block.first()..block.first() + block.len() as u64 {
             match self.event_in(number, &block, event) {
                 Ok(_) | Err(Error::NewerKind { .. }) => {}
@@ -193,7 +194,11 @@ impl Reader {
         Ok(())
     }
 
-    fn read_block(&self, number: usize, wanted: Wanted<'_>) -> Result<Block, Error> {
+    fn read_block<T>(
+        &self,
+        number: usize,
+        read: impl FnOnce(&[crate::wire::Word], (u64, u32)) -> Result<T, String>,
+    ) -> Result<T, Error> {
         let block = self.blocks.get(number).ok_or(Error::NoBlock { block: number, blocks: self.blocks.len() })?;
         let damaged = |why: String| Error::Block { block: number, offset: block.offset, why };
         let head = read_head(&self.source, block.offset)?.ok_or_else(|| damaged("its frame is damaged".into()))?;
@@ -203,7 +208,7 @@ impl Reader {
         }
         let stored = self.source.take(block.offset + HEAD as u64, head.stored as usize)?;
         let words = frame::unpack(&head, &stored).map_err(damaged)?;
-        Block::read(&words, (head.first, head.events), wanted).map_err(damaged)
+        read(&words, (head.first, head.events)).map_err(damaged)
     }
 
     fn event_in(&self, number: usize, block: &Block, event: u64) -> Result<Event, Error> {

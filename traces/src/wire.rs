@@ -7,8 +7,9 @@ use crate::coding::{self, Coding, KEYS};
 use crate::frame::MAX_BLOCK_EVENTS;
 use crate::header::{Header, Image, sha256};
 use crate::trace_capnp as schema;
+pub(crate) use capnp::Word;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions, ScratchSpaceHeapAllocator};
-use capnp::{Word, serialize};
+use capnp::serialize;
 use hv_defs::config::{Backend, Config, Guest, ImageKind, Log};
 use hv_defs::policy::{Policy, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 
@@ -322,7 +323,7 @@ pub(crate) struct TableIn {
 /// A block that was read.
 pub(crate) struct BlockIn {
     pub(crate) first: u64,
-    pub(crate) order: Vec<u64>,
+    pub(crate) order: Vec<u8>,
     pub(crate) stamps: TableIn,
     pub(crate) tables: Vec<TableIn>,
     pub(crate) texts: Vec<String>,
@@ -336,7 +337,7 @@ pub(crate) fn read_block(words: &[Word], wanted: &dyn Fn(&str, &str) -> bool) ->
         if events > MAX_BLOCK_EVENTS {
             return Err(format!("it claims {events} events"));
         }
-        let order = read_column(&root.get_order().map_err(wrong)?, events)?;
+        let order = read_order(&root.get_order().map_err(wrong)?, events)?;
         let stamps = read_table(root.get_stamps().map_err(wrong)?, events, &|_, _| true)?;
         let found = root.get_tables().map_err(wrong)?;
         if found.len() as usize > MAX_TABLES {
@@ -429,6 +430,24 @@ fn read_column(column: &schema::column::Reader<'_>, rows: u32) -> Result<Vec<u64
         U32(list) => take!(list, rows),
         U64(list) => take!(list, rows),
     })
+}
+
+/// The column that says which table each event's row is in. No block has as many tables as a byte can tell apart.
+fn read_order(column: &schema::column::Reader<'_>, events: u32) -> Result<Vec<u8>, Wrong> {
+    if column.get_coding().map_err(wrong)? != schema::Coding::Plain {
+        return Err("its order is coded".into());
+    }
+    if let schema::column::U8(list) = column.which().map_err(wrong)? {
+        let list = list.map_err(wrong)?;
+        if let Some(tables) = list.as_slice().filter(|tables| tables.len() == events as usize) {
+            return Ok(tables.to_vec());
+        }
+    }
+    let order = read_column(column, events)?;
+    order
+        .into_iter()
+        .map(|table| u8::try_from(table).map_err(|_| format!("an event belongs to table {table}")))
+        .collect()
 }
 
 // --- Index ---

@@ -1,6 +1,6 @@
 //! Writing a trace, block by block.
 
-use crate::block::{Batch, Encoder};
+use crate::batch::{Batch, Encoder};
 use crate::error::Error;
 use crate::frame::{self, Tag};
 use crate::header::Header;

@@ -16,7 +16,7 @@ fn open(bytes: &[u8]) -> Reader {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn what_is_written_is_read(events in events(400), ends in prop::collection::vec(0..400_usize, 0..5)) {
@@ -129,7 +129,7 @@ fn a_flipped_byte_is_refused_or_named() {
     let bytes = write(&events, &[40, 100]);
     let blocks = open(&bytes).blocks().to_vec();
     for at in 0..bytes.len() {
-        for flip in [1, 0x80, 0xff] {
+        for flip in [1, 0xff] {
             let mut flipped = bytes.clone();
             flipped[at] ^= flip;
             let Ok(reader) = Reader::from_bytes(flipped) else {
