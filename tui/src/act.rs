@@ -1,0 +1,558 @@
+//! What keys and the mouse do outside of input lines.
+
+use crate::describe::thousands;
+use crate::filter::Plan;
+use crate::keys::{Action, action};
+use crate::layout::{LABEL, Pane, areas, list_rows, side_rows, top};
+use crate::model::{Ask, Mode, Model, Side};
+use crate::panes::{StateRow, detail_lines, state_field, state_row, state_rows};
+use crate::prompt;
+use crate::strip;
+use crate::theme::Role;
+use crate::update::{find, go_to, moved, set_filter};
+use crate::view::help;
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use hv_defs::event::{Event, NO_ADDRESS, VmcsOp, What, Which};
+use hv_defs::vmcs::VmcsField;
+use ratatui::layout::Position;
+use std::sync::Arc;
+
+/// A key in any mode but a prompt's.
+pub(crate) fn key(model: &mut Model, key: &KeyEvent) {
+    let letter = match key.code {
+        KeyCode::Char(letter)
+            if letter.is_alphanumeric() && key.modifiers - KeyModifiers::SHIFT == KeyModifiers::NONE =>
+        {
+            Some(letter)
+        }
+        _ => None,
+    };
+    match (&model.mode, letter) {
+        (Mode::SetMark, Some(letter)) => {
+            model.mode = Mode::Browse;
+            model.marks.insert(letter, model.cursor);
+            note(model, format!("Bookmark {letter} is on event {}.", thousands(model.cursor)));
+        }
+        (Mode::GoMark, Some(letter)) => {
+            model.mode = Mode::Browse;
+            go_to_mark(model, letter);
+        }
+        (Mode::SetMark | Mode::GoMark, None) => model.mode = Mode::Browse,
+        (Mode::Help(line), _) => help_key(model, *line, key),
+        _ => {
+            if let Some(action) = action(key) {
+                act(model, action);
+            }
+        }
+    }
+}
+
+fn note(model: &mut Model, text: impl Into<String>) {
+    model.note = Some((Role::Notice, text.into()));
+}
+
+/// Goes to a bookmark.
+pub(crate) fn go_to_mark(model: &mut Model, letter: char) {
+    match model.marks.get(&letter) {
+        Some(&event) => go_to(model, event, true),
+        None => note(model, format!("There is no bookmark {letter}; m{letter} sets it.")),
+    }
+}
+
+fn help_key(model: &mut Model, line: usize, key: &KeyEvent) {
+    let last = help::lines().len().saturating_sub(usize::from(model.size.1.saturating_sub(4)));
+    let page = usize::from(model.size.1 / 2);
+    let line = match action(key) {
+        Some(Action::Down) => line + 1,
+        Some(Action::Up) => line.saturating_sub(1),
+        Some(Action::PageDown | Action::HalfDown) => line + page,
+        Some(Action::PageUp | Action::HalfUp) => line.saturating_sub(page),
+        Some(Action::Home) => 0,
+        Some(Action::End) => last,
+        Some(Action::Redraw) => {
+            model.redraw = true;
+            line
+        }
+        _ => {
+            model.mode = Mode::Browse;
+            return;
+        }
+    };
+    model.mode = Mode::Help(line.min(last));
+}
+
+/// Does what a key stands for.
+pub(crate) fn act(model: &mut Model, action: Action) {
+    let rows = if model.in_side { side_rows(model, model.side) } else { usize::from(list_rows(model)) } as i64;
+    match action {
+        Action::Down => step(model, 1),
+        Action::Up => step(model, -1),
+        Action::PageDown => step(model, rows),
+        Action::PageUp => step(model, -rows),
+        Action::HalfDown => step(model, rows / 2),
+        Action::HalfUp => step(model, -rows / 2),
+        Action::Home if model.in_side => step(model, i64::MIN),
+        Action::End if model.in_side => step(model, i64::MAX),
+        Action::Home => go_to_end(model, 0),
+        Action::End => go_to_end(model, model.about.len.saturating_sub(1)),
+        Action::GoTo => prompt::open(model, Ask::GoTo, ""),
+        Action::Back => travel(model, false),
+        Action::Forward => travel(model, true),
+        Action::Partner => partner(model),
+        Action::NextKind => jump(model, true, of_kind),
+        Action::PreviousKind => jump(model, false, of_kind),
+        Action::NextReason => jump(model, true, of_reason),
+        Action::PreviousReason => jump(model, false, of_reason),
+        Action::NextVmcs => jump(model, true, of_vmcs),
+        Action::PreviousVmcs => jump(model, false, of_vmcs),
+        Action::NextField => jump_field(model, true),
+        Action::PreviousField => jump_field(model, false),
+        Action::NextPhase => jump(model, true, |_| Ok(("mark".into(), "phase marker".into()))),
+        Action::PreviousPhase => jump(model, false, |_| Ok(("mark".into(), "phase marker".into()))),
+        Action::SetMark => model.mode = Mode::SetMark,
+        Action::GoMark => model.mode = Mode::GoMark,
+        Action::Filter => {
+            let text = model.filter.as_ref().map_or(String::new(), |filter| filter.text.clone());
+            prompt::open(model, Ask::Filter, &text);
+        }
+        Action::FilterByThis => match model.selected().map(like_this) {
+            Some(text) => prompt::open(model, Ask::Filter, &text),
+            None => note(model, "The event is not read yet."),
+        },
+        Action::ClearFilter => clear_filter(model),
+        Action::Search if model.in_side && model.side == Side::State => prompt::open(model, Ask::Field, ""),
+        Action::Search => prompt::open(model, Ask::Search, ""),
+        Action::NextHit => next_hit(model, true),
+        Action::PreviousHit => next_hit(model, false),
+        Action::Focus => focus(model, 1),
+        Action::FocusBack => focus(model, 4),
+        Action::Detail => show(model, Side::Detail),
+        Action::State => show(model, Side::State),
+        Action::Round => show(model, Side::Round),
+        Action::Findings => show(model, Side::Findings),
+        Action::Zoom => model.zoomed = !model.zoomed,
+        Action::Enter => enter(model),
+        Action::Escape => escape(model),
+        Action::AllFields => {
+            model.state.all = !model.state.all;
+            let shown = if model.state.all { "All fields are shown." } else { "Only known fields are shown." };
+            note(model, shown);
+        }
+        Action::NextAddress => next_address(model),
+        Action::Columns => model.wide_list = !model.wide_list,
+        Action::ZoomIn => zoom(model, true),
+        Action::ZoomOut => zoom(model, false),
+        Action::ZoomWhole => model.strip.window = (0, model.about.len),
+        Action::PanLeft => pan(model, false),
+        Action::PanRight => pan(model, true),
+        Action::Copy => match model.selected() {
+            Some(event) => model.copy = Some(as_text(model.cursor, event)),
+            None => note(model, "The event is not read yet."),
+        },
+        Action::Redraw => model.redraw = true,
+        Action::Help => model.mode = Mode::Help(0),
+        Action::Quit => model.quit = true,
+    }
+}
+
+/// Moves in the pane that has the keys.
+fn step(model: &mut Model, by: i64) {
+    if !model.in_side {
+        return step_list(model, by);
+    }
+    let moved = |row: usize, len: usize| -> usize {
+        let target = (row as i64).saturating_add(by).clamp(0, len.saturating_sub(1) as i64);
+        target as usize
+    };
+    match model.side {
+        Side::Detail => {
+            let last = detail_lines(model).len().saturating_sub(side_rows(model, Side::Detail));
+            model.detail_top = moved(model.detail_top, last + 1);
+        }
+        Side::State => {
+            let rows = state_rows(model);
+            let from = state_row(&rows, model.state.row);
+            let mut to = moved(from, rows.len());
+            // A heading is stepped over in the direction of the step.
+            if matches!(rows.get(to), Some(StateRow::Group(_))) {
+                to = if by < 0 && to > 0 { to - 1 } else { to + 1 };
+            }
+            model.state.row = to;
+        }
+        Side::Round => {
+            let len = model.round.as_ref().map_or(0, |round| round.rows.len());
+            model.round_row = moved(model.round_row, len);
+        }
+        Side::Findings => {
+            let len = model.findings.iter().flatten().map(|findings| findings.len()).sum();
+            model.finding_row = moved(model.finding_row, len);
+        }
+    }
+}
+
+fn step_list(model: &mut Model, by: i64) {
+    let rows = list_rows(model);
+    for _ in 0..by.unsigned_abs() {
+        let next = if by > 0 { model.after(model.cursor) } else { model.before(model.cursor) };
+        let Some(next) = next else { break };
+        model.cursor = next;
+        model.anchor = if by > 0 { (model.anchor + 1).min(rows - 1) } else { model.anchor.saturating_sub(1) };
+    }
+    moved(model);
+}
+
+/// Goes to the first or last event of the list.
+fn go_to_end(model: &mut Model, event: u64) {
+    let near = match &model.filter {
+        Some(filter) => filter.hits.at_or_after(event).or_else(|| filter.hits.at_or_before(event)),
+        None => Some(event),
+    };
+    go_to(model, near.unwrap_or(event), true);
+}
+
+fn travel(model: &mut Model, forward: bool) {
+    let (from, to) =
+        if forward { (&mut model.undone, &mut model.jumps) } else { (&mut model.jumps, &mut model.undone) };
+    match from.pop() {
+        Some(event) => {
+            to.push(model.cursor);
+            go_to(model, event, false);
+        }
+        None => note(
+            model,
+            if forward { "There is nothing to go forward to." } else { "There is no jump to go back from." },
+        ),
+    }
+}
+
+/// Jumps to the next event of the sort that `sort` says of the selected one: a filter and its name, or why there is none.
+fn jump(model: &mut Model, forward: bool, sort: impl Fn(&Event) -> Result<(String, String), &'static str>) {
+    let Some(event) = model.selected() else { return note(model, "The event is not read yet.") };
+    match sort(event).map(|(text, what)| (Plan::of(&text), what)) {
+        Ok((Ok(plan), what)) => find(model, Arc::new(plan), forward, what, true),
+        Ok((Err(error), _)) => note(model, error.to_string()),
+        Err(why) => note(model, why),
+    }
+}
+
+fn of_kind(event: &Event) -> Result<(String, String), &'static str> {
+    let kind = event.what.kind();
+    Ok((format!("kind == {kind}"), format!("{kind}")))
+}
+
+fn of_reason(event: &Event) -> Result<(String, String), &'static str> {
+    match &event.what {
+        What::Exit(exit) => Ok((format!("reason == {}", exit.basic().0), format!("{} exit", exit.basic()))),
+        _ => Err("Only an exit has a reason."),
+    }
+}
+
+fn of_vmcs(event: &Event) -> Result<(String, String), &'static str> {
+    let of_12 = |address: u64| {
+        (
+            format!("vmcs12 == {address:#x} or which == vmcs12 and address == {address:#x}"),
+            format!("event of vmcs12 {address:#x}"),
+        )
+    };
+    let of_silicons = |address: u64| {
+        let text = format!("entry.vmcs02 == {address:#x} or which in {{vmcs01, vmcs02}} and address == {address:#x}");
+        (text, format!("event of the VMCS at {address:#x}"))
+    };
+    match &event.what {
+        What::Exit(exit) if exit.vmcs12 != NO_ADDRESS => Ok(of_12(exit.vmcs12)),
+        What::Exit(_) => Ok(("exit.level == 1 or entry.level == 1".into(), "event of vmcs01".into())),
+        What::Entry(entry) if entry.vmcs12 != NO_ADDRESS => Ok(of_12(entry.vmcs12)),
+        What::Entry(entry) => Ok(of_silicons(entry.vmcs02)),
+        What::Pool(pool) => Ok(of_12(pool.vmcs12)),
+        What::Vmcs(access) => match access.which {
+            Which::Vmcs12 => Ok(of_12(access.address)),
+            Which::Vmcs01 | Which::Vmcs02 => Ok(of_silicons(access.address)),
+            Which::Shadow12 => {
+                let text = format!("which == shadow12 and address == {:#x}", access.address);
+                Ok((text, format!("event of shadow12 {:#x}", access.address)))
+            }
+        },
+        _ => Err("The event is of no VMCS."),
+    }
+}
+
+fn jump_field(model: &mut Model, forward: bool) {
+    if model.in_side && model.side == Side::State {
+        return match state_field(model) {
+            Some(field) => jump(model, forward, |_| Ok(access_to(field, None))),
+            None => note(model, "No field is known here."),
+        };
+    }
+    jump(model, forward, |event| match &event.what {
+        What::Vmcs(access) if matches!(access.op, VmcsOp::Read | VmcsOp::Write) => {
+            Ok(access_to(access.field, Some(access.which)))
+        }
+        _ => Err("Only a VMREAD or VMWRITE has a field; in the VMCS pane, w goes to the selected one."),
+    });
+}
+
+fn access_to(field: VmcsField, which: Option<Which>) -> (String, String) {
+    let of = which.map_or(String::new(), |which| format!(" and which == {which}"));
+    let name = which.map_or(String::new(), |which| format!("{which}."));
+    (format!("field == {} and op in {{read, write}}{of}", field.0), format!("access to {name}{field}"))
+}
+
+fn partner(model: &mut Model) {
+    let sort = |event: &Event| match &event.what {
+        What::Exit(_) => Ok((format!("entry and vcpu == {}", event.at.vcpu), "entry on this vCPU".to_owned())),
+        What::Entry(_) => Ok((format!("exit and vcpu == {}", event.at.vcpu), "exit on this vCPU".to_owned())),
+        _ => Err("Only exits and entries have partners."),
+    };
+    let forward = !matches!(model.selected().map(|event| &event.what), Some(What::Entry(_)));
+    jump(model, forward, sort);
+}
+
+fn next_hit(model: &mut Model, forward: bool) {
+    if model.in_side && model.side == Side::State && !model.state.query.is_empty() {
+        return prompt::find_field(model, forward, false);
+    }
+    match model.search.clone() {
+        Some((text, plan)) => find(model, plan, forward, format!("'{text}'"), true),
+        None => note(model, "There is no search; / begins one."),
+    }
+}
+
+fn clear_filter(model: &mut Model) {
+    if let Some(filter) = model.filter.take() {
+        model.dropped = Some(filter.text);
+        return note(model, "The filter is dropped; F brings it back.");
+    }
+    match model.dropped.take().map(|text| (Plan::of(&text), text)) {
+        Some((Ok(plan), text)) => set_filter(model, &text, plan),
+        _ => note(model, "There is no filter; f sets one."),
+    }
+}
+
+/// The filter that picks events like this one.
+fn like_this(event: &Event) -> String {
+    match &event.what {
+        What::Exit(exit) => match exit.basic().name() {
+            Some(name) => format!("reason == {name} and level == {}", exit.level),
+            None => format!("reason == {} and level == {}", exit.basic().0, exit.level),
+        },
+        What::Entry(entry) => format!("entry and level == {}", entry.level),
+        What::Vmcs(access) if access.field.name().is_some() && matches!(access.op, VmcsOp::Read | VmcsOp::Write) => {
+            format!("which == {} and op == {} and field == {}", access.which, access.op, access.field)
+        }
+        What::Flush(flush) => format!("flush.kind == {} and cause == {}", flush.kind, flush.cause),
+        What::Pool(pool) => format!("pool and op == {}", pool.op),
+        What::Ept(change) => format!("ept and op == {}", change.op),
+        What::Injection(injection) => format!("injection and vector == {}", injection.info.vector()),
+        what => format!("kind == {}", what.kind()),
+    }
+}
+
+fn focus(model: &mut Model, by: usize) {
+    // The list, then the side panes in their order.
+    let at = if model.in_side { 1 + Side::ALL.iter().position(|side| *side == model.side).unwrap_or(0) } else { 0 };
+    let to = (at + by) % 5;
+    model.in_side = to > 0;
+    if let Some(side) = to.checked_sub(1).and_then(|at| Side::ALL.get(at)) {
+        model.side = *side;
+    }
+}
+
+/// Shows a side pane and gives it the keys; the same key again gives them back to the list.
+fn show(model: &mut Model, side: Side) {
+    model.in_side = !(model.in_side && model.side == side);
+    if !model.in_side {
+        model.zoomed = false;
+    }
+    model.side = side;
+}
+
+fn enter(model: &mut Model) {
+    let to_event = |model: &mut Model, event: Option<u64>| {
+        if let Some(event) = event {
+            go_to(model, event, true);
+            model.in_side = false;
+            model.zoomed = false;
+        }
+    };
+    if !model.in_side {
+        model.side = Side::Detail;
+        model.in_side = true;
+        return;
+    }
+    match model.side {
+        Side::Detail => escape(model),
+        Side::State => {
+            let rows = state_rows(model);
+            let held = match rows.get(state_row(&rows, model.state.row)) {
+                Some(StateRow::Field(_, held)) => {
+                    held.iter().flatten().map(|held| held.changed.unwrap_or(held.event)).max()
+                }
+                _ => None,
+            };
+            to_event(model, held);
+        }
+        Side::Round => {
+            let row = model.round.as_ref().and_then(|round| round.rows.get(model.round_row)).map(|row| row.number);
+            to_event(model, row);
+        }
+        Side::Findings => {
+            let findings = model.findings.as_ref().and_then(|findings| findings.as_ref().ok());
+            let event = findings.and_then(|findings| findings.get(model.finding_row)?.event);
+            to_event(model, event);
+        }
+    }
+}
+
+fn escape(model: &mut Model) {
+    if model.find.take().is_some() {
+        note(model, "Stopped.");
+    } else if model.zoomed {
+        model.zoomed = false;
+    } else if model.in_side {
+        model.in_side = false;
+    } else if model.search.take().is_none()
+        && let Some(filter) = model.filter.take_if(|filter| filter.hits.progress().0 < filter.hits.progress().1)
+    {
+        model.dropped = Some(filter.text);
+        note(model, "Stopped; F brings the filter back.");
+    }
+}
+
+fn next_address(model: &mut Model) {
+    let Some((_, fold)) = &model.state.whole else { return };
+    let known = fold.addresses(Which::Vmcs12);
+    let shown = crate::panes::addresses(model)[1];
+    let at = known.iter().position(|address| Some(*address) == shown);
+    match known.get(at.map_or(0, |at| (at + 1) % known.len().max(1))) {
+        Some(&address) => {
+            model.state.address = Some(address);
+            note(model, format!("vmcs12 {address:#x}, of {} known.", known.len()));
+        }
+        None => note(model, "No vmcs12 is known here."),
+    }
+}
+
+/// Zooms the timeline around the selected event.
+fn zoom(model: &mut Model, closer: bool) {
+    let (from, to) = model.strip.window;
+    let len = model.about.len;
+    let wanted = if closer { (to - from) / 4 } else { (to - from).saturating_mul(4) };
+    // Down to one event a column.
+    let least = areas(model).map_or(1, |areas| u64::from(areas.columns()));
+    let length = wanted.max(least).min(len);
+    let start = model.cursor.saturating_sub(length / 2).min(len - length);
+    model.strip.window = (start, start + length);
+}
+
+fn pan(model: &mut Model, right: bool) {
+    let (from, to) = model.strip.window;
+    let length = to - from;
+    let start = if right { (to).min(model.about.len - length) } else { from.saturating_sub(length) };
+    if start == from {
+        return note(model, if right { "The timeline ends here." } else { "The timeline begins here." });
+    }
+    model.strip.window = (start, start + length);
+    // The cursor goes along, so that the list shows what the timeline does.
+    let cursor = (model.cursor - from.min(model.cursor)).min(length.saturating_sub(1)) + start;
+    go_to(model, cursor, false);
+}
+
+/// The event as `nvmx dump` prints it.
+fn as_text(number: u64, event: &Event) -> String {
+    let at = &event.at;
+    let mut line = format!("{number} {} {}/{} {}", at.instruction, at.vcpu, at.pcpu, event.what.kind());
+    for (field, value) in event.values() {
+        line.push_str(&format!(" {}={value}", field.name));
+    }
+    line
+}
+
+/// The mouse: a click selects, the wheel moves what is under it.
+pub(crate) fn mouse(model: &mut Model, mouse: &MouseEvent) {
+    if let Mode::Help(line) = model.mode {
+        let wheel = match mouse.kind {
+            MouseEventKind::ScrollDown => KeyCode::Down,
+            MouseEventKind::ScrollUp => KeyCode::Up,
+            _ => return,
+        };
+        return help_key(model, line, &KeyEvent::new(wheel, KeyModifiers::NONE));
+    }
+    let Some(areas) = areas(model).filter(|_| model.mode == Mode::Browse) else { return };
+    let at = Position::new(mouse.column, mouse.row);
+    let by = match mouse.kind {
+        MouseEventKind::ScrollDown => 3,
+        MouseEventKind::ScrollUp => -3,
+        MouseEventKind::Down(MouseButton::Left) => 0,
+        MouseEventKind::Drag(MouseButton::Left) if areas.strip.contains(at) => 0,
+        _ => return,
+    };
+    model.note = None;
+    if areas.strip.contains(at) {
+        if by != 0 {
+            return zoom(model, by < 0);
+        }
+        let (window, columns) = (model.strip.window, areas.columns());
+        if let Some(column) = mouse.column.checked_sub(LABEL).filter(|column| *column < columns) {
+            let event = strip::range(window, columns, column).0;
+            // Clicks that scrub along the timeline leave no trail of jumps.
+            go_to(model, event, matches!(mouse.kind, MouseEventKind::Down(_)));
+        }
+        return;
+    }
+    let Some((pane, area)) = areas.panes.iter().find(|(_, area)| area.contains(at)).copied() else { return };
+    let line = (mouse.row - area.y).checked_sub(1).map(usize::from);
+    match pane {
+        Pane::List => {
+            if by != 0 {
+                return step_list(model, by);
+            }
+            model.in_side = false;
+            let window = model.window(list_rows(model));
+            if let Some((line, event)) = line.and_then(|line| Some((line, *window.get(line)?))) {
+                model.cursor = event;
+                model.anchor = line as u16;
+                moved(model);
+            }
+        }
+        Pane::Side(side) => {
+            model.in_side = true;
+            model.side = side;
+            if by != 0 {
+                return step(model, by);
+            }
+            click_side(model, side, line);
+        }
+    }
+}
+
+fn click_side(model: &mut Model, side: Side, line: Option<usize>) {
+    let Some(line) = line else { return };
+    let rows = side_rows(model, side);
+    match side {
+        Side::Detail => {}
+        Side::State => {
+            // One line more is the heading of the columns.
+            let known = state_rows(model);
+            let first = top(state_row(&known, model.state.row), rows.saturating_sub(1), known.len());
+            if let Some(at) = line.checked_sub(1).map(|line| first + line).filter(|at| *at < known.len()) {
+                model.state.row = at;
+            }
+        }
+        Side::Round => {
+            let len = model.round.as_ref().map_or(0, |round| round.rows.len());
+            let list = rows.saturating_sub(crate::view::ROUND_HEAD);
+            let first = top(model.round_row, list, len);
+            if let Some(at) = line.checked_sub(crate::view::ROUND_HEAD).map(|line| first + line).filter(|at| *at < len)
+            {
+                model.round_row = at;
+            }
+        }
+        Side::Findings => {
+            let len = model.findings.iter().flatten().map(|findings| findings.len()).sum();
+            let first = top(model.finding_row, rows, len);
+            if first + line < len {
+                model.finding_row = first + line;
+            }
+        }
+    }
+}

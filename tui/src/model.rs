@@ -1,0 +1,407 @@
+//! What the inspector knows and shows. Nothing here touches a trace.
+
+use crate::filter::{self, Plan, complete::Completions};
+use crate::findings::Finding;
+use crate::hits::{Bits, Hits};
+use crate::line::Line;
+use crate::round::Round;
+use crate::state::Fold;
+use crate::strip;
+use crate::theme::{Role, Theme};
+use crossterm::event::{KeyEvent, MouseEvent};
+use hv_defs::event::Event;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What is known of a trace from its header and index alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct About {
+    /// The file's name.
+    pub(crate) name: String,
+    /// The guest and the policy, in a few words.
+    pub(crate) machine: String,
+    /// Events.
+    pub(crate) len: u64,
+    /// The first event of each block.
+    pub(crate) firsts: Vec<u64>,
+    /// vCPUs.
+    pub(crate) vcpus: u16,
+    /// Whether the recording was cut short.
+    pub(crate) truncated: bool,
+}
+
+/// What the keys go to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// The main screen.
+    Browse,
+    /// A line of input.
+    Prompt(Prompt),
+    /// The help screen, from this line on.
+    Help(usize),
+    /// The letter of a bookmark to set.
+    SetMark,
+    /// The letter of a bookmark to go to.
+    GoMark,
+}
+
+/// What a line of input is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Ask {
+    /// A filter.
+    Filter,
+    /// A text to search.
+    Search,
+    /// A place to go to.
+    GoTo,
+    /// A field of the state pane.
+    Field,
+}
+
+/// A line of input.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Prompt {
+    /// What for.
+    pub(crate) ask: Ask,
+    /// The line.
+    pub(crate) line: Line,
+    /// What is wrong with it.
+    pub(crate) error: Option<filter::Error>,
+    /// What the word under the cursor could become, and which of those is chosen.
+    pub(crate) completions: Completions,
+    /// The one that Tab put there last.
+    pub(crate) chosen: Option<usize>,
+    /// Which line of the past is shown, counted from the latest.
+    pub(crate) past: Option<usize>,
+    /// Where the cursor was.
+    pub(crate) origin: u64,
+}
+
+/// The pane beside the events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    Detail,
+    State,
+    Round,
+    Findings,
+}
+
+impl Side {
+    pub(crate) const ALL: [Self; 4] = [Self::Detail, Self::State, Self::Round, Self::Findings];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Detail => "Event",
+            Self::State => "VMCS",
+            Self::Round => "Cost",
+            Self::Findings => "Findings",
+        }
+    }
+}
+
+/// The filter in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Filtered {
+    /// As it was typed.
+    pub(crate) text: String,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) hits: Hits,
+    pub(crate) id: u64,
+}
+
+/// A look for the next event that a plan holds for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Find {
+    pub(crate) id: u64,
+    pub(crate) plan: Arc<Plan>,
+    /// The event to go on from, itself included.
+    pub(crate) from: u64,
+    pub(crate) forward: bool,
+    /// What is looked for, for the reader.
+    pub(crate) what: String,
+    /// Whether it leaves the place in the list of jumps.
+    pub(crate) jump: bool,
+}
+
+/// The timeline's stretch and what is known of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Strip {
+    /// The events that it shows.
+    pub(crate) window: (u64, u64),
+    /// The window and the number of columns that the cells are of, and their number.
+    pub(crate) asked: ((u64, u64), u16),
+    pub(crate) id: u64,
+    /// Columns known so far, from the left.
+    pub(crate) cells: Vec<strip::Cell>,
+}
+
+/// The VMCSs at the event.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct StateView {
+    /// The event they are of, and its fold within its block.
+    pub(crate) near: Option<(u64, Arc<Fold>)>,
+    /// What the blocks before that one say: the block, the fold, and the first block that it has.
+    pub(crate) far: Option<(usize, Arc<Fold>, usize)>,
+    /// Both together.
+    pub(crate) whole: Option<(u64, Arc<Fold>)>,
+    /// The field that is selected.
+    pub(crate) row: usize,
+    /// Unknown fields are shown too.
+    pub(crate) all: bool,
+    /// Which vmcs12 is shown, if not the current one.
+    pub(crate) address: Option<u64>,
+    /// What the names are searched for.
+    pub(crate) query: String,
+}
+
+/// What the timeline, the list and the panes show.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) about: About,
+    pub(crate) theme: Theme,
+    /// Columns and rows of the terminal.
+    pub(crate) size: (u16, u16),
+    pub(crate) mode: Mode,
+    /// Whether the keys go to the side pane rather than the events.
+    pub(crate) in_side: bool,
+    pub(crate) side: Side,
+    /// Whether the pane with the keys fills the screen.
+    pub(crate) zoomed: bool,
+    /// More columns in the list.
+    pub(crate) wide_list: bool,
+    /// The selected event.
+    pub(crate) cursor: u64,
+    /// The row of the list that it is on.
+    pub(crate) anchor: u16,
+    /// Events that were read, by number; `Err` for those that cannot be.
+    pub(crate) events: BTreeMap<u64, Result<Event, String>>,
+    pub(crate) filter: Option<Filtered>,
+    /// The text of the filter that was dropped last.
+    pub(crate) dropped: Option<String>,
+    /// The text that is searched, and its plan.
+    pub(crate) search: Option<(String, Arc<Plan>)>,
+    pub(crate) find: Option<Find>,
+    pub(crate) strip: Strip,
+    pub(crate) state: StateView,
+    /// The first line that the detail pane shows.
+    pub(crate) detail_top: usize,
+    pub(crate) round: Option<Arc<Round>>,
+    /// The selected row of the cost pane.
+    pub(crate) round_row: usize,
+    pub(crate) findings: Option<Result<Arc<Vec<Finding>>, String>>,
+    pub(crate) finding_row: usize,
+    pub(crate) marks: BTreeMap<char, u64>,
+    pub(crate) jumps: Vec<u64>,
+    pub(crate) undone: Vec<u64>,
+    /// What was typed at each prompt.
+    pub(crate) past: BTreeMap<Ask, Vec<String>>,
+    /// A line for the reader.
+    pub(crate) note: Option<(Role, String)>,
+    /// An instruction that is being looked for.
+    pub(crate) locate: Option<u64>,
+    /// A text that is to be copied.
+    pub(crate) copy: Option<String>,
+    /// Effects under way, one a lane.
+    pub(crate) busy: [bool; 2],
+    /// The whole screen is to be drawn anew.
+    pub(crate) redraw: bool,
+    pub(crate) quit: bool,
+    /// The last number given to a filter, a search or a timeline.
+    pub(crate) ids: u64,
+}
+
+impl Model {
+    /// The model of a trace that was just opened.
+    pub(crate) fn new(about: About, theme: Theme, size: (u16, u16)) -> Self {
+        let note = about
+            .truncated
+            .then(|| (Role::Notice, "The recording was cut short: this is up to its last whole block.".to_owned()));
+        Self {
+            strip: Strip { window: (0, about.len), ..Strip::default() },
+            about,
+            theme,
+            size,
+            mode: Mode::Browse,
+            in_side: false,
+            side: Side::Detail,
+            zoomed: false,
+            wide_list: false,
+            cursor: 0,
+            anchor: 0,
+            events: BTreeMap::new(),
+            filter: None,
+            dropped: None,
+            search: None,
+            find: None,
+            state: StateView::default(),
+            detail_top: 0,
+            round: None,
+            round_row: 0,
+            findings: None,
+            finding_row: 0,
+            marks: BTreeMap::new(),
+            jumps: Vec::new(),
+            undone: Vec::new(),
+            past: BTreeMap::new(),
+            note,
+            locate: None,
+            copy: None,
+            busy: [false; 2],
+            redraw: false,
+            quit: false,
+            ids: 0,
+        }
+    }
+
+    /// The selected event, if it was read.
+    pub(crate) fn selected(&self) -> Option<&Event> {
+        self.events.get(&self.cursor)?.as_ref().ok()
+    }
+
+    /// The event after `event` in the list.
+    pub(crate) fn after(&self, event: u64) -> Option<u64> {
+        match &self.filter {
+            Some(filter) => filter.hits.at_or_after(event + 1),
+            None => (event + 1 < self.about.len).then_some(event + 1),
+        }
+    }
+
+    /// The event before `event` in the list.
+    pub(crate) fn before(&self, event: u64) -> Option<u64> {
+        let before = event.checked_sub(1)?;
+        match &self.filter {
+            Some(filter) => filter.hits.at_or_before(before),
+            None => Some(before),
+        }
+    }
+
+    /// The events that a list of `rows` rows shows. The selected one is among them, unless the filter hides it.
+    pub(crate) fn window(&self, rows: u16) -> Vec<u64> {
+        if self.about.len == 0 || rows == 0 {
+            return Vec::new();
+        }
+        let shown = self.filter.as_ref().is_none_or(|filter| filter.hits.has(self.cursor));
+        let mut window = Vec::new();
+        let mut next = if shown { Some(self.cursor) } else { self.after(self.cursor) };
+        let mut first = next.unwrap_or(self.cursor);
+        let mut above = Vec::new();
+        while above.len() < usize::from(self.anchor.min(rows - 1)) || next.is_none() {
+            let Some(before) = self.before(first) else { break };
+            above.push(before);
+            first = before;
+            if above.len() >= usize::from(rows) {
+                break;
+            }
+        }
+        window.extend(above.into_iter().rev());
+        while let Some(event) = next.filter(|_| window.len() < usize::from(rows)) {
+            window.push(event);
+            next = self.after(event);
+        }
+        window
+    }
+
+    /// The block that holds an event.
+    pub(crate) fn block_of(&self, event: u64) -> usize {
+        self.about.firsts.partition_point(|&first| first <= event).saturating_sub(1)
+    }
+
+    /// A number that no filter, search or timeline has had.
+    pub(crate) fn fresh_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+}
+
+/// What happens to the inspector.
+#[derive(Debug)]
+pub(crate) enum Msg {
+    Key(KeyEvent),
+    Mouse(MouseEvent),
+    Resize(u16, u16),
+    /// An effect is done.
+    Done(Lane, Reply),
+    /// Nothing; asks for the next effect.
+    Idle,
+}
+
+/// Effects of one lane wait for one another. What the screen needs at once does not wait for what takes long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lane {
+    Screen = 0,
+    Long = 1,
+}
+
+/// Something to be done outside of the model. All but [`Effect::Fetch`] do a piece that takes some 50 ms, and the model
+/// asks for the next piece: so each can be cancelled by not asking.
+#[derive(Clone, Debug)]
+pub(crate) enum Effect {
+    /// Read these events.
+    Fetch(Vec<u64>),
+    /// Test the events of blocks, from this one on as far as time allows.
+    Scan { id: u64, plan: Arc<Plan>, blocks: Vec<usize> },
+    /// Look for the next event that the plan holds for, from an event on, itself included.
+    Find { id: u64, plan: Arc<Plan>, from: u64, forward: bool },
+    /// Look at columns of the timeline, from one on.
+    Strip { id: u64, window: (u64, u64), columns: u16, from: u16, vcpus: usize },
+    /// Fold the block of the event up to it.
+    Near { event: u64 },
+    /// Fold blocks before `block`, backwards from `from`, under what is known.
+    Far { block: usize, fold: Arc<Fold>, from: usize },
+    /// What the exit of L2 around the event cost.
+    Round { event: u64, vcpu: u16 },
+    /// The first event at or after an instruction.
+    Locate { instruction: u64 },
+    /// The analyzer's findings.
+    Findings,
+    /// Hand a text to the terminal's clipboard.
+    Copy(String),
+}
+
+impl Effect {
+    pub(crate) const fn lane(&self) -> Lane {
+        match self {
+            Self::Fetch(_) | Self::Copy(_) => Lane::Screen,
+            _ => Lane::Long,
+        }
+    }
+}
+
+/// What came of an effect. Each is about what its effect names.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Events(Vec<(u64, Result<Event, String>)>),
+    Scanned {
+        id: u64,
+        blocks: Vec<(usize, Bits)>,
+        error: Option<String>,
+    },
+    /// The event that was found, or the one to go on from; neither at the trace's end.
+    Found {
+        id: u64,
+        found: Option<u64>,
+        next: Option<u64>,
+        error: Option<String>,
+    },
+    Strip {
+        id: u64,
+        from: u16,
+        cells: Vec<strip::Cell>,
+    },
+    Near {
+        event: u64,
+        fold: Result<Fold, String>,
+    },
+    /// The fold of the blocks `from..block`.
+    Far {
+        block: usize,
+        fold: Result<Fold, String>,
+        from: usize,
+    },
+    Round(Result<Round, String>),
+    Located {
+        event: Result<Option<u64>, String>,
+    },
+    Findings(Result<Vec<Finding>, String>),
+    Copied(Result<(), String>),
+}

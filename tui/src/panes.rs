@@ -1,0 +1,81 @@
+//! What the side panes consist of, as rows: for drawing them and for moving in them.
+
+use crate::decode::decode;
+use crate::describe::Piece;
+use crate::model::Model;
+use crate::state::{Current, GROUPS, Held, group};
+use hv_defs::event::Which;
+use hv_defs::vmcs::{TABLE, VmcsField};
+
+/// A row of the state pane.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum StateRow {
+    /// The heading of an area of the VMCS.
+    Group(&'static str),
+    /// A field, as vmcs01, vmcs12 and vmcs02 hold it.
+    Field(VmcsField, [Option<Held>; 3]),
+}
+
+/// The addresses of the VMCSs that the state pane shows: vmcs01, vmcs12, vmcs02.
+pub(crate) fn addresses(model: &Model) -> [Option<u64>; 3] {
+    let current = current(model);
+    [current.vmcs01, model.state.address.or(current.vmcs12), current.vmcs02]
+}
+
+/// The VMCSs that the selected event's vCPU last used.
+pub(crate) fn current(model: &Model) -> Current {
+    match (&model.state.whole, model.selected()) {
+        (Some((_, fold)), Some(event)) => fold.current(event.at.vcpu),
+        _ => Current::default(),
+    }
+}
+
+/// The rows of the state pane, in the SDM's order of areas.
+pub(crate) fn state_rows(model: &Model) -> Vec<StateRow> {
+    let Some((_, fold)) = &model.state.whole else { return Vec::new() };
+    let addresses = addresses(model);
+    let held = |field: VmcsField| {
+        let of = |which, address: Option<u64>| fold.held(which, address?, field);
+        [of(Which::Vmcs01, addresses[0]), of(Which::Vmcs12, addresses[1]), of(Which::Vmcs02, addresses[2])]
+    };
+    let mut fields: Vec<VmcsField> = TABLE.iter().map(|row| row.field).chain(fold.strangers()).collect();
+    // Within an area by rising encoding, with the widths together as the SDM lists them.
+    fields.sort_by_key(|field| group(*field));
+    let mut rows = Vec::new();
+    let mut last = None;
+    for field in fields {
+        let row = held(field);
+        if !model.state.all && row.iter().all(Option::is_none) {
+            continue;
+        }
+        if last != Some(group(field)) {
+            last = Some(group(field));
+            rows.push(StateRow::Group(GROUPS[group(field)]));
+        }
+        rows.push(StateRow::Field(field, row));
+    }
+    rows
+}
+
+/// The selected row of the state pane, moved off headings.
+pub(crate) fn state_row(rows: &[StateRow], selected: usize) -> usize {
+    let selected = selected.min(rows.len().saturating_sub(1));
+    match rows.get(selected) {
+        Some(StateRow::Group(_)) => selected + 1,
+        _ => selected,
+    }
+}
+
+/// The field that is selected in the state pane.
+pub(crate) fn state_field(model: &Model) -> Option<VmcsField> {
+    let rows = state_rows(model);
+    match rows.get(state_row(&rows, model.state.row)) {
+        Some(StateRow::Field(field, _)) => Some(*field),
+        _ => None,
+    }
+}
+
+/// The lines of the detail pane.
+pub(crate) fn detail_lines(model: &Model) -> Vec<Vec<Piece>> {
+    model.selected().map(|event| decode(model.cursor, event)).unwrap_or_default()
+}

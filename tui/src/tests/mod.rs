@@ -1,0 +1,3 @@
+//! What the inspector's tests share, and the tests of the whole.
+
+pub(crate) mod sample;

@@ -1,0 +1,313 @@
+//! What each message does to the model, and what is to be done next. Pure: equal models and messages give equal models.
+
+use crate::act;
+use crate::filter::Plan;
+use crate::layout::{areas, list_rows};
+use crate::model::{Effect, Filtered, Find, Mode, Model, Msg, Reply, Side, Strip};
+use crate::prompt;
+use crate::state::Fold;
+use crate::theme::Role;
+use crossterm::event::KeyEventKind;
+use std::sync::Arc;
+
+/// Events that are kept, at most.
+const KEPT: usize = 20_000;
+
+/// Takes in a message and says what is to be done. [`Msg::Idle`] asks again, until there is nothing.
+pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
+    match msg {
+        Msg::Key(key) if key.kind == KeyEventKind::Release => {}
+        Msg::Key(key) => {
+            model.note = None;
+            match &model.mode {
+                Mode::Prompt(_) => prompt::key(model, &key),
+                _ => act::key(model, &key),
+            }
+        }
+        Msg::Mouse(mouse) => act::mouse(model, &mouse),
+        Msg::Resize(width, height) => model.size = (width, height),
+        Msg::Done(lane, reply) => {
+            model.busy[lane as usize] = false;
+            done(model, reply);
+        }
+        Msg::Idle => {}
+    }
+    settle(model);
+    want(model)
+}
+
+fn fail(model: &mut Model, error: String) {
+    model.note = Some((Role::Bad, error));
+}
+
+fn done(model: &mut Model, reply: Reply) {
+    match reply {
+        Reply::Events(events) => {
+            if model.events.len() > KEPT {
+                model.events.clear();
+            }
+            model.events.extend(events);
+        }
+        Reply::Scanned { id, blocks, error } => {
+            if let Some(filter) = model.filter.as_mut().filter(|filter| filter.id == id) {
+                blocks.into_iter().for_each(|(block, bits)| filter.hits.put(block, bits));
+            }
+            error.into_iter().for_each(|error| fail(model, error));
+        }
+        Reply::Found { id, found, next, error } => {
+            let Some(find) = model.find.as_mut().filter(|find| find.id == id) else { return };
+            if let Some(event) = found {
+                let jump = find.jump;
+                model.find = None;
+                go_to(model, event, jump);
+            } else if let (Some(next), None) = (next, &error) {
+                find.from = next;
+            } else {
+                let way = if find.forward { "after" } else { "before" };
+                let text = error.unwrap_or_else(|| format!("No {} {way} this.", find.what));
+                model.find = None;
+                model.note = Some((Role::Notice, text));
+            }
+        }
+        Reply::Strip { id, from, cells } => {
+            if model.strip.id == id && model.strip.cells.len() == usize::from(from) {
+                model.strip.cells.extend(cells);
+            }
+        }
+        Reply::Near { event, fold } => match fold {
+            Ok(fold) => {
+                model.state.near = Some((event, Arc::new(fold)));
+                put_state_together(model);
+            }
+            Err(error) => {
+                // Not asked for again until the cursor moves.
+                model.state.near = Some((event, Arc::new(Fold::default())));
+                fail(model, error);
+            }
+        },
+        Reply::Far { block, fold, from } => match fold {
+            Ok(fold) => {
+                model.state.far = Some((block, Arc::new(fold), from));
+                put_state_together(model);
+            }
+            Err(error) => {
+                // What lies before the damage stays unknown.
+                let known = model.state.far.take().filter(|far| far.0 == block).map(|far| far.1);
+                model.state.far = Some((block, known.unwrap_or_default(), 0));
+                fail(model, error);
+            }
+        },
+        Reply::Round(Ok(round)) => {
+            model.round = Some(Arc::new(round));
+            model.round_row = 0;
+        }
+        Reply::Located { event: Ok(found) } => {
+            let last = model.about.len.saturating_sub(1);
+            go_to(model, found.unwrap_or(last), true);
+        }
+        Reply::Round(Err(error)) | Reply::Located { event: Err(error) } => fail(model, error),
+        Reply::Findings(findings) => model.findings = Some(findings.map(Arc::new)),
+        Reply::Copied(Ok(())) => model.note = Some((Role::Plain, "Copied.".into())),
+        Reply::Copied(Err(error)) => fail(model, format!("Cannot copy: {error}")),
+    }
+}
+
+fn put_state_together(model: &mut Model) {
+    let state = &mut model.state;
+    let Some((event, near)) = &state.near else { return };
+    let mut whole = Fold::clone(near);
+    let block = model.about.firsts.partition_point(|first| first <= event).saturating_sub(1);
+    if let Some((of, far, _)) = &state.far
+        && *of == block
+    {
+        whole.put_under(far);
+    }
+    state.whole = Some((*event, Arc::new(whole)));
+}
+
+/// Moves the cursor to an event, wherever it is.
+pub(crate) fn go_to(model: &mut Model, event: u64, jump: bool) {
+    let Some(last) = model.about.len.checked_sub(1) else { return };
+    let event = event.min(last);
+    if jump && event != model.cursor {
+        model.jumps.push(model.cursor);
+        model.undone.clear();
+        // A list of jumps that nobody can go back through by hand is not kept.
+        if model.jumps.len() > 1000 {
+            model.jumps.remove(0);
+        }
+    }
+    let hidden = model.filter.as_ref().is_some_and(|filter| {
+        let block = model.about.firsts.partition_point(|&first| first <= event).saturating_sub(1);
+        filter.hits.scanned(block) && !filter.hits.has(event)
+    });
+    if hidden {
+        model.dropped = model.filter.take().map(|filter| filter.text);
+        model.note = Some((Role::Notice, "The filter hides that event and was dropped; F brings it back.".into()));
+    }
+    let rows = list_rows(model);
+    let seen = model.window(rows).iter().position(|&shown| shown == event);
+    model.anchor = seen.map_or(rows / 3, |row| row as u16);
+    model.cursor = event;
+    moved(model);
+}
+
+/// What goes with every move of the cursor.
+pub(crate) fn moved(model: &mut Model) {
+    model.detail_top = 0;
+    let (from, to) = model.strip.window;
+    // The timeline follows.
+    if !(from..to).contains(&model.cursor) {
+        let length = to - from;
+        let start = model.cursor.saturating_sub(length / 2).min(model.about.len - length);
+        model.strip.window = (start, start + length);
+    }
+}
+
+/// Looks for the next event that a plan holds for.
+pub(crate) fn find(model: &mut Model, plan: Arc<Plan>, forward: bool, what: String, jump: bool) {
+    let from = if forward { model.cursor.checked_add(1) } else { model.cursor.checked_sub(1) };
+    let Some(from) = from.filter(|&from| from < model.about.len) else {
+        model.note = Some((Role::Notice, format!("No {what} {} this.", if forward { "after" } else { "before" })));
+        return;
+    };
+    find_from(model, plan, from, forward, what, jump);
+}
+
+/// As [`find()`], beginning at an event, itself included.
+pub(crate) fn find_from(model: &mut Model, plan: Arc<Plan>, from: u64, forward: bool, what: String, jump: bool) {
+    let id = model.fresh_id();
+    model.find = Some(Find { id, plan, from, forward, what, jump });
+}
+
+/// Puts a filter in force.
+pub(crate) fn set_filter(model: &mut Model, text: &str, plan: Plan) {
+    let id = model.fresh_id();
+    let hits = crate::hits::Hits::new(model.about.firsts.clone());
+    model.filter = Some(Filtered { text: text.to_owned(), plan: Arc::new(plan), hits, id });
+}
+
+/// Keeps what depends on one another in step.
+fn settle(model: &mut Model) {
+    let rows = list_rows(model);
+    model.anchor = model.anchor.min(rows - 1);
+    // The cursor is on a line that the filter lets through, as soon as one is known.
+    if let Some(filter) = &model.filter
+        && !filter.hits.has(model.cursor)
+        && filter.hits.scanned(model.block_of(model.cursor))
+        && let Some(near) = filter.hits.at_or_after(model.cursor).or_else(|| filter.hits.at_or_before(model.cursor))
+    {
+        model.cursor = near;
+        model.detail_top = 0;
+    }
+    let columns = areas(model).map_or(0, |areas| areas.columns());
+    let asked = (model.strip.window, columns);
+    if model.strip.asked != asked {
+        let id = model.fresh_id();
+        model.strip = Strip { window: asked.0, asked, id, cells: Vec::new() };
+    }
+}
+
+/// Whether a side pane is on the screen.
+pub(crate) fn shows(model: &Model, side: Side) -> bool {
+    areas(model).is_some_and(|areas| areas.of(crate::layout::Pane::Side(side)).is_some())
+}
+
+/// The most urgent effect whose lane is free.
+fn want(model: &mut Model) -> Option<Effect> {
+    let effect = screen(model).or_else(|| if model.busy[1] { None } else { long(model) })?;
+    model.busy[effect.lane() as usize] = true;
+    Some(effect)
+}
+
+fn screen(model: &mut Model) -> Option<Effect> {
+    if model.busy[0] {
+        return None;
+    }
+    if let Some(text) = model.copy.take() {
+        return Some(Effect::Copy(text));
+    }
+    let rows = list_rows(model);
+    let window = model.window(rows);
+    let missing = |model: &Model, events: &[u64]| -> Vec<u64> {
+        events.iter().copied().filter(|event| !model.events.contains_key(event)).collect()
+    };
+    let mut wanted = window.clone();
+    if model.cursor < model.about.len && !wanted.contains(&model.cursor) {
+        wanted.push(model.cursor);
+    }
+    let now = missing(model, &wanted);
+    if !now.is_empty() {
+        return Some(Effect::Fetch(now));
+    }
+    // A page around what is seen, so that the next key finds its events there.
+    let (mut first, mut last) = (*window.first()?, *window.last()?);
+    let mut around = Vec::new();
+    for _ in 0..rows {
+        if let Some(before) = model.before(first) {
+            first = before;
+            around.push(before);
+        }
+        if let Some(after) = model.after(last) {
+            last = after;
+            around.push(after);
+        }
+    }
+    let soon = missing(model, &around);
+    // Not for the sake of an event or two at each step.
+    (soon.len() > usize::from(rows) / 2).then_some(Effect::Fetch(soon))
+}
+
+fn long(model: &mut Model) -> Option<Effect> {
+    if model.about.len == 0 {
+        return None;
+    }
+    if let Some(instruction) = model.locate.take() {
+        return Some(Effect::Locate { instruction });
+    }
+    if let Some(find) = &model.find {
+        return Some(Effect::Find { id: find.id, plan: find.plan.clone(), from: find.from, forward: find.forward });
+    }
+    let block = model.block_of(model.cursor);
+    let state_shown = shows(model, Side::State);
+    if state_shown && model.state.near.as_ref().map(|near| near.0) != Some(model.cursor) {
+        return Some(Effect::Near { event: model.cursor });
+    }
+    let far = model.state.far.as_ref().filter(|far| far.0 == block);
+    let far_effect = match far {
+        _ if !state_shown || block == 0 => None,
+        Some((_, _, 0)) => None,
+        Some((_, fold, from)) => Some(Effect::Far { block, fold: fold.clone(), from: *from }),
+        None => return Some(Effect::Far { block, fold: Arc::default(), from: block }),
+    };
+    if shows(model, Side::Round)
+        && let Some(vcpu) = model.selected().map(|event| event.at.vcpu)
+    {
+        let inside = model.round.as_ref().is_some_and(|round| {
+            let ended = round.ended.as_ref().map(|(number, _)| *number);
+            let began = round.began.as_ref().map(|(number, event)| (*number, event.at.vcpu));
+            round.of == model.cursor
+                || began.zip(ended).is_some_and(|((from, of), to)| of == vcpu && (from..=to).contains(&model.cursor))
+        });
+        if !inside {
+            return Some(Effect::Round { event: model.cursor, vcpu });
+        }
+    }
+    if shows(model, Side::Findings) && model.findings.is_none() {
+        return Some(Effect::Findings);
+    }
+    if let Some(filter) = &model.filter
+        && let Some(from) = filter.hits.unscanned(block)
+    {
+        let (_, blocks) = filter.hits.progress();
+        let wanted = (from..blocks).chain(0..from).filter(|&at| !filter.hits.scanned(at));
+        return Some(Effect::Scan { id: filter.id, plan: filter.plan.clone(), blocks: wanted.take(64).collect() });
+    }
+    let strip = &model.strip;
+    let (window, columns) = strip.asked;
+    if strip.cells.len() < usize::from(columns) && window.0 < window.1 {
+        let (from, vcpus) = (strip.cells.len() as u16, usize::from(model.about.vcpus));
+        return Some(Effect::Strip { id: strip.id, window, columns, from, vcpus });
+    }
+    far_effect
+}

@@ -1,0 +1,198 @@
+//! What the inspector does outside of its model: all reading of the trace. Runs on worker threads.
+
+use crate::filter::Plan;
+use crate::hits::Bits;
+use crate::model::{Effect, Reply};
+use crate::round::{self, Round};
+use crate::state::Fold;
+use crate::strip::{self, Cell, Sum};
+use hv_defs::event::{Event, Kind};
+use std::time::{Duration, Instant};
+use traces::{Error, Reader};
+
+/// How long a piece of long work takes, about: after that, the model is asked whether to go on.
+const PIECE: Duration = Duration::from_millis(50);
+
+/// Does an effect.
+pub(crate) fn perform(reader: &Reader, effect: Effect) -> Reply {
+    match effect {
+        Effect::Fetch(numbers) => {
+            let read = |number| (number, reader.event(number).map_err(|error| error.to_string()));
+            Reply::Events(numbers.into_iter().map(read).collect())
+        }
+        Effect::Scan { id, plan, blocks } => scan(reader, id, &plan, &blocks),
+        Effect::Find { id, plan, from, forward } => find(reader, id, &plan, from, forward),
+        Effect::Strip { id, window, columns, from, vcpus } => {
+            Reply::Strip { id, from, cells: strip(reader, window, columns, from, vcpus) }
+        }
+        Effect::Near { event } => {
+            let first = reader.block_of(event).map(|block| reader.blocks()[block].first);
+            let fold = first.and_then(|first| fold(reader, first, event + 1));
+            Reply::Near { event, fold: fold.map_err(|error| error.to_string()) }
+        }
+        Effect::Far { block, fold, from } => far(reader, block, &fold, from),
+        Effect::Round { event, vcpu } => Reply::Round(round(reader, event, vcpu).map_err(|error| error.to_string())),
+        Effect::Locate { instruction } => {
+            Reply::Located { event: locate(reader, instruction).map_err(|error| error.to_string()) }
+        }
+        Effect::Findings => Reply::Findings(crate::findings::find(reader)),
+        Effect::Copy(text) => Reply::Copied(crate::terminal::copy(&text).map_err(|error| error.to_string())),
+    }
+}
+
+/// The events of a block that a plan holds for.
+pub(crate) fn scan_block(reader: &Reader, plan: &Plan, block: usize) -> Result<Bits, Error> {
+    let info = reader.blocks()[block];
+    let mut places = Vec::new();
+    for &kind in Kind::ALL.iter().filter(|&&kind| plan.wants(kind)) {
+        let rows = reader.block_columns_of(block, kind, &plan.columns(kind))?;
+        let matches = plan.matches(kind, &rows);
+        let hits = rows.event.iter().zip(matches).filter(|(_, held)| *held);
+        places.extend(hits.map(|(event, _)| (event - info.first) as usize));
+    }
+    Ok(Bits::new(info.events as usize, places))
+}
+
+fn scan(reader: &Reader, id: u64, plan: &Plan, blocks: &[usize]) -> Reply {
+    let began = Instant::now();
+    let mut found = Vec::new();
+    let mut error = None;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    for piece in blocks.chunks(threads) {
+        let scanned: Vec<(usize, Result<Bits, Error>)> = std::thread::scope(|scope| {
+            let workers: Vec<_> =
+                piece.iter().map(|&block| (block, scope.spawn(move || scan_block(reader, plan, block)))).collect();
+            // A worker that panicked has said so; its block counts as empty.
+            workers.into_iter().filter_map(|(block, worker)| Some((block, worker.join().ok()?))).collect()
+        });
+        for (block, bits) in scanned {
+            found.push((
+                block,
+                bits.unwrap_or_else(|damaged| {
+                    error = Some(damaged.to_string());
+                    Bits::new(0, [])
+                }),
+            ));
+        }
+        if began.elapsed() > PIECE {
+            break;
+        }
+    }
+    Reply::Scanned { id, blocks: found, error }
+}
+
+fn find(reader: &Reader, id: u64, plan: &Plan, from: u64, forward: bool) -> Reply {
+    let began = Instant::now();
+    let (mut next, mut error) = (Some(from), None);
+    while let Some(from) = next {
+        let bits = reader.block_of(from).and_then(|block| Ok((block, scan_block(reader, plan, block)?)));
+        let (block, bits) = match bits {
+            Ok(found) => found,
+            Err(damaged) => {
+                error = Some(damaged.to_string());
+                break;
+            }
+        };
+        let info = reader.blocks()[block];
+        let place = (from - info.first) as usize;
+        let found = if forward { bits.at_or_after(place) } else { bits.at_or_before(place) };
+        if let Some(place) = found {
+            return Reply::Found { id, found: Some(info.first + place as u64), next: None, error: None };
+        }
+        let end = info.first + u64::from(info.events);
+        next = if forward { Some(end).filter(|end| *end < reader.len()) } else { info.first.checked_sub(1) };
+        if began.elapsed() > PIECE {
+            break;
+        }
+    }
+    Reply::Found { id, found: None, next: next.filter(|_| error.is_none()), error }
+}
+
+/// Events looked at in one column at most: of a column with more, its first ones stand for it.
+const SAMPLE: u64 = 8192;
+
+fn strip(reader: &Reader, window: (u64, u64), columns: u16, from: u16, vcpus: usize) -> Vec<Cell> {
+    let began = Instant::now();
+    let mut cells = Vec::new();
+    for column in from..columns {
+        let range = strip::range(window, columns, column);
+        let mut sum = Sum::new(range, vcpus);
+        let length = (range.1 - range.0).min(SAMPLE);
+        // What cannot be read stays blank; reading it in the list says why.
+        for event in reader.events(range.0).take(length as usize).map_while(Result::ok) {
+            sum.add(&event);
+        }
+        cells.push(sum.finish());
+        if began.elapsed() > PIECE {
+            break;
+        }
+    }
+    cells
+}
+
+fn numbered(reader: &Reader, from: u64) -> impl Iterator<Item = Result<(u64, Event), Error>> {
+    (from..).zip(reader.events(from)).map(|(number, event)| event.map(|event| (number, event)))
+}
+
+/// The fold of the events `from..to`. Events of kinds that are not known say nothing of VMCSs.
+fn fold(reader: &Reader, from: u64, to: u64) -> Result<Fold, Error> {
+    let mut fold = Fold::default();
+    for item in numbered(reader, from).take((to - from) as usize) {
+        match item {
+            Ok((number, event)) => fold.add(number, &event),
+            Err(Error::NewerKind { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(fold)
+}
+
+fn far(reader: &Reader, block: usize, known: &Fold, from: usize) -> Reply {
+    let began = Instant::now();
+    let (mut sum, mut from) = (known.clone(), from);
+    while from > 0 {
+        let info = reader.blocks()[from - 1];
+        match fold(reader, info.first, info.first + u64::from(info.events)) {
+            Ok(older) => sum.put_under(&older),
+            Err(error) => return Reply::Far { block, fold: Err(error.to_string()), from },
+        }
+        from -= 1;
+        if began.elapsed() > PIECE {
+            break;
+        }
+    }
+    Reply::Far { block, fold: Ok(sum), from }
+}
+
+fn round(reader: &Reader, event: u64, vcpu: u16) -> Result<Round, Error> {
+    let nearest = event.saturating_sub(round::REACH);
+    let before = (nearest..=event).rev().map(|number| reader.event(number).map(|event| (number, event)));
+    match round::find_start(event, vcpu, before)? {
+        Some(start) => round::follow(event, numbered(reader, start).take(round::REACH as usize)),
+        None => round::follow(event, std::iter::empty()),
+    }
+}
+
+/// The first event at or after an instruction.
+fn locate(reader: &Reader, instruction: u64) -> Result<Option<u64>, Error> {
+    let blocks = reader.blocks();
+    let (mut low, mut high) = (0, blocks.len());
+    while low < high {
+        let middle = low.midpoint(high);
+        if reader.block(middle)?.stamp(0).is_some_and(|stamp| stamp.instruction < instruction) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    // The block before may still have it at its end.
+    let Some(from) = blocks.get(low.saturating_sub(1)).map(|block| block.first) else { return Ok(None) };
+    for item in numbered(reader, from) {
+        match item {
+            Ok((number, event)) if event.at.instruction >= instruction => return Ok(Some(number)),
+            Ok(_) | Err(Error::NewerKind { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
