@@ -6,8 +6,10 @@
 //!
 //! This crate opens no file, reads no clock and spawns no thread.
 
+pub mod boot;
 pub mod cpu;
 pub mod device;
+pub mod guests;
 pub mod l0;
 pub mod memory;
 pub mod mmu;
