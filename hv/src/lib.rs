@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod device;
 pub mod guests;
 pub mod l0;
+pub mod machine;
 pub mod memory;
 pub mod mmu;
 pub mod silicon;

@@ -13,6 +13,7 @@ use pic::Pics;
 use pit::Pit;
 use rtc::Rtc;
 use serial::Serial;
+use std::collections::VecDeque;
 
 /// Instructions that pass for a second on the board.
 pub const CLOCK_HZ: u64 = 1_000_000_000;
@@ -45,20 +46,28 @@ pub struct Board {
     rtc: Rtc,
     pics: Pics,
     pit: Pit,
+    /// When the timer's output rises next.
+    edge: Option<u64>,
+    /// Keys that the serial port has not taken yet.
+    typed: VecDeque<u8>,
 }
 
 impl Board {
     /// The board of a machine with `memory` bytes of RAM, as after power-on.
     pub fn new(memory: u64) -> Self {
-        Self { serial: Serial::new(), rtc: Rtc::new(memory), pics: Pics::default(), pit: Pit::new() }
+        Self {
+            serial: Serial::new(),
+            rtc: Rtc::new(memory),
+            pics: Pics::default(),
+            pit: Pit::new(),
+            edge: None,
+            typed: VecDeque::new(),
+        }
     }
 
     /// The instruction at which something happens on the board by itself; `None` when nothing ever will.
-    pub fn deadline(&self, now: u64) -> Option<u64> {
-        if self.pics.is_masked(TIMER_LINE) {
-            return None;
-        }
-        self.pit.next_edge(now)
+    pub fn deadline(&self) -> Option<u64> {
+        self.edge.filter(|_| !self.pics.is_masked(TIMER_LINE))
     }
 
     /// Console bytes that the guest has sent since the last call.
@@ -71,9 +80,18 @@ impl Board {
         self.serial.has_output()
     }
 
-    /// A byte typed at the console. It is lost, as on a real port, when the guest has left 64 unread.
+    /// A byte typed at the console. It waits until the serial port has room.
     pub fn key(&mut self, byte: u8) {
-        self.serial.key(byte);
+        self.typed.push_back(byte);
+        self.type_ahead();
+    }
+
+    fn type_ahead(&mut self) {
+        while self.serial.has_room()
+            && let Some(byte) = self.typed.pop_front()
+        {
+            self.serial.key(byte);
+        }
         self.serial_line();
     }
 
@@ -86,9 +104,10 @@ impl Board {
 
     /// Carries the board's clock on to `now`.
     fn advance(&mut self, now: u64) {
-        if self.pit.take_edge(now) {
+        if self.edge.is_some_and(|edge| edge <= now) {
             self.pics.raise(TIMER_LINE);
             self.pics.lower(TIMER_LINE);
+            self.edge = self.pit.next_edge(now);
         }
     }
 
@@ -96,7 +115,7 @@ impl Board {
         match port {
             SERIAL_PORT..=SERIAL_LAST => {
                 let value = self.serial.read((port - SERIAL_PORT) as u8);
-                self.serial_line();
+                self.type_ahead();
                 value
             }
             PIC_MASTER | 0x21 | PIC_SLAVE | 0xa1 | PIC_EDGE_LEVEL | 0x4d1 => self.pics.read(port),
@@ -114,7 +133,10 @@ impl Board {
                 self.serial_line();
             }
             PIC_MASTER | 0x21 | PIC_SLAVE | 0xa1 | PIC_EDGE_LEVEL | 0x4d1 => self.pics.write(port, value),
-            PIT_PORT..=0x43 => self.pit.write((port - PIT_PORT) as u8, value, now),
+            PIT_PORT..=0x43 => {
+                self.pit.write((port - PIT_PORT) as u8, value, now);
+                self.edge = self.pit.next_edge(now);
+            }
             PIT_GATE => self.pit.write_gate(value, now),
             RTC_PORT | 0x71 => self.rtc.write(port - RTC_PORT, value),
             KEYBOARD_COMMAND if value & 0xf1 == 0xf0 => {
@@ -262,13 +284,15 @@ mod tests {
         for (port, value) in [(0x43, 0x34), (0x40, 11932 & 0xff), (0x40, 11932 >> 8)] {
             board.io_out(port, 1, value, 0);
         }
-        let deadline = board.deadline(0).unwrap();
+        let deadline = board.deadline().unwrap();
         assert_eq!(deadline, 10_000_151);
         assert_eq!(board.interrupt(0, deadline - 1), None);
         assert_eq!(board.interrupt(0, deadline), Some(0x20));
         board.acknowledge(0, deadline);
         board.io_out(0x20, 1, 0x20, deadline);
         assert_eq!(board.interrupt(0, deadline), None);
-        assert_eq!(board.deadline(deadline), Some(20_000_302));
+        assert_eq!(board.deadline(), Some(20_000_302));
+        board.io_out(0x21, 1, 0xff, deadline);
+        assert_eq!(board.deadline(), None, "nothing comes of a masked line");
     }
 }

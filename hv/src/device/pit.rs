@@ -175,26 +175,17 @@ impl Channel {
 #[derive(Debug)]
 pub(super) struct Pit {
     channels: [Channel; 3],
-    /// Up to when the edges of channel 0 have been taken.
-    taken: u64,
     speaker: bool,
 }
 
 impl Pit {
     pub(super) fn new() -> Self {
-        Self { channels: [Channel::new(true), Channel::new(true), Channel::new(false)], taken: 0, speaker: false }
+        Self { channels: [Channel::new(true), Channel::new(true), Channel::new(false)], speaker: false }
     }
 
     /// When channel 0's output rises next after `now`.
     pub(super) fn next_edge(&self, now: u64) -> Option<u64> {
         self.channels[0].next_rise(now)
-    }
-
-    /// Whether channel 0's output has risen since the last question.
-    pub(super) fn take_edge(&mut self, now: u64) -> bool {
-        let from = core::mem::replace(&mut self.taken, now);
-        let since = self.channels[0].since.unwrap_or(from).max(from);
-        self.channels[0].next_rise(since).is_some_and(|rise| rise <= now)
     }
 
     pub(super) fn read(&mut self, register: u8, now: u64) -> u8 {
@@ -258,10 +249,9 @@ mod tests {
         pit.write(0, high, 0);
         let mut now = 0;
         for edge in expected {
-            let next = pit.next_edge(now).unwrap();
-            assert_eq!(next, *edge);
-            assert!(!pit.take_edge(next - 1) && pit.take_edge(next) && !pit.take_edge(next));
-            now = next;
+            assert_eq!(pit.next_edge(now), Some(*edge));
+            assert_eq!(pit.next_edge(edge - 1), Some(*edge));
+            now = *edge;
         }
         if control == 0x30 {
             assert_eq!(pit.next_edge(now), None);

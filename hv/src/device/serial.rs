@@ -42,6 +42,11 @@ impl Serial {
         let _lost = self.0.write(register, value);
     }
 
+    /// Whether the receive queue takes a byte more.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.fifo_capacity() > 0
+    }
+
     /// A byte arrives. It is lost when the queue is full.
     pub(super) fn key(&mut self, byte: u8) {
         let _lost = self.0.enqueue_raw_bytes(&[byte]);

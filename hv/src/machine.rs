@@ -1,0 +1,396 @@
+//! The machine: a guest, L0 on its silicon, the board, and the loop that gives each vCPU its turn.
+//!
+//! A turn is a number of instructions. Turns go round the vCPUs that can run, and round the physical CPUs, so that with
+//! more vCPUs than CPUs, or fewer, vCPUs migrate. When all wait, the clock goes on to the board's next deadline. All of
+//! it depends on the configuration and on the world's answers alone.
+
+use crate::boot::Loaded;
+use crate::device::Board;
+use crate::guests;
+use crate::l0::{self, Bus, L0, L0_MEMORY, Ran};
+use crate::silicon::{Pcpu, Silicon};
+use crate::soft::SoftSilicon;
+use crate::world::{Log, World};
+use core::ops::ControlFlow;
+use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
+use hv_defs::config::{Backend, Config, Guest, ImageKind};
+use hv_defs::event::{Event, Input, InputKind, Stamp, Stop, StopKind, What};
+
+/// A file that the guest boots from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Image {
+    /// What it is.
+    pub kind: ImageKind,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// There is no such built-in guest.
+    #[error("there is no built-in guest '{name}'; there are {}", known.join(", "))]
+    UnknownGuest {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// A built-in guest could not be assembled.
+    #[error("cannot assemble the built-in guest '{name}': {source}")]
+    Assemble {
+        /// The guest.
+        name: &'static str,
+        /// Why.
+        source: iced_x86::IcedError,
+    },
+    /// No kernel came with the configuration.
+    #[error("the configuration boots the kernel '{0}', but there is no image of it")]
+    NoKernel(String),
+    /// The kernel's format is none that the loader knows.
+    #[error("cannot boot '{name}': {reason}")]
+    Kernel {
+        /// The kernel's file name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The guest does not fit.
+    #[error("the guest needs {needed} bytes of memory and the machine has {got}; give it more")]
+    Memory {
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that there are.
+        got: u64,
+    },
+    /// A number is out of range.
+    #[error("{what} is {got}, and must be {range}")]
+    Range {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        got: u64,
+        /// What it must be, in words.
+        range: &'static str,
+    },
+    /// The backend is not there.
+    #[error("the backend '{0}' is not available here; use 'soft'")]
+    Backend(Backend),
+    /// L0 cannot run so.
+    #[error(transparent)]
+    L0(#[from] l0::Error),
+}
+
+/// What a vCPU is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Doing {
+    /// It executes.
+    Runs,
+    /// It waits for an interrupt.
+    Waits,
+    /// It waits, and does not take the interrupt that the board has for it.
+    Refuses,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub struct Machine {
+    config: Config,
+    l0: L0<SoftSilicon>,
+    board: Board,
+    log: Log,
+    doing: Vec<Doing>,
+    /// Whose turn it is, where, and up to which instruction.
+    vcpu: usize,
+    pcpu: Pcpu,
+    turn_end: u64,
+    polls: u64,
+    next_digest: u64,
+    /// The last bytes of the console, where the text to stop on may have begun.
+    shown: Vec<u8>,
+}
+
+impl Machine {
+    /// Builds the machine of a configuration and loads its guest.
+    ///
+    /// # Errors
+    /// When the configuration asks for what cannot be, or an image cannot be booted.
+    pub fn new(config: &Config, images: &[Image]) -> Result<Self, MachineError> {
+        check(config)?;
+        let loaded = load(config, images)?;
+        let needed = loaded.extent();
+        if needed > config.memory {
+            return Err(MachineError::Memory { needed, got: config.memory });
+        }
+        // L0 looks at the configuration before memory of any size is taken.
+        let size = L0_MEMORY + config.memory.min(l0::RAM_LIMIT).next_multiple_of(PAGE_SIZE);
+        let silicon = SoftSilicon::new(size, config.pcpus, config.tlb_entries, config.seed);
+        let mut machine = Self {
+            l0: L0::new(config, silicon)?,
+            board: Board::new(config.memory),
+            log: Log::default(),
+            doing: vec![Doing::Waits; config.vcpus.into()],
+            vcpu: 0,
+            pcpu: 0,
+            turn_end: config.slice,
+            polls: 0,
+            next_digest: config.digest_interval,
+            shown: Vec::new(),
+            config: config.clone(),
+        };
+        for (at, bytes) in &loaded.memory {
+            machine.l0.silicon.write(Hpa(L0_MEMORY + at.0), bytes);
+        }
+        machine.l0.start(0, 0, &loaded.start, &mut machine.board, &mut machine.log);
+        machine.doing[0] = Doing::Runs;
+        Ok(machine)
+    }
+
+    /// Runs to the end. The last event that the world sees says why it ended, unless the world ended it in
+    /// [`World::events`].
+    pub fn run(&mut self, world: &mut dyn World) -> Stop {
+        let stop = loop {
+            match self.step(world) {
+                ControlFlow::Continue(()) => {}
+                ControlFlow::Break(Some(stop)) => break stop,
+                ControlFlow::Break(None) => return world_stop(),
+            }
+        };
+        let digest = self.l0.silicon.digest();
+        self.emit(What::Digest(digest));
+        self.emit(What::Stop(stop.clone()));
+        // Nothing comes after this: whether the world wants more does not matter.
+        let _ = self.drain(world);
+        stop
+    }
+
+    /// Runs one vCPU to its next exit. Breaks with the reason for which the run is over, `None` when the world broke it
+    /// off.
+    fn step(&mut self, world: &mut dyn World) -> ControlFlow<Option<Stop>> {
+        let now = self.now();
+        if self.config.max_instructions.is_some_and(|max| now >= max) {
+            return ControlFlow::Break(Some(Stop {
+                kind: StopKind::MaxInstructions,
+                code: 0,
+                text: format!("{now} instructions were run"),
+            }));
+        }
+        if self.doing[self.vcpu] != Doing::Runs || now >= self.turn_end {
+            if now >= self.turn_end {
+                self.turn_over(world)?;
+            }
+            if !self.next_turn() {
+                return self.idle(world);
+            }
+        }
+        let mut until = self.turn_end;
+        if let Some(deadline) = self.board.deadline() {
+            until = until.min(deadline);
+        }
+        if let Some(max) = self.config.max_instructions {
+            until = until.min(max);
+        }
+        let ran = self.l0.run_vcpu(self.vcpu, self.pcpu, &mut self.board, &mut self.log, until);
+        self.show(world, &ran)?;
+        self.drain(world)?;
+        match ran {
+            Ran::Ready | Ran::Slice => ControlFlow::Continue(()),
+            Ran::Halted => {
+                let refuses = self.now() == now && self.board.interrupt(self.vcpu as u16, now).is_some();
+                self.doing[self.vcpu] = if refuses { Doing::Refuses } else { Doing::Waits };
+                ControlFlow::Continue(())
+            }
+            Ran::Stop(stop) => ControlFlow::Break(Some(stop)),
+        }
+    }
+
+    /// What happens at the end of a turn that was used up: a digest when one is due, and a question to the world.
+    fn turn_over(&mut self, world: &mut dyn World) -> ControlFlow<Option<Stop>> {
+        let now = self.now();
+        if self.config.digest_interval != 0 && now >= self.next_digest {
+            self.next_digest = (now / self.config.digest_interval + 1) * self.config.digest_interval;
+            let digest = self.l0.silicon.digest();
+            self.emit(What::Digest(digest));
+        }
+        self.poll(world, None)?;
+        ControlFlow::Continue(())
+    }
+
+    /// Gives the turn to the next vCPU that can run, on the next physical CPU. Returns whether there is one.
+    fn next_turn(&mut self) -> bool {
+        let now = self.now();
+        let count = self.doing.len();
+        for step in 1..=count {
+            let vcpu = (self.vcpu + step) % count;
+            if self.doing[vcpu] == Doing::Waits && self.board.interrupt(vcpu as u16, now).is_some() {
+                self.doing[vcpu] = Doing::Runs;
+            }
+            if self.doing[vcpu] == Doing::Runs {
+                // A vCPU that waited and goes on alone has its turn still, and stays where it is.
+                if step < count || now >= self.turn_end {
+                    self.pcpu = (self.pcpu + 1) % usize::from(self.config.pcpus);
+                    self.turn_end = now.saturating_add(self.config.slice);
+                }
+                self.vcpu = vcpu;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Every vCPU waits.
+    fn idle(&mut self, world: &mut dyn World) -> ControlFlow<Option<Stop>> {
+        let deadline = self.board.deadline();
+        let asked = self.poll(world, Some(deadline.unwrap_or(u64::MAX)))?;
+        let wakes = match (asked, deadline) {
+            (true, _) => true,
+            (false, Some(deadline)) => {
+                let max = self.config.max_instructions.unwrap_or(u64::MAX);
+                self.l0.silicon.skip(deadline.min(max).max(self.now()));
+                true
+            }
+            (false, None) => false,
+        };
+        if !wakes {
+            let text = "every CPU waits, and nothing will wake one".to_owned();
+            return ControlFlow::Break(Some(Stop { kind: StopKind::Idle, code: 0, text }));
+        }
+        for doing in &mut self.doing {
+            if *doing == Doing::Refuses {
+                *doing = Doing::Waits;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Asks the world for input. Returns whether there was some.
+    fn poll(&mut self, world: &mut dyn World, idle_until: Option<u64>) -> ControlFlow<Option<Stop>, bool> {
+        let poll = self.polls;
+        self.polls += 1;
+        let Some((kind, value)) = world.input(poll, self.now(), idle_until) else {
+            return ControlFlow::Continue(false);
+        };
+        self.emit(What::Input(Input { poll, kind, value }));
+        self.drain(world)?;
+        match kind {
+            InputKind::Console => self.board.key(value as u8),
+            InputKind::Stop => return ControlFlow::Break(Some(world_stop())),
+        }
+        ControlFlow::Continue(true)
+    }
+
+    /// Shows the world what the console shows, and looks for the text to stop on.
+    fn show(&mut self, world: &mut dyn World, ran: &Ran) -> ControlFlow<Option<Stop>> {
+        if !self.board.has_output() {
+            return ControlFlow::Continue(());
+        }
+        let output = self.board.output();
+        world.console(&output);
+        let Some(text) = self.config.stop_on.as_deref().filter(|text| !text.is_empty()) else {
+            return ControlFlow::Continue(());
+        };
+        self.shown.extend_from_slice(&output);
+        if !matches!(ran, Ran::Stop(_)) && self.shown.windows(text.len()).any(|shown| shown == text.as_bytes()) {
+            let text = format!("the console showed '{text}'");
+            self.drain(world)?;
+            return ControlFlow::Break(Some(Stop { kind: StopKind::StopOn, code: 0, text }));
+        }
+        let kept = self.shown.len().saturating_sub(text.len() - 1);
+        self.shown.drain(..kept);
+        ControlFlow::Continue(())
+    }
+
+    /// Hands the events to the world.
+    fn drain(&mut self, world: &mut dyn World) -> ControlFlow<Option<Stop>> {
+        if self.log.events.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let wants_more = world.events(&self.log.events);
+        self.log.events.clear();
+        wants_more.map_break(|()| None)
+    }
+
+    fn emit(&mut self, what: What) {
+        let at = Stamp { instruction: self.now(), vcpu: self.vcpu as u16, pcpu: self.pcpu as u16 };
+        self.log.events.push(Event { at, what });
+    }
+}
+
+/// For those who look into a machine: between two runs nothing of it moves.
+impl Machine {
+    /// Instructions retired so far, on all CPUs together.
+    pub fn now(&self) -> u64 {
+        self.l0.silicon.retired()
+    }
+
+    /// The configuration that it was built from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The vCPU whose turn it is, and the physical CPU that it has.
+    pub fn turn(&self) -> (usize, Pcpu) {
+        (self.vcpu, self.pcpu)
+    }
+
+    /// The nested hypervisor.
+    pub fn l0(&self) -> &L0<SoftSilicon> {
+        &self.l0
+    }
+
+    /// The silicon: registers, TLBs, VMCSs, host-physical memory.
+    pub fn silicon(&mut self) -> &mut SoftSilicon {
+        &mut self.l0.silicon
+    }
+
+    /// Reads L1-physical memory. Returns whether it is RAM.
+    pub fn read(&mut self, at: Gpa, into: &mut [u8]) -> bool {
+        let end = at.0.checked_add(into.len() as u64);
+        let is_ram = end.is_some_and(|end| end <= self.config.memory);
+        if is_ram {
+            self.l0.silicon.read(Hpa(L0_MEMORY + at.0), into);
+        }
+        is_ram
+    }
+}
+
+fn world_stop() -> Stop {
+    Stop { kind: StopKind::World, code: 0, text: "the run was ended from outside".to_owned() }
+}
+
+fn check(config: &Config) -> Result<(), MachineError> {
+    if config.backend != Backend::Soft {
+        return Err(MachineError::Backend(config.backend));
+    }
+    let range = |what, got: u64, good: bool, range| {
+        if good { Ok(()) } else { Err(MachineError::Range { what, got, range }) }
+    };
+    let (slice, tlb) = (config.slice, config.tlb_entries);
+    range("the slice", slice, slice > 0, "at least 1 instruction")?;
+    range("the number of vCPUs", config.vcpus.into(), (1..=256).contains(&config.vcpus), "from 1 to 256")?;
+    range("the number of physical CPUs", config.pcpus.into(), (1..=64).contains(&config.pcpus), "from 1 to 64")?;
+    range("the number of TLB entries", tlb.into(), (16..=1 << 20).contains(&tlb), "from 16 to 1048576")
+}
+
+fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
+    match &config.guest {
+        Guest::BuiltIn(name) => {
+            let Some(guest) = guests::by_name(name) else {
+                let known = guests::list().iter().map(|guest| guest.name).collect();
+                return Err(MachineError::UnknownGuest { name: name.clone(), known });
+            };
+            if config.memory < guests::MEMORY {
+                return Err(MachineError::Memory { needed: guests::MEMORY, got: config.memory });
+            }
+            guest.load().map_err(|source| MachineError::Assemble { name: guest.name, source })
+        }
+        Guest::Kernel { name, .. } => {
+            if !images.iter().any(|image| image.kind == ImageKind::Kernel) {
+                return Err(MachineError::NoKernel(name.clone()));
+            }
+            let reason = "this machine boots built-in guests only".to_owned();
+            Err(MachineError::Kernel { name: name.clone(), reason })
+        }
+    }
+}
