@@ -226,7 +226,7 @@ impl Pit {
     /// The system control port: the gate and output of channel 2, and the refresh toggle.
     pub(super) fn read_gate(&self, now: u64) -> u8 {
         let channel = &self.channels[2];
-        let refresh = now / (CLOCK_HZ / 66_000) & 1;
+        let refresh = (now / (CLOCK_HZ / 66_000)) & 1;
         u8::from(channel.gate) | u8::from(self.speaker) << 1 | (refresh as u8) << 4 | u8::from(channel.output(now)) << 5
     }
 

@@ -105,7 +105,7 @@ impl Rtc {
             (4, 0) => ((value + 11) % 12 + 1, value >= 12),
             _ => (value, false),
         };
-        let shown = if status & BINARY != 0 { value } else { value / 10 << 4 | value % 10 };
+        let shown = if status & BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) };
         shown | u8::from(afternoon) << 7
     }
 }
