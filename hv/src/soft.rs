@@ -49,6 +49,8 @@ struct Physical {
     loaded: Option<Hpa>,
     /// That VMCS is not right about what [`state::save_cold`] saves.
     unsaved: bool,
+    /// The controls of the VMCS that was loaded before, which often is the next one.
+    before: (Option<Hpa>, Controls),
 }
 
 /// The software silicon.
@@ -71,6 +73,7 @@ impl SoftSilicon {
             current: None,
             loaded: None,
             unsaved: false,
+            before: (None, Controls::default()),
         };
         Self {
             memory: Memory::new(memory),
@@ -146,9 +149,14 @@ impl SoftSilicon {
             self.save(number);
         }
         let Self { memory, blocks, cpus, clock, .. } = self;
-        let Physical { cpu, loaded, unsaved, .. } = &mut cpus[number];
+        let Physical { cpu, loaded, unsaved, before, .. } = &mut cpus[number];
         let vmcs = memory.vmcs(current);
-        if switched || dirtied & (dirty::CONTROLS | dirty::VALUES) != 0 {
+        let mut stale = dirtied & (dirty::CONTROLS | dirty::VALUES) != 0;
+        if switched {
+            core::mem::swap(&mut before.1, &mut cpu.controls);
+            stale |= core::mem::replace(&mut before.0, *loaded) != Some(current);
+        }
+        if stale {
             cpu.controls = Controls::of(vmcs);
         }
         if switched || dirtied & (dirty::CONTROLS | dirty::GUEST) != 0 {
@@ -352,7 +360,8 @@ impl Silicon for SoftSilicon {
         if self.rows[row].1 && self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
             self.save(cpu);
         }
-        self.memory.vmcs(current).read(field).unwrap_or(0)
+        let value = self.memory.vmcs(current).row(row);
+        if field.is_high() { value >> 32 } else { value }
     }
 
     fn vmwrite(&mut self, cpu: Pcpu, field: VmcsField, value: u64) {
@@ -364,7 +373,10 @@ impl Silicon for SoftSilicon {
         }
         let vmcs = self.memory.vmcs_mut(current);
         vmcs.dirty |= dirtied;
-        vmcs.write(field, value);
+        match field.is_high() {
+            true => _ = vmcs.write(field, value),
+            false => vmcs.set_row(row, value),
+        }
     }
 
     fn registers(&mut self, cpu: Pcpu) -> &mut Registers {

@@ -6,7 +6,10 @@
 use super::tlb::PageSize;
 
 /// Lines for each kind of access.
-const LINES: usize = 256;
+const LINES: usize = 1024;
+
+/// Ways to spread a page over the lines: contexts that share addresses do not take each other's lines.
+const BANKS: usize = 4;
 
 /// Context numbers, of which 0 is never used.
 pub(super) const NUMBERS: u64 = 1024;
@@ -35,14 +38,15 @@ impl Default for Front {
 impl Front {
     /// Where `address` lies.
     #[inline(always)]
-    pub(super) fn get(&self, address: u64, context: u64) -> Option<u64> {
-        let line = &self.0[index(address)];
-        (line.tag == address & !0xfff | context).then(|| address.wrapping_add(line.addend))
+    pub(super) fn get(&self, address: u64, context: Tag) -> Option<u64> {
+        let line = &self.0[index(address, context.bank)];
+        (line.tag == address & !0xfff | context.low).then(|| address.wrapping_add(line.addend))
     }
 
     #[inline]
-    pub(super) fn fill(&mut self, address: u64, context: u64, target: u64) {
-        self.0[index(address)] = Line { tag: address & !0xfff | context, addend: target.wrapping_sub(address) };
+    pub(super) fn fill(&mut self, address: u64, context: Tag, target: u64) {
+        let tag = address & !0xfff | context.low;
+        self.0[index(address, context.bank)] = Line { tag, addend: target.wrapping_sub(address) };
     }
 
     /// Clears the lines of a page, in every context.
@@ -50,9 +54,11 @@ impl Front {
     pub(super) fn drop_page(&mut self, address: u64, size: PageSize) {
         let base = size.base(address);
         if size == PageSize::Small {
-            let line = &mut self.0[index(address)];
-            if line.tag & !0xfff == base {
-                line.tag = NOTHING;
+            for number in 0..BANKS as u64 {
+                let line = &mut self.0[index(address, bank(number))];
+                if line.tag & !0xfff == base {
+                    line.tag = NOTHING;
+                }
             }
         } else {
             for line in self.0.iter_mut().filter(|line| size.base(line.tag) == base) {
@@ -69,7 +75,33 @@ impl Front {
     }
 }
 
+/// What tells the lines of a context and a class of privilege from others'.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tag {
+    low: u64,
+    bank: usize,
+}
+
+impl Tag {
+    /// Of a context's number and a class below 4.
+    #[inline]
+    pub(super) fn new(number: u64, class: u64) -> Self {
+        Self { low: number << 2 | class, bank: bank(number) }
+    }
+
+    /// The class.
+    #[inline]
+    pub(super) fn class(self) -> u64 {
+        self.low & 3
+    }
+}
+
+#[inline]
+fn bank(number: u64) -> usize {
+    number as usize % BANKS * (LINES / BANKS)
+}
+
 #[inline(always)]
-fn index(address: u64) -> usize {
-    (address >> 12) as usize % LINES
+fn index(address: u64, bank: usize) -> usize {
+    ((address >> 12) as usize ^ bank) % LINES
 }

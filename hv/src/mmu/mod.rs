@@ -106,7 +106,7 @@ pub struct Mmu {
     writes: Front,
     fetches: Front,
     /// The running context's number and class of privilege.
-    context: u64,
+    context: front::Tag,
     user: bool,
     ac: bool,
     tlb: Tlb,
@@ -137,7 +137,7 @@ impl Mmu {
             reads: Front::default(),
             writes: Front::default(),
             fetches: Front::default(),
-            context: 0,
+            context: front::Tag::default(),
             user: false,
             ac: false,
             tlb: Tlb::new(entries),
@@ -204,7 +204,7 @@ impl Mmu {
         } else {
             self.translate_unpaged(memory, gva, access)?
         };
-        if class(self.now.mode, user, ac) == self.context & 3 {
+        if class(self.now.mode, user, ac) == self.context.class() {
             match access {
                 Access::Fetch => self.fetches.fill(gva, self.context, at.0),
                 Access::Read => self.reads.fill(gva, self.context, at.0),
@@ -425,7 +425,7 @@ impl Mmu {
     pub fn set_privilege(&mut self, user: bool, ac: bool) {
         self.user = user;
         self.ac = ac;
-        self.context = self.now.number << 2 | class(self.now.mode, user, ac);
+        self.context = front::Tag::new(self.now.number, class(self.now.mode, user, ac));
     }
 
     /// Takes the rights of protection keys for user pages.

@@ -136,6 +136,21 @@ rows! {
     };
 }
 
+/// Whether the hot fields are as they are at most entries, which spares the rows that depend on them: 64-bit code with
+/// nothing injected, blocked or pending. Where this holds, all hot rows do.
+#[inline]
+pub(super) fn is_plain(s: &Subject<'_>) -> bool {
+    let plain_flags = Rflags::all().difference(Rflags::VM.union(Rflags::ONE)).bits();
+    code64(s)
+        && s.injected().is_none()
+        && s.get(GUEST_INTERRUPTIBILITY) == 0
+        && s.get(GUEST_ACTIVITY_STATE) == ActivityState::Active as u32
+        && s.get(GUEST_PENDING_DEBUG_EXCEPTIONS) == 0
+        && s.get(GUEST_RFLAGS) & !plain_flags == Rflags::ONE.bits()
+        && canonical(s.get(GUEST_RIP))
+        && fits(s.get(GUEST_CR3))
+}
+
 /// Bits of IA32_DEBUGCTL that exist: LBR, BTF and bits 15:6.
 const DEBUGCTL: u64 = 0xffc3;
 const DEBUGCTL_BTF: u64 = 2;

@@ -124,11 +124,17 @@ pub fn guest(subject: &Subject<'_>) -> Option<(Check, u64)> {
 
 /// The first check among those that depend on a hot field that does not hold, of the controls.
 pub fn hot_controls(subject: &Subject<'_>) -> Option<Check> {
+    if guest::is_plain(subject) {
+        return None;
+    }
     CONTROLS.iter().filter(|row| row.hot).find(|row| !(row.holds)(subject)).map(|row| row.check)
 }
 
 /// As [`hot_controls`], of guest state.
 pub fn hot_guest(subject: &Subject<'_>) -> Option<(Check, u64)> {
+    if guest::is_plain(subject) {
+        return None;
+    }
     let mut rows = GUEST_TABLES.iter().copied().flatten().filter(|row| row.hot);
     rows.find(|row| !(row.holds)(subject)).map(|row| (row.check, row.qualification))
 }
@@ -143,18 +149,22 @@ fn first<'a>(subject: &Subject<'_>, tables: &[&'a [Row]]) -> Option<&'a Row> {
 }
 
 impl Subject<'_> {
+    #[inline]
     fn get<T: FieldValue>(&self, field: Field<T>) -> T {
         self.vmcs.get(field)
     }
 
+    #[inline]
     fn pin(&self, control: PinBased) -> bool {
         self.get(PIN_BASED_CONTROLS).contains(control)
     }
 
+    #[inline]
     fn primary(&self, control: PrimaryControls) -> bool {
         self.get(PRIMARY_CONTROLS).contains(control)
     }
 
+    #[inline]
     fn secondary(&self, control: SecondaryControls) -> bool {
         self.primary(PrimaryControls::ACTIVATE_SECONDARY) && self.get(SECONDARY_CONTROLS).contains(control)
     }
@@ -163,14 +173,17 @@ impl Subject<'_> {
         self.get(EXIT_CONTROLS).contains(control)
     }
 
+    #[inline]
     fn entry(&self, control: EntryControls) -> bool {
         self.get(ENTRY_CONTROLS).contains(control)
     }
 
+    #[inline]
     fn unrestricted(&self) -> bool {
         self.secondary(SecondaryControls::UNRESTRICTED_GUEST)
     }
 
+    #[inline]
     fn long_mode_guest(&self) -> bool {
         self.entry(EntryControls::IA32E_MODE_GUEST)
     }
@@ -180,6 +193,7 @@ impl Subject<'_> {
     }
 
     /// What is injected, if anything is.
+    #[inline]
     fn injected(&self) -> Option<InterruptionInfo> {
         Some(self.get(ENTRY_INTERRUPTION_INFO)).filter(|info| info.valid())
     }
