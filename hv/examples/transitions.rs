@@ -1,4 +1,5 @@
-//! What a VM entry and the exit after it cost the host, in nanoseconds a pair: one guest again and again, and two in turn.
+//! What a VM entry and the exit after it cost the host, in nanoseconds a pair: one guest again and again,
+//! and two in turn. The argument is the number of pairs.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -9,9 +10,8 @@ use hv_defs::vmcs::{GUEST_RIP, VPID};
 use std::time::Instant;
 use support::{CODE, enter, silicon, skip, vmcs};
 
-const ROUNDS: u32 = 1_000_000;
-
 fn main() {
+    let rounds = std::env::args().nth(1).and_then(|word| word.parse().ok()).unwrap_or(1_000_000);
     // CPUID, again and again.
     let code = [0x0f, 0xa2].repeat(16);
     for vpids in [[1, 2], [0, 0]] {
@@ -22,12 +22,12 @@ fn main() {
             enter(&mut silicon, true);
         }
         let tags = if vpids[0] == 0 { "without VPID" } else { "with VPID" };
-        measure(&format!("one guest, {tags}"), || {
+        measure(rounds, &format!("one guest, {tags}"), || {
             enter(&mut silicon, false);
             again(&mut silicon);
         });
         let mut turn = 0;
-        measure(&format!("two guests in turn, {tags}"), || {
+        measure(rounds, &format!("two guests in turn, {tags}"), || {
             turn ^= 1;
             silicon.vmptrld(0, pages[turn]);
             enter(&mut silicon, false);
@@ -45,10 +45,10 @@ fn again(silicon: &mut hv::soft::SoftSilicon) {
     }
 }
 
-fn measure(what: &str, mut pair: impl FnMut()) {
+fn measure(rounds: u32, what: &str, mut pair: impl FnMut()) {
     let start = Instant::now();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         pair();
     }
-    println!("{what}: {:.1} ns", start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
+    println!("{what}: {:.1} ns", start.elapsed().as_nanos() as f64 / f64::from(rounds));
 }

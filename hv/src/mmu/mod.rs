@@ -9,6 +9,8 @@ mod ept;
 mod fault;
 mod flush;
 mod front;
+#[cfg(test)]
+mod tests;
 mod tlb;
 mod walk;
 

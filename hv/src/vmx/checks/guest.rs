@@ -139,7 +139,7 @@ rows! {
 /// Whether the hot fields are as they are at most entries, which spares the rows that depend on them: 64-bit code with
 /// nothing injected, blocked or pending. Where this holds, all hot rows do.
 #[inline]
-pub(super) fn is_plain(s: &Subject<'_>) -> bool {
+pub fn is_plain(s: &Subject<'_>) -> bool {
     let plain_flags = Rflags::all().difference(Rflags::VM.union(Rflags::ONE)).bits();
     code64(s)
         && s.injected().is_none()

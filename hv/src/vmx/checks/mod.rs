@@ -83,7 +83,7 @@ macro_rules! rows {
 use rows;
 
 pub use controls::CONTROLS;
-pub use guest::GUEST;
+pub use guest::{GUEST, is_plain};
 pub use host::HOST;
 pub use segments::SEGMENTS;
 
@@ -124,17 +124,11 @@ pub fn guest(subject: &Subject<'_>) -> Option<(Check, u64)> {
 
 /// The first check among those that depend on a hot field that does not hold, of the controls.
 pub fn hot_controls(subject: &Subject<'_>) -> Option<Check> {
-    if guest::is_plain(subject) {
-        return None;
-    }
     CONTROLS.iter().filter(|row| row.hot).find(|row| !(row.holds)(subject)).map(|row| row.check)
 }
 
 /// As [`hot_controls`], of guest state.
 pub fn hot_guest(subject: &Subject<'_>) -> Option<(Check, u64)> {
-    if guest::is_plain(subject) {
-        return None;
-    }
     let mut rows = GUEST_TABLES.iter().copied().flatten().filter(|row| row.hot);
     rows.find(|row| !(row.holds)(subject)).map(|row| (row.check, row.qualification))
 }
