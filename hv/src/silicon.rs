@@ -9,7 +9,7 @@ use hv_defs::addr::Hpa;
 use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
 use hv_defs::event::Check;
 use hv_defs::instruction_error::InstructionError;
-use hv_defs::vmcs::{Field, FieldValue, VmcsField};
+use hv_defs::vmcs::{Field, FieldValue, TABLE, VmcsField};
 
 /// A physical CPU, by number from 0.
 pub type Pcpu = usize;
@@ -157,6 +157,16 @@ pub trait Silicon {
 
     /// Writes a field of the current VMCS; `field` is one of the table's, read-only ones included.
     fn vmwrite(&mut self, cpu: Pcpu, field: VmcsField, value: u64);
+
+    /// As [`Silicon::vmread`], by row of the field table: for silicon that finds a field faster so.
+    fn vmread_row(&mut self, cpu: Pcpu, row: usize) -> u64 {
+        self.vmread(cpu, TABLE[row].field)
+    }
+
+    /// As [`Silicon::vmwrite`], by row of the field table.
+    fn vmwrite_row(&mut self, cpu: Pcpu, row: usize, value: u64) {
+        self.vmwrite(cpu, TABLE[row].field, value);
+    }
 
     /// The registers that transitions leave alone.
     fn registers(&mut self, cpu: Pcpu) -> &mut Registers;

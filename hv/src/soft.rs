@@ -382,6 +382,27 @@ impl Silicon for SoftSilicon {
         }
     }
 
+    #[inline]
+    fn vmread_row(&mut self, cpu: Pcpu, row: usize) -> u64 {
+        let current = self.current(cpu);
+        if self.rows[row].1 && self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
+            self.save(cpu);
+        }
+        self.memory.vmcs(current).row(row)
+    }
+
+    #[inline]
+    fn vmwrite_row(&mut self, cpu: Pcpu, row: usize, value: u64) {
+        let current = self.current(cpu);
+        let (dirtied, cold) = self.rows[row];
+        if cold && self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
+            self.save(cpu);
+        }
+        let vmcs = self.memory.vmcs_mut(current);
+        vmcs.dirty |= dirtied;
+        vmcs.set_row(row, value);
+    }
+
     fn registers(&mut self, cpu: Pcpu) -> &mut Registers {
         &mut self.cpus[cpu].cpu.regs
     }

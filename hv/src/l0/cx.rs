@@ -42,47 +42,53 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// Reads a field of the current VMCS: VMREAD, unless L0 knows what it holds.
+    #[inline]
     pub(super) fn get<T: FieldValue>(&mut self, field: Field<T>) -> T {
         T::from_raw(self.get_row(field.index()))
     }
 
     /// As [`Cx::get`], by row.
+    #[inline]
     pub(super) fn get_row(&mut self, row: usize) -> u64 {
-        if let Some(value) = self.vcpu.saved[self.vcpu.current].known(row) {
-            return value;
+        match self.vcpu.saved[self.vcpu.current].known(row) {
+            Some(value) => value,
+            None => self.read_row(row),
         }
-        let field = TABLE[row].field;
-        let value = self.silicon.vmread(self.cpu, field);
+    }
+
+    fn read_row(&mut self, row: usize) -> u64 {
+        let value = self.silicon.vmread_row(self.cpu, row);
         self.vcpu.saved[self.vcpu.current].learn(row, value);
         if self.shared.log_vmcs {
-            let access = self.access(VmcsOp::Read, field, value, value);
+            let access = self.access(VmcsOp::Read, TABLE[row].field, value, value);
             self.emit(What::Vmcs(access));
         }
         value
     }
 
     /// Writes a field of the current VMCS.
+    #[inline]
     pub(super) fn set<T: FieldValue>(&mut self, field: Field<T>, value: T) {
         self.set_row(field.index(), value.into_raw());
     }
 
     /// As [`Cx::set`], by row.
     pub(super) fn set_row(&mut self, row: usize, value: u64) {
-        let field = TABLE[row].field;
         if self.shared.log_vmcs {
             // What the log says of the old value costs L0 no VMREAD: it is the log's own look.
             let known = self.vcpu.saved[self.vcpu.current].known(row);
-            let old = known.unwrap_or_else(|| self.silicon.vmread(self.cpu, field));
-            let access = self.access(VmcsOp::Write, field, old, value);
+            let old = known.unwrap_or_else(|| self.silicon.vmread_row(self.cpu, row));
+            let access = self.access(VmcsOp::Write, TABLE[row].field, old, value);
             self.emit(What::Vmcs(access));
         }
-        self.silicon.vmwrite(self.cpu, field, value);
+        self.silicon.vmwrite_row(self.cpu, row, value);
         let saved = &mut self.vcpu.saved[self.vcpu.current];
         saved.learn(row, value);
         saved.written = saved.written.saturating_add(1);
     }
 
     /// Writes a field of the current VMCS unless L0 knows that it holds this value. Returns whether it wrote.
+    #[inline]
     pub(super) fn update<T: FieldValue>(&mut self, field: Field<T>, value: T) -> bool {
         self.update_row(field.index(), value.into_raw())
     }
