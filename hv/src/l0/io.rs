@@ -43,6 +43,9 @@ impl<S: Silicon> Cx<'_, S> {
         let access = IoAccess::from_bits(exit.qualification);
         let size = access.size_less_one() + 1;
         let port = access.port();
+        if !matches!(size, 1 | 2 | 4) {
+            return unsupported(format!("an I/O instruction of {size} bytes at {:#x}", exit.rip));
+        }
         if access.string() {
             return self.handle_string_io(exit, access).unwrap_or_else(|failure| match failure {
                 Failure::Fault(fault) => Next::Raise(fault),

@@ -1,5 +1,6 @@
 //! Tests of L0 on a silicon that executes nothing.
 
+mod hostile;
 mod instructions;
 mod round_trip;
 mod script;
