@@ -4,6 +4,7 @@
 mod nested;
 
 use hv::l0::Ran;
+use hv_defs::config::{Config, Guest};
 use hv_defs::event::{Actor, PoolOp, What};
 use hv_defs::exit::Reason;
 use hv_defs::policy::{PRESETS, Policy, Tags};
@@ -61,4 +62,23 @@ fn without_vpid_more_is_dropped() {
     let tagged = dropped(Policy::default());
     let untagged = dropped(Policy { tags: Tags::Off, ..Policy::default() });
     assert!(untagged > tagged, "{untagged} with the hardware's flushes, {tagged} with tags");
+}
+
+#[test]
+fn a_vcpu_that_never_stays_anywhere_does_the_same() {
+    for preset in PRESETS {
+        let mut config = Config::new(Guest::BuiltIn("round trips".to_owned()));
+        config.memory = 16 << 20;
+        config.pcpus = 3;
+        config.policy = preset.policy;
+        let mut nested = Nested::with(&config, 10);
+        let mut cpu = 0;
+        while matches!(nested.step_on(cpu), Ran::Ready | Ran::Slice) {
+            cpu = (cpu + 1) % 3;
+        }
+        let marks = nested.log.events.iter().filter(|event| event.what == What::Mark(ROUNDS_DONE)).count();
+        assert_eq!(marks, 1, "{}", preset.name);
+        let moves = nested.log.events.iter().filter(|event| matches!(event.what, What::Migration(_))).count();
+        assert!(moves > 20, "{}: {moves}", preset.name);
+    }
 }

@@ -218,6 +218,11 @@ impl Nested {
 
     /// One entry and the exit after it.
     pub(crate) fn step(&mut self) -> Ran {
-        self.l0.run_vcpu(0, 0, &mut self.bus, &mut self.log, u64::MAX)
+        self.step_on(0)
+    }
+
+    /// As [`Nested::step`], on any physical CPU.
+    pub(crate) fn step_on(&mut self, cpu: usize) -> Ran {
+        self.l0.run_vcpu(0, cpu, &mut self.bus, &mut self.log, u64::MAX)
     }
 }
