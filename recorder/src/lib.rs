@@ -1,1 +1,175 @@
 //! Live world in, trace out.
+//!
+//! [`record`] builds the machine, runs it in the world that the caller gives, and tees what happens into a trace;
+//! [`run`] does the same without the trace. Terminals, threads and signals are the caller's: what reaches a run from
+//! outside comes through [`Outside`].
+
+mod live;
+
+pub use live::{Key, Keys, NoKeys, Script};
+
+use core::ops::ControlFlow;
+use hv::machine::{Machine, MachineError};
+use hv_defs::config::Config;
+use hv_defs::event::{Event, Stop};
+use live::Live;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::thread;
+use traces::{Batch, Header, Image, Summary, Writer};
+
+/// What a run and the outside say to each other.
+pub struct Outside<'a> {
+    /// Takes what the guest's console shows. Once it fails, nothing more is sent to it; the run goes on.
+    pub console: &'a mut dyn Write,
+    /// Gives what is typed.
+    pub keys: &'a mut dyn Keys,
+    /// Ends the run soon after it becomes true.
+    pub stop: &'a AtomicBool,
+    /// Sees the events as they happen, for progress bars and the like.
+    pub watch: &'a mut dyn FnMut(&[Event]),
+}
+
+/// Why a run could not be made or not be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An image is needed whose bytes are not at hand.
+    #[error("the bytes of {kind} '{name}' are not at hand")]
+    ImageMissing {
+        /// What it is.
+        kind: hv_defs::config::ImageKind,
+        /// Its file name.
+        name: String,
+    },
+    /// The machine could not be built.
+    #[error("cannot build the machine: {0}")]
+    Machine(#[from] MachineError),
+    /// The file for the trace could not be created.
+    #[error("cannot create {}: {source}", path.display())]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The trace could not be written on. What is in the file is a readable trace of the run up to its last whole block.
+    #[error("the recording ended after {events} events: {source}")]
+    Trace {
+        /// Events that the machine had made by then.
+        events: u64,
+        /// Why.
+        source: traces::Error,
+    },
+}
+
+/// A finished recording.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recorded {
+    /// How the run ended.
+    pub stop: Stop,
+    /// What was written.
+    pub summary: Summary,
+}
+
+/// The machine that a configuration and images describe.
+pub fn machine(config: &Config, images: &[Image]) -> Result<Machine, Error> {
+    let images = images
+        .iter()
+        .map(|image| match &image.bytes {
+            Some(bytes) => Ok(hv::machine::Image { kind: image.kind, bytes: bytes.clone() }),
+            None => Err(Error::ImageMissing { kind: image.kind, name: image.name.clone() }),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Machine::new(config, &images)?)
+}
+
+/// Runs a machine to its end without recording.
+pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<Stop, Error> {
+    let mut machine = machine(config, images)?;
+    Ok(machine.run(&mut Live::new(outside, |_: &[Event]| ControlFlow::Continue(()))))
+}
+
+/// Runs a machine to its end and records it into a file, which is overwritten.
+///
+/// # Errors
+/// The machine cannot be built: then no file is made. The file cannot be created or written on: a full disk ends the run,
+/// and the file is cut to its last whole block.
+pub fn record(config: &Config, images: &[Image], path: &Path, outside: Outside<'_>) -> Result<Recorded, Error> {
+    let mut machine = machine(config, images)?;
+    let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
+    record_machine(&mut machine, &Header::new(config.clone(), images.to_vec()), &file, outside, |whole| {
+        // What is left of a block that did not fit is of no use to readers. That it stays is no harm either.
+        let _ = file.set_len(whole);
+    })
+}
+
+/// As [`record`], into any writer.
+pub fn record_to(
+    config: &Config,
+    images: &[Image],
+    out: impl Write + Send,
+    outside: Outside<'_>,
+) -> Result<Recorded, Error> {
+    let mut machine = machine(config, images)?;
+    record_machine(&mut machine, &Header::new(config.clone(), images.to_vec()), out, outside, |_| {})
+}
+
+/// Batches that may wait for the thread that writes. When they are that many, the machine waits.
+const WAITING: usize = 2;
+
+/// Runs the machine and writes its events on a thread beside it. `cut` is called when writing fails, with the length up
+/// to the last whole block.
+fn record_machine(
+    machine: &mut Machine,
+    header: &Header,
+    out: impl Write + Send,
+    outside: Outside<'_>,
+    cut: impl FnOnce(u64),
+) -> Result<Recorded, Error> {
+    let mut writer = Writer::create(out, header).map_err(|source| Error::Trace { events: 0, source })?;
+    let mut events = 0;
+    let (stop, finished) = thread::scope(|scope| {
+        let (filled, batches) = mpsc::sync_channel::<Batch>(WAITING);
+        let (written, spent) = mpsc::channel::<Batch>();
+        let writing = scope.spawn(|| {
+            // Owned here, so that an error that ends the loop hangs up.
+            let (batches, written) = (batches, written);
+            for mut batch in batches {
+                writer.write(&batch)?;
+                batch.clear();
+                // The machine may have stopped and not want it back.
+                let _ = written.send(batch);
+            }
+            writer.finish()
+        });
+        let mut batch = Batch::default();
+        let mut live = Live::new(outside, |happened: &[Event]| {
+            for event in happened {
+                events += 1;
+                if batch.push(event) {
+                    let full = std::mem::replace(&mut batch, spent.try_recv().unwrap_or_default());
+                    if filled.send(full).is_err() {
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        let stop = machine.run(&mut live);
+        drop(live);
+        // If nobody listens, the thread has an error to tell.
+        let _ = filled.send(batch);
+        drop(filled);
+        (stop, writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    match finished {
+        Ok(summary) => Ok(Recorded { stop, summary }),
+        Err(source) => {
+            cut(writer.whole());
+            Err(Error::Trace { events, source })
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The recorded world: answers from a trace, and compares what happens with it.
+
+use crate::{Error, Verdict};
+use core::ops::ControlFlow;
+use hv::world::World;
+use hv_defs::event::{Event, Input, InputKind, Kind, Stop, What};
+use hv_defs::fields::{FieldDiff, MAX_COLUMNS, Texts, Value, compare};
+use traces::{Events, Reader};
+
+/// Which of the two runs has an event that the other lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// Both have one, and they differ.
+    Both,
+    /// The recorded run has an event here and the replay ended.
+    Recorded,
+    /// The recorded run ended and the replay has an event here.
+    Replayed,
+}
+
+/// The first difference between a recorded run and its replay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Divergence {
+    /// The event's number.
+    pub event: u64,
+    /// The field that differs: one of its kind's, of the stamp's, or `kind`; of an event that one side lacks, `kind` too.
+    pub field: &'static str,
+    /// The recorded value; [`Value::None`] where the recorded run has no such event.
+    pub expected: Value,
+    /// The replay's; [`Value::None`] where the replay has no such event.
+    pub got: Value,
+    /// Which side has the event.
+    pub side: Side,
+    /// The recorded event, if there is one.
+    pub recorded: Option<Event>,
+    /// The replay's, if there is one.
+    pub replayed: Option<Event>,
+}
+
+impl Divergence {
+    fn new(event: u64, recorded: Option<Event>, replayed: Option<Event>) -> Option<Self> {
+        let kind = |event: &Event| Value::Word(event.what.kind().name().into());
+        let (side, diff) = match (&recorded, &replayed) {
+            (Some(expected), Some(got)) => (Side::Both, compare(expected, got)?),
+            (Some(expected), None) => {
+                (Side::Recorded, FieldDiff { field: "kind", expected: kind(expected), got: Value::None })
+            }
+            (None, Some(got)) => (Side::Replayed, FieldDiff { field: "kind", expected: Value::None, got: kind(got) }),
+            (None, None) => return None,
+        };
+        let FieldDiff { field, expected, got } = diff;
+        Some(Self { event, field, expected, got, side, recorded, replayed })
+    }
+}
+
+/// Events between two calls of `progress`.
+const PROGRESS: u64 = 1 << 16;
+
+/// The world of a replay.
+pub(crate) struct Recorded<'a> {
+    reader: &'a Reader,
+    expected: Events<'a>,
+    inputs: Vec<Input>,
+    next_input: usize,
+    /// Events that were the same; the number of the next one.
+    events: u64,
+    /// The number behind the last event to compare.
+    end: u64,
+    instructions: u64,
+    digest: u64,
+    last: Option<Stop>,
+    divergence: Option<Divergence>,
+    failed: Option<traces::Error>,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl<'a> Recorded<'a> {
+    pub(crate) fn new(reader: &'a Reader, to: Option<u64>, progress: &'a mut dyn FnMut(u64)) -> Result<Self, Error> {
+        Ok(Self {
+            reader,
+            expected: reader.events(0),
+            inputs: inputs(reader)?,
+            next_input: 0,
+            events: 0,
+            end: to.map_or(u64::MAX, |to| to.saturating_add(1)),
+            instructions: 0,
+            digest: 0,
+            last: None,
+            divergence: None,
+            failed: None,
+            progress,
+        })
+    }
+
+    /// Whether there is nothing left to compare, so that the machine may stop.
+    fn done(&self) -> bool {
+        self.events >= self.end || self.reader.truncated() && self.events >= self.reader.len()
+    }
+
+    fn compare(&mut self, got: &Event) -> ControlFlow<()> {
+        if self.done() {
+            return ControlFlow::Break(());
+        }
+        let expected = match self.expected.next().transpose() {
+            Ok(expected) => expected,
+            Err(error) => {
+                self.failed = Some(error);
+                return ControlFlow::Break(());
+            }
+        };
+        if expected.as_ref() != Some(got) {
+            self.divergence = Divergence::new(self.events, expected, Some(got.clone()));
+            return ControlFlow::Break(());
+        }
+        self.digest = digest(self.digest, got);
+        self.instructions = got.at.instruction;
+        self.events += 1;
+        if let What::Stop(stop) = &got.what {
+            self.last = Some(stop.clone());
+        }
+        if self.events.is_multiple_of(PROGRESS) {
+            (self.progress)(self.events);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// What was found. `ended` is how the machine said that its run ended, if it ran.
+    pub(crate) fn verdict(mut self, ended: Option<Stop>) -> Result<Verdict, Error> {
+        if let Some(source) = self.failed {
+            return Err(Error::Trace { event: self.events, source });
+        }
+        // The machine ended by itself: then nothing more may be recorded.
+        if ended.is_some() && self.divergence.is_none() && !self.done() {
+            let left = self.expected.next().transpose();
+            let left = left.map_err(|source| Error::Trace { event: self.events, source })?;
+            self.divergence = Divergence::new(self.events, left, None);
+        }
+        Ok(Verdict {
+            events: self.events,
+            instructions: self.instructions,
+            divergence: self.divergence,
+            digest: self.digest,
+            stop: self.last,
+            truncated: self.reader.truncated(),
+        })
+    }
+}
+
+impl World for Recorded<'_> {
+    fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
+        for event in events {
+            self.compare(event)?;
+        }
+        if self.done() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn console(&mut self, _: &[u8]) {}
+
+    fn input(&mut self, poll: u64, _now: u64, _idle_until: Option<u64>) -> Option<(InputKind, u64)> {
+        // Polls only go up, so an answer that was passed over will not be asked for.
+        let left = &self.inputs[self.next_input..];
+        self.next_input += left.iter().take_while(|input| input.poll < poll).count();
+        let input = self.inputs.get(self.next_input).filter(|input| input.poll == poll)?;
+        self.next_input += 1;
+        Some((input.kind, input.value))
+    }
+}
+
+/// All inputs that the trace holds, in order.
+fn inputs(reader: &Reader) -> Result<Vec<Input>, Error> {
+    let mut inputs = Vec::new();
+    for block in 0..reader.blocks().len() {
+        let event = reader.blocks()[block].first;
+        let rows = match reader.block_columns(block, Kind::Input) {
+            Ok(rows) => rows,
+            // The replay goes as far as the blocks before it.
+            Err(traces::Error::Block { .. }) => break,
+            Err(source) => return Err(Error::Trace { event, source }),
+        };
+        for row in 0..rows.len() {
+            let cells: Vec<u64> = rows.columns.iter().map(|column| column.values[row]).collect();
+            if let Some(What::Input(input)) = What::from_row(Kind::Input, &cells, &rows.texts) {
+                inputs.push(input);
+            }
+        }
+    }
+    Ok(inputs)
+}
+
+/// Mixes an event into a digest.
+fn digest(digest: u64, event: &Event) -> u64 {
+    let (mut row, mut texts) = ([0; MAX_COLUMNS], Texts::default());
+    event.what.row(&mut row, &mut texts);
+    let columns = event.what.kind().columns().len();
+    let stamp = [event.at.instruction, u64::from(event.at.vcpu) << 16 | u64::from(event.at.pcpu)];
+    let numbers = [event.what.kind() as u64].into_iter().chain(stamp).chain(row.into_iter().take(columns));
+    let mixed = numbers.fold(digest, mix);
+    texts.list.iter().flat_map(|text| text.bytes()).fold(mixed, |mixed, byte| mix(mixed, byte.into()))
+}
+
+const fn mix(digest: u64, number: u64) -> u64 {
+    let product = (digest ^ number) as u128 * 0x9e37_79b9_7f4a_7c15;
+    (product as u64) ^ (product >> 64) as u64 ^ digest.rotate_left(23)
+}
