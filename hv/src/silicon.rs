@@ -168,6 +168,13 @@ pub trait Silicon {
         self.vmwrite(cpu, TABLE[row].field, value);
     }
 
+    /// [`Silicon::vmwrite_row`] of several rows with their values, in order.
+    fn vmwrite_rows(&mut self, cpu: Pcpu, writes: &[(usize, u64)]) {
+        for (row, value) in writes {
+            self.vmwrite_row(cpu, *row, *value);
+        }
+    }
+
     /// The registers that transitions leave alone.
     fn registers(&mut self, cpu: Pcpu) -> &mut Registers;
 

@@ -403,6 +403,18 @@ impl Silicon for SoftSilicon {
         vmcs.set_row(row, value);
     }
 
+    fn vmwrite_rows(&mut self, cpu: Pcpu, writes: &[(usize, u64)]) {
+        let current = self.current(cpu);
+        if self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
+            self.save(cpu);
+        }
+        let vmcs = self.memory.vmcs_mut(current);
+        for (row, value) in writes {
+            vmcs.dirty |= self.rows[*row].0;
+            vmcs.set_row(*row, *value);
+        }
+    }
+
     fn registers(&mut self, cpu: Pcpu) -> &mut Registers {
         &mut self.cpus[cpu].cpu.regs
     }

@@ -9,7 +9,7 @@ use crate::silicon::{Pcpu, Silicon};
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
 use hv_defs::event::{Actor, Cause, Event, Flush, FlushKind, Stamp, VmcsAccess, VmcsOp, What, Which};
-use hv_defs::vmcs::{self, Field, FieldValue, TABLE, VmcsField};
+use hv_defs::vmcs::{self, COUNT, Field, FieldValue, TABLE, VmcsField};
 
 /// One vCPU on one physical CPU, and all that is shared.
 pub(super) struct Cx<'a, S: Silicon> {
@@ -100,6 +100,28 @@ impl<S: Silicon> Cx<'_, S> {
         }
         self.set_row(row, value);
         true
+    }
+
+    /// [`Cx::update_row`] of several rows with their values, in order.
+    pub(super) fn update_rows(&mut self, writes: &[(usize, u64)]) {
+        if self.shared.log_vmcs {
+            for (row, value) in writes {
+                self.update_row(*row, *value);
+            }
+            return;
+        }
+        let saved = &mut self.vcpu.saved[self.vcpu.current];
+        let mut wanted = [(0, 0); COUNT];
+        let mut count = 0;
+        for (row, value) in writes.iter().take(COUNT) {
+            if saved.known(*row) != Some(*value) {
+                saved.learn(*row, *value);
+                wanted[count] = (*row, *value);
+                count += 1;
+            }
+        }
+        saved.written = saved.written.saturating_add(count as u16);
+        self.silicon.vmwrite_rows(self.cpu, &wanted[..count]);
     }
 
     /// Makes one of the vCPU's VMCSs current.

@@ -16,7 +16,7 @@ use hv_defs::ept::InvvpidType;
 use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
 use hv_defs::policy::Vmcs02Writes;
 use hv_defs::vmcs::{self, Field};
-use hv_defs::x86::{AccessRights, Cr4, Efer};
+use hv_defs::x86::{Cr4, Efer};
 
 /// What vmcs12's exit-information fields are to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -257,7 +257,6 @@ impl<S: Silicon> Cx<'_, S> {
         let exit12 = self.vcpu.vmcs12.get(vmcs::EXIT_CONTROLS);
         let long = exit12.contains(ExitControls::HOST_ADDRESS_SPACE_SIZE);
         let host = |cx: &Self, field: Field<u64>| cx.vcpu.vmcs12.get(field);
-        let selector = |cx: &Self, field: Field<u16>| cx.vcpu.vmcs12.get(field);
 
         let cr0 = host(self, vmcs::HOST_CR0) | CR0_FIXED0;
         let mut cr4 = Cr4::from_bits_retain(host(self, vmcs::HOST_CR4)) | Cr4::VMXE;
@@ -266,7 +265,7 @@ impl<S: Silicon> Cx<'_, S> {
         } else {
             cr4 -= Cr4::PCIDE;
         }
-        let (cr3, rip, rsp) = (host(self, vmcs::HOST_CR3), host(self, vmcs::HOST_RIP), host(self, vmcs::HOST_RSP));
+        let [cr3, rip, rsp] = [vmcs::HOST_CR3, vmcs::HOST_RIP, vmcs::HOST_RSP].map(|field| host(self, field));
         let efer = if exit12.contains(ExitControls::LOAD_EFER) {
             host(self, vmcs::HOST_EFER)
         } else {
@@ -276,14 +275,7 @@ impl<S: Silicon> Cx<'_, S> {
         };
         let entry =
             super::super::vmcs02::ENTRY | if long { EntryControls::IA32E_MODE_GUEST } else { EntryControls::empty() };
-        let entry = EntryControls::from_bits_retain(self.shared.limits.entry.adjust(entry.bits()));
-        self.update(vmcs::ENTRY_CONTROLS, entry);
-        self.update(vmcs::GUEST_CR0, cr0);
-        self.update(vmcs::CR0_READ_SHADOW, cr0);
-        self.update(vmcs::GUEST_CR3, cr3);
-        self.update(vmcs::GUEST_CR4, cr4.bits());
-        self.update(vmcs::CR4_READ_SHADOW, cr4.bits());
-        self.update(vmcs::GUEST_EFER, efer);
+        let entry = self.shared.limits.entry.adjust(entry.bits());
         if exit12.contains(ExitControls::LOAD_PAT) {
             let pat = host(self, vmcs::HOST_PAT);
             self.update(vmcs::GUEST_PAT, pat);
@@ -291,41 +283,55 @@ impl<S: Silicon> Cx<'_, S> {
         if !long && cr4.contains(Cr4::PAE) {
             self.load_pdptes(cr3);
         }
-        self.update(vmcs::GUEST_RIP, rip);
-        self.update(vmcs::GUEST_RSP, rsp);
-        self.update(vmcs::GUEST_RFLAGS, 2);
-        self.update(vmcs::GUEST_DR7, 0x400);
-        self.update(vmcs::GUEST_DEBUGCTL, 0);
         let sysenter_cs = self.vcpu.vmcs12.get(vmcs::HOST_SYSENTER_CS);
-        self.update(vmcs::GUEST_SYSENTER_CS, sysenter_cs);
-        let (esp, eip) = (host(self, vmcs::HOST_SYSENTER_ESP), host(self, vmcs::HOST_SYSENTER_EIP));
-        self.update(vmcs::GUEST_SYSENTER_ESP, esp);
-        self.update(vmcs::GUEST_SYSENTER_EIP, eip);
-        self.update(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
         let blocking = if by_nmi { Interruptibility::NMI } else { Interruptibility::empty() };
-        self.update(vmcs::GUEST_INTERRUPTIBILITY, blocking.bits());
-        self.update(vmcs::GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
+        let registers = [
+            (vmcs::ENTRY_CONTROLS.index(), entry.into()),
+            (vmcs::GUEST_CR0.index(), cr0),
+            (vmcs::CR0_READ_SHADOW.index(), cr0),
+            (vmcs::GUEST_CR3.index(), cr3),
+            (vmcs::GUEST_CR4.index(), cr4.bits()),
+            (vmcs::CR4_READ_SHADOW.index(), cr4.bits()),
+            (vmcs::GUEST_EFER.index(), efer),
+            (vmcs::GUEST_RIP.index(), rip),
+            (vmcs::GUEST_RSP.index(), rsp),
+            (vmcs::GUEST_RFLAGS.index(), 2),
+            (vmcs::GUEST_DR7.index(), 0x400),
+            (vmcs::GUEST_DEBUGCTL.index(), 0),
+            (vmcs::GUEST_SYSENTER_CS.index(), sysenter_cs.into()),
+            (vmcs::GUEST_SYSENTER_ESP.index(), host(self, vmcs::HOST_SYSENTER_ESP)),
+            (vmcs::GUEST_SYSENTER_EIP.index(), host(self, vmcs::HOST_SYSENTER_EIP)),
+            (vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS.index(), 0),
+            (vmcs::GUEST_INTERRUPTIBILITY.index(), blocking.bits().into()),
+            (vmcs::GUEST_ACTIVITY_STATE.index(), ActivityState::Active as u64),
+            (vmcs::GUEST_GDTR_BASE.index(), host(self, vmcs::HOST_GDTR_BASE)),
+            (vmcs::GUEST_GDTR_LIMIT.index(), 0xffff),
+            (vmcs::GUEST_IDTR_BASE.index(), host(self, vmcs::HOST_IDTR_BASE)),
+            (vmcs::GUEST_IDTR_LIMIT.index(), 0xffff),
+        ];
+        self.update_rows(&registers);
+        self.load_host_segments(long);
+    }
 
+    fn load_host_segments(&mut self, long: bool) {
         let code = if long { 0xa09b } else { 0xc09b };
         let data = 0xc093;
+        let vmcs12 = &self.vcpu.vmcs12;
         let selectors = [
-            selector(self, vmcs::HOST_ES_SELECTOR),
-            selector(self, vmcs::HOST_CS_SELECTOR),
-            selector(self, vmcs::HOST_SS_SELECTOR),
-            selector(self, vmcs::HOST_DS_SELECTOR),
-            selector(self, vmcs::HOST_FS_SELECTOR),
-            selector(self, vmcs::HOST_GS_SELECTOR),
-            selector(self, vmcs::HOST_TR_SELECTOR),
+            vmcs12.get(vmcs::HOST_ES_SELECTOR),
+            vmcs12.get(vmcs::HOST_CS_SELECTOR),
+            vmcs12.get(vmcs::HOST_SS_SELECTOR),
+            vmcs12.get(vmcs::HOST_DS_SELECTOR),
+            vmcs12.get(vmcs::HOST_FS_SELECTOR),
+            vmcs12.get(vmcs::HOST_GS_SELECTOR),
+            vmcs12.get(vmcs::HOST_TR_SELECTOR),
             0,
         ];
-        for (number, fields) in SEGMENTS.iter().enumerate() {
+        let bases = [vmcs12.get(vmcs::HOST_FS_BASE), vmcs12.get(vmcs::HOST_GS_BASE), vmcs12.get(vmcs::HOST_TR_BASE)];
+        let mut writes = [(0, 0); SEGMENTS.len() * 4];
+        for (number, (fields, writes)) in SEGMENTS.iter().zip(writes.chunks_exact_mut(4)).enumerate() {
             let selector = selectors[number];
-            let base = match number {
-                FS => host(self, vmcs::HOST_FS_BASE),
-                GS => host(self, vmcs::HOST_GS_BASE),
-                TR => host(self, vmcs::HOST_TR_BASE),
-                _ => 0,
-            };
+            let base = if matches!(number, FS..=TR) { bases[number - FS] } else { 0 };
             let (limit, rights) = match number {
                 CS => (u32::MAX, code),
                 TR => (0x67, 0x8b),
@@ -333,16 +339,14 @@ impl<S: Silicon> Cx<'_, S> {
                 ES..=GS if selector == 0 => (u32::MAX, UNUSABLE | data),
                 _ => (u32::MAX, data),
             };
-            self.update(fields.selector, selector);
-            self.update(fields.base, base);
-            self.update(fields.limit, limit);
-            self.update(fields.rights, AccessRights::from_bits(rights).into_bits());
+            writes.copy_from_slice(&[
+                (fields.selector.index(), selector.into()),
+                (fields.base.index(), base),
+                (fields.limit.index(), limit.into()),
+                (fields.rights.index(), rights.into()),
+            ]);
         }
-        let (gdtr, idtr) = (host(self, vmcs::HOST_GDTR_BASE), host(self, vmcs::HOST_IDTR_BASE));
-        self.update(vmcs::GUEST_GDTR_BASE, gdtr);
-        self.update(vmcs::GUEST_GDTR_LIMIT, 0xffff);
-        self.update(vmcs::GUEST_IDTR_BASE, idtr);
-        self.update(vmcs::GUEST_IDTR_LIMIT, 0xffff);
+        self.update_rows(&writes);
     }
 
     /// Loads the PDPTE fields from the running guest's memory. Returns whether they are all valid.
