@@ -168,6 +168,24 @@ impl Memory {
         true
     }
 
+    /// Writes bytes of one page beside its decoded instructions, which the caller has seen to: the page stays marked as
+    /// having some. `false`, and nothing is written, where they are not all memory.
+    pub fn write_beside_code(&mut self, at: Hpa, bytes: &[u8]) -> bool {
+        if !self.holds(at, bytes.len() as u64) {
+            return false;
+        }
+        let page = (at.0 / PAGE_SIZE) as usize;
+        let flags = &mut self.flags[page];
+        if !flags.dirty() {
+            flags.0 |= PageFlags::DIRTY;
+            self.dirty.push(page as u32);
+        }
+        for (offset, &byte) in (0..).zip(bytes) {
+            self.store(at.offset(offset), byte);
+        }
+        true
+    }
+
     /// The VMCS in the region at `at`.
     ///
     /// # Panics

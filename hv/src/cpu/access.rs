@@ -288,8 +288,8 @@ impl Cpu {
         let place = self.place(memory, seg, at, 16, Access::Write)?;
         let bytes = value.to_le_bytes();
         let (low, high) = bytes.split_at(place.bytes as usize);
-        memory.write_bytes(place.first, low);
-        memory.write_bytes(place.second, high);
+        memory.write_beside_code(place.first, low);
+        memory.write_beside_code(place.second, high);
         Ok(())
     }
 
@@ -324,8 +324,8 @@ fn get_place(memory: &Memory, place: Place, bytes: u64) -> u64 {
 fn put_place(memory: &mut Memory, place: Place, bytes: u64, value: u64) {
     let value = value.to_le_bytes();
     let (low, high) = value[..bytes as usize].split_at(place.bytes as usize);
-    memory.write_bytes(place.first, low);
-    memory.write_bytes(place.second, high);
+    memory.write_beside_code(place.first, low);
+    memory.write_beside_code(place.second, high);
 }
 
 /// Whether a segment may be read or written. In real and virtual-8086 mode all may.

@@ -167,7 +167,6 @@ impl Cpu {
                     return Err(Trap::Exit(info));
                 }
                 Stop::CodeWrite(_) => {
-                    // The loop drops what is decoded there before it runs on: see `Cpu::begin_delivery`.
                     self.exec.code_write_allowed = true;
                     let again = deliver::deliver(self, memory, &event);
                     self.exec.code_write_allowed = false;

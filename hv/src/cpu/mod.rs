@@ -25,6 +25,10 @@ mod ops;
 mod rows;
 mod segment;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use block::Blocks;
 pub use event::inject;

@@ -1,6 +1,7 @@
 //! String instructions: MOVS, CMPS, STOS, LODS, SCAS, with and without a repeat prefix.
 //!
-//! An iteration is no instruction: a repeated one counts once, when it is complete. A fault in an iteration leaves the
+//! An iteration is no instruction: a repeated one counts once, when it is complete, and once more for each 65536
+//! iterations, so that no guest keeps the clock from moving. A fault in an iteration leaves the
 //! ones before it done, the counter and the pointers at it, and RIP at the instruction.
 
 use crate::cpu::decode::Form;
@@ -9,6 +10,9 @@ use crate::cpu::ops::alu;
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::x86::{Rflags, Seg};
+
+/// Iterations after which a repeated instruction counts and begins anew where it is.
+const CHUNK: u32 = 1 << 16;
 
 /// No prefix, REP or REPE, REPNE.
 const ONCE: u32 = 0;
@@ -112,7 +116,7 @@ fn run<I: Iteration, W: Width, A: Width>(cpu: &mut Cpu, memory: &mut Memory, op:
         advance(cpu);
         return Ok(Flow::Next);
     }
-    loop {
+    for _ in 0..CHUNK {
         let count = A::get(cpu, 1);
         if count == 0 {
             // A 32-bit counter clears its upper half, done or not.
@@ -126,6 +130,8 @@ fn run<I: Iteration, W: Width, A: Width>(cpu: &mut Cpu, memory: &mut Memory, op:
             return Ok(Flow::Next);
         }
     }
+    cpu.rip = op.rip(cpu);
+    Ok(Flow::Branch)
 }
 
 fn build<I: Iteration>(form: &mut Form) -> Option<Run> {
