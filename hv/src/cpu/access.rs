@@ -2,7 +2,7 @@
 
 use super::op::{Ea, Op, W8, Width};
 use super::ops::branch::canonical;
-use super::state::{Cpu, Halt, Stop};
+use super::state::{CodeWrites, Cpu, Halt, Stop};
 use crate::memory::Memory;
 use crate::mmu::{Access, Fault};
 use crate::vmx::exit::ExitInfo;
@@ -18,6 +18,8 @@ struct Place {
     bytes: u64,
     /// The rest's.
     second: Hpa,
+    /// Memory is to tell of pages with decoded instructions.
+    tell: bool,
 }
 
 /// Whether an access of `bytes` at `address` stays in its page.
@@ -36,10 +38,10 @@ impl Cpu {
     /// Reads at a linear address.
     #[inline(always)]
     pub(super) fn load<W: Width>(&mut self, memory: &mut Memory, seg: Seg, at: u64) -> Result<u64, Halt> {
-        if one_page(at, W::BYTES) {
-            if let Some(hpa) = self.mmu.fast(Access::Read, at) {
-                return Ok(W::read(memory, hpa));
-            }
+        if one_page(at, W::BYTES)
+            && let Some(hpa) = self.mmu.fast(Access::Read, at)
+        {
+            return Ok(W::read(memory, hpa));
         }
         self.load_slow(memory, seg, at, W::BYTES)
     }
@@ -47,11 +49,11 @@ impl Cpu {
     /// Writes at a linear address.
     #[inline(always)]
     pub(super) fn store<W: Width>(&mut self, memory: &mut Memory, seg: Seg, at: u64, value: u64) -> Result<(), Halt> {
-        if one_page(at, W::BYTES) {
-            if let Some(hpa) = self.mmu.fast(Access::Write, at) {
-                W::store(memory, hpa, value);
-                return Ok(());
-            }
+        if one_page(at, W::BYTES)
+            && let Some(hpa) = self.mmu.fast(Access::Write, at)
+        {
+            W::store(memory, hpa, value);
+            return Ok(());
         }
         self.store_slow(memory, seg, at, W::BYTES, value)
     }
@@ -61,7 +63,12 @@ impl Cpu {
     pub(super) fn read<W: Width, E: Ea>(&mut self, memory: &mut Memory, op: &Op) -> Result<u64, Halt> {
         let at = E::address(self, op);
         let at = if E::FLAT { at } else { self.linear(op.seg(), at, W::BYTES, false)? };
-        self.load::<W>(memory, op.seg(), at)
+        if one_page(at, W::BYTES)
+            && let Some(hpa) = self.mmu.fast(Access::Read, at)
+        {
+            return Ok(W::read(memory, hpa));
+        }
+        self.load_slow(memory, op.seg(), at, W::BYTES)
     }
 
     /// Writes a memory operand.
@@ -69,7 +76,13 @@ impl Cpu {
     pub(super) fn write<W: Width, E: Ea>(&mut self, memory: &mut Memory, op: &Op, value: u64) -> Result<(), Halt> {
         let at = E::address(self, op);
         let at = if E::FLAT { at } else { self.linear(op.seg(), at, W::BYTES, true)? };
-        self.store::<W>(memory, op.seg(), at, value)
+        if one_page(at, W::BYTES)
+            && let Some(hpa) = self.mmu.fast(Access::Write, at)
+        {
+            W::store(memory, hpa, value);
+            return Ok(());
+        }
+        self.store_slow(memory, op.seg(), at, W::BYTES, value)
     }
 
     /// Replaces a memory operand. `change` runs when nothing can fault any more.
@@ -82,13 +95,13 @@ impl Cpu {
     ) -> Result<(), Halt> {
         let at = E::address(self, op);
         let at = if E::FLAT { at } else { self.linear(op.seg(), at, W::BYTES, true)? };
-        if one_page(at, W::BYTES) {
-            if let Some(hpa) = self.mmu.fast(Access::Write, at) {
-                let old = W::read(memory, hpa);
-                let new = change(self, old);
-                W::store(memory, hpa, new);
-                return Ok(());
-            }
+        if one_page(at, W::BYTES)
+            && let Some(hpa) = self.mmu.fast(Access::Write, at)
+        {
+            let old = W::read(memory, hpa);
+            let new = change(self, old);
+            W::store(memory, hpa, new);
+            return Ok(());
         }
         let place = self.place(memory, op.seg(), at, W::BYTES, Access::Write)?;
         let old = get_place(memory, place, W::BYTES);
@@ -197,7 +210,7 @@ impl Cpu {
         let here = (PAGE_SIZE - at % PAGE_SIZE).min(bytes);
         let second =
             if here == bytes { first } else { self.translate(memory, self.wrap(at.wrapping_add(here)), access, user)? };
-        if access == Access::Write && !self.exec.code_write_allowed {
+        if access == Access::Write && self.exec.code_writes == CodeWrites::Refuse {
             for hpa in [first, second] {
                 if memory.flags(hpa).code() {
                     self.exec.stop = Stop::CodeWrite(hpa.0);
@@ -205,7 +218,8 @@ impl Cpu {
                 }
             }
         }
-        Ok(Place { first, bytes: here, second })
+        let tell = self.exec.code_writes == CodeWrites::Tell;
+        Ok(Place { first, bytes: here, second, tell })
     }
 
     fn alignment_checked(&self) -> bool {
@@ -264,10 +278,10 @@ impl Cpu {
 
     /// Reads a 16-byte operand.
     pub(super) fn load128(&mut self, memory: &mut Memory, seg: Seg, at: u64) -> Result<u128, Halt> {
-        if one_page(at, 16) {
-            if let Some(hpa) = self.mmu.fast(Access::Read, at) {
-                return Ok(memory.read::<u128>(hpa));
-            }
+        if one_page(at, 16)
+            && let Some(hpa) = self.mmu.fast(Access::Read, at)
+        {
+            return Ok(memory.read::<u128>(hpa));
         }
         let place = self.place(memory, seg, at, 16, Access::Read)?;
         let mut bytes = [0; 16];
@@ -279,17 +293,16 @@ impl Cpu {
 
     /// Writes a 16-byte operand.
     pub(super) fn store128(&mut self, memory: &mut Memory, seg: Seg, at: u64, value: u128) -> Result<(), Halt> {
-        if one_page(at, 16) {
-            if let Some(hpa) = self.mmu.fast(Access::Write, at) {
-                memory.store(hpa, value);
-                return Ok(());
-            }
+        if one_page(at, 16)
+            && let Some(hpa) = self.mmu.fast(Access::Write, at)
+        {
+            memory.store(hpa, value);
+            return Ok(());
         }
         let place = self.place(memory, seg, at, 16, Access::Write)?;
         let bytes = value.to_le_bytes();
         let (low, high) = bytes.split_at(place.bytes as usize);
-        memory.write_beside_code(place.first, low);
-        memory.write_beside_code(place.second, high);
+        put_bytes(memory, place, low, high);
         Ok(())
     }
 
@@ -321,11 +334,20 @@ fn get_place(memory: &Memory, place: Place, bytes: u64) -> u64 {
     u64::from_le_bytes(value)
 }
 
+fn put_bytes(memory: &mut Memory, place: Place, low: &[u8], high: &[u8]) {
+    for (at, bytes) in [(place.first, low), (place.second, high)].into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+        if place.tell {
+            memory.write_bytes(at, bytes);
+        } else {
+            memory.write_beside_code(at, bytes);
+        }
+    }
+}
+
 fn put_place(memory: &mut Memory, place: Place, bytes: u64, value: u64) {
     let value = value.to_le_bytes();
     let (low, high) = value[..bytes as usize].split_at(place.bytes as usize);
-    memory.write_beside_code(place.first, low);
-    memory.write_beside_code(place.second, high);
+    put_bytes(memory, place, low, high);
 }
 
 /// Whether a segment may be read or written. In real and virtual-8086 mode all may.

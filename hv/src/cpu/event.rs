@@ -1,7 +1,7 @@
 //! Events: which are intercepted, which become double and triple faults, and how they reach the guest's handlers.
 
 use super::deliver;
-use super::state::{Cpu, Stop, Trap};
+use super::state::{CodeWrites, Cpu, Stop, Trap};
 use crate::memory::Memory;
 use crate::silicon::Unsupported;
 use crate::vmx::exit::ExitInfo;
@@ -153,7 +153,10 @@ impl Cpu {
             self.exec.now += 1;
             let before = (self.rip, self.regs.gpr[4]);
             self.before_delivery(&event);
-            if deliver::deliver(self, memory, &event).is_ok() {
+            self.exec.code_writes = CodeWrites::Tell;
+            let delivered = deliver::deliver(self, memory, &event);
+            self.exec.code_writes = CodeWrites::Refuse;
+            if delivered.is_ok() {
                 self.interruptibility.remove(Interruptibility::STI | Interruptibility::MOV_SS);
                 self.activity = ActivityState::Active;
                 return Ok(());
@@ -165,26 +168,6 @@ impl Cpu {
                 Stop::Exit(mut info) => {
                     note_delivery(&mut info, &event);
                     return Err(Trap::Exit(info));
-                }
-                Stop::CodeWrite(_) => {
-                    self.exec.code_write_allowed = true;
-                    let again = deliver::deliver(self, memory, &event);
-                    self.exec.code_write_allowed = false;
-                    if again.is_ok() {
-                        self.interruptibility.remove(Interruptibility::STI | Interruptibility::MOV_SS);
-                        self.activity = ActivityState::Active;
-                        return Ok(());
-                    }
-                    (self.rip, self.regs.gpr[4]) = before;
-                    match core::mem::take(&mut self.exec.stop) {
-                        Stop::Fault(vector, code) => Event::fault(vector, code),
-                        Stop::PageFault(code, address) => Event::page_fault(code, address),
-                        Stop::Exit(mut info) => {
-                            note_delivery(&mut info, &event);
-                            return Err(Trap::Exit(info));
-                        }
-                        _ => return Err(self.undeliverable(&event)),
-                    }
                 }
                 Stop::Unsupported(what) => {
                     return Err(Trap::Unsupported(Unsupported { rip: self.rip, bytes: Vec::new(), what }));

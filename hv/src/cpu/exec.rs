@@ -6,7 +6,7 @@ use super::decode::Mode;
 use super::event::Event;
 use super::op::{Flow, Op};
 use super::ops::branch::canonical;
-use super::state::{Cpu, Halt, Stop, Trap};
+use super::state::{CodeWrites, Cpu, Halt, Stop, Trap};
 use crate::memory::Memory;
 use crate::mmu::Access;
 use crate::silicon::Unsupported;
@@ -22,7 +22,6 @@ use hv_defs::x86::{Rflags, Seg};
 pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut u64, until: u64) -> Trap {
     cpu.exec.now = *clock;
     cpu.begin(memory);
-    blocks.follow(memory);
     let trap = loop {
         if let Err(trap) = round(cpu, memory, blocks, until) {
             break trap;
@@ -35,6 +34,7 @@ pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut 
 /// From one instruction boundary at which events count to the next.
 fn round(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, until: u64) -> Result<(), Trap> {
     let goal = cpu.boundary(memory, until)?;
+    blocks.follow(memory);
     if cpu.activity != ActivityState::Active {
         return Ok(());
     }
@@ -56,9 +56,9 @@ fn stopped(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<()
         Stop::Exit(info) => Err(Trap::Exit(info)),
         Stop::CodeWrite(at) => {
             blocks.written(memory, Hpa(at), 64);
-            cpu.exec.code_write_allowed = true;
+            cpu.exec.code_writes = CodeWrites::Allow;
             let ran = one(cpu, memory, blocks);
-            cpu.exec.code_write_allowed = false;
+            cpu.exec.code_writes = CodeWrites::Refuse;
             // Whatever else it wrote, a string instruction may have written more than that.
             blocks.written(memory, Hpa(at), PAGE_SIZE - Hpa(at).page_offset());
             match ran {
@@ -132,15 +132,9 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
             return some(cpu, memory, &block.ops[..=left]);
         }
         let start = cpu.rip;
-        let mut ops = block.ops.iter();
-        let (flow, op) = loop {
-            // A block's last op never answers `Flow::Next`.
-            let Some(op) = ops.next() else { return Ok(()) };
-            match (op.run)(cpu, memory, op) {
-                Ok(Flow::Next) => {}
-                Ok(flow) => break (flow, op),
-                Err(Halt) => return halted(cpu, op),
-            }
+        let (flow, op) = match ops(cpu, memory, &block.ops) {
+            (Ok(flow), op) => (flow, op),
+            (Err(Halt), op) => return halted(cpu, op),
         };
         cpu.exec.now += u64::from(op.before) + u64::from(op.len != 0);
         let from = id;
@@ -163,6 +157,22 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
             }
         }
     }
+}
+
+/// Runs a block's ops until one ends the block, and tells which. A function of its own, so that nothing but what it needs
+/// lives across the calls.
+#[inline(never)]
+fn ops<'a>(cpu: &mut Cpu, memory: &mut Memory, ops: &'a [Op]) -> (Result<Flow, Halt>, &'a Op) {
+    let mut last = &ops[0];
+    for op in ops {
+        last = op;
+        let flow = (op.run)(cpu, memory, op);
+        if flow != Ok(Flow::Next) {
+            return (flow, op);
+        }
+    }
+    // The op at a block's end never answers so.
+    (Ok(Flow::Branch), last)
 }
 
 /// Whether a block at RIP reaches beyond CS's limit.

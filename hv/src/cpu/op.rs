@@ -231,7 +231,7 @@ impl Width for W64 {
 
     #[inline(always)]
     fn store(memory: &mut Memory, at: Hpa, value: u64) {
-        memory.store(at, value as u64);
+        memory.store(at, value);
     }
 
     #[inline(always)]

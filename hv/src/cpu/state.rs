@@ -100,8 +100,8 @@ pub(super) struct Exec {
     pub(super) now: u64,
     /// Why an op answered [`Halt`].
     pub(super) stop: Stop,
-    /// The running store may write to a page that holds decoded instructions: the loop has seen to them.
-    pub(super) code_write_allowed: bool,
+    /// What becomes of a store to a page that holds decoded instructions.
+    pub(super) code_writes: CodeWrites,
     /// A monitor-trap exit is pending.
     pub(super) monitor_trap: bool,
     /// An exit that is pending on the completion of an instruction.
@@ -111,6 +111,18 @@ pub(super) struct Exec {
     /// The clock at the last PAUSE, and at the first of its loop.
     pub(super) last_pause: u64,
     pub(super) first_pause: u64,
+}
+
+/// What becomes of a store to a page that holds decoded instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum CodeWrites {
+    /// The op does not complete, and the loop tries it again: [`Stop::CodeWrite`].
+    #[default]
+    Refuse,
+    /// It is done: the loop sees to the page.
+    Allow,
+    /// It is done, and memory tells of the page.
+    Tell,
 }
 
 /// Why an op did not complete. It has changed nothing but what the variant says.

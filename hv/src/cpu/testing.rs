@@ -8,10 +8,8 @@ use hv_defs::x86::{AccessRights, Cr0, Cr4, Efer, Seg};
 
 /// Where the snippet is put.
 pub(crate) const CODE: u64 = 0x10_0000;
-/// A page-aligned region of data, [`DATA_SIZE`] bytes.
+/// Where data may be, from here to the end of memory.
 pub(crate) const DATA: u64 = 0x20_0000;
-/// Bytes of [`DATA`].
-pub(crate) const DATA_SIZE: u64 = 0x10_0000;
 /// The stack pointer's first value.
 pub(crate) const STACK: u64 = 0x18_0000;
 /// Bytes of memory; all of it is mapped at its own address, of both privilege levels.
@@ -71,8 +69,8 @@ impl Machine {
         let mut memory = Memory::new(MEMORY);
         let mut put = |at: u64, value: u64| memory.write(Hpa(at), value);
         // One PDPT entry, a page directory of 2 MiB pages.
-        put(TABLES, TABLES + 0x1000 | 7);
-        put(TABLES + 0x1000, TABLES + 0x2000 | 7);
+        put(TABLES, (TABLES + 0x1000) | 7);
+        put(TABLES + 0x1000, (TABLES + 0x2000) | 7);
         for large in 0..MEMORY >> 21 {
             put(TABLES + 0x2000 + 8 * large, large << 21 | 0x87);
         }

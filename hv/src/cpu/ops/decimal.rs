@@ -57,7 +57,7 @@ fn aam_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         return cpu.fault(Vector::DE, None);
     }
     let al = W8::get(cpu, 0);
-    W16::set(cpu, 0, (al / base) << 8 | al % base);
+    W16::set(cpu, 0, ((al / base) << 8) | (al % base));
     logic::<W8>(&mut cpu.flags, al % base);
     Ok(Flow::Next)
 }
