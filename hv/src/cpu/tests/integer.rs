@@ -404,16 +404,17 @@ fn code_that_writes_itself_is_decoded_anew() {
     check(
         |a| {
             let mut again = a.create_label();
-            a.xor(eax, eax)?;
+            a.xor(edx, edx)?;
             a.xor(ecx, ecx)?;
             a.set_label(&mut again)?;
-            a.add(eax, 1)?;
-            // ADD EAX, imm8 is 83 C0 01: its immediate becomes 5.
+            a.add(edx, 1)?;
+            // ADD EDX, imm8 is 83 C2 01: its immediate becomes 5.
             a.lea(rbx, ptr(again))?;
             a.mov(byte_ptr(rbx + 2), 5)?;
             a.inc(ecx)?;
             a.cmp(ecx, 3)?;
-            a.jne(again)
+            a.jne(again)?;
+            a.mov(eax, edx)
         },
         11,
     );
