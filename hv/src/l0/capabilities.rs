@@ -3,7 +3,7 @@
 
 use super::vmcs12::REVISION;
 use crate::silicon::Silicon;
-pub(super) use crate::vmx::capability::Capabilities;
+pub(super) use crate::vmx::capability::{Capabilities, MISC_VMWRITE_ANY};
 use hv_defs::controls::{
     Allowed, EntryControls, EptVpidCap, ExitControls, PinBased, PrimaryControls, SecondaryControls,
 };
@@ -103,8 +103,9 @@ pub(super) fn silicon<S: Silicon>(silicon: &S, plain: u32, true_: u32) -> Allowe
     Allowed { zero: value as u32, one: (value >> 32) as u32 }
 }
 
-/// What silicon and L0 can do together for L1. `cr4` holds the bits that L1 may set.
-pub(super) fn offered<S: Silicon>(from: &S, cr4: u64) -> Capabilities {
+/// What silicon and L0 can do together for L1. `cr4` holds the bits that L1 may set; `shadowing` offers VMCS shadowing,
+/// which L0 emulates.
+pub(super) fn offered<S: Silicon>(from: &S, cr4: u64, shadowing: bool) -> Capabilities {
     let pin = silicon(from, msr::VMX_PINBASED_CTLS, msr::VMX_TRUE_PINBASED_CTLS);
     let primary = silicon(from, msr::VMX_PROCBASED_CTLS, msr::VMX_TRUE_PROCBASED_CTLS);
     let exit = silicon(from, msr::VMX_EXIT_CTLS, msr::VMX_TRUE_EXIT_CTLS);
@@ -117,6 +118,7 @@ pub(super) fn offered<S: Silicon>(from: &S, cr4: u64) -> Capabilities {
         one: wanted & silicon | default1,
     };
     let secondary = SECONDARY.bits() & (from.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32;
+    let secondary = secondary | if shadowing { SecondaryControls::VMCS_SHADOWING.bits() } else { 0 };
     let vm_functions = u64::from(secondary & SecondaryControls::VM_FUNCTIONS.bits() != 0);
     let ept_vpid = from.capability(msr::VMX_EPT_VPID_CAP) | EptVpidCap::ACCESSED_DIRTY.bits();
     Capabilities {
@@ -128,7 +130,11 @@ pub(super) fn offered<S: Silicon>(from: &S, cr4: u64) -> Capabilities {
         entry: offer(ENTRY.bits(), ENTRY_DEFAULT1, ENTRY_MAY_CLEAR, entry.one),
         // The preemption timer's rate and injection of length 0 are silicon's; LMA is stored, HLT is a state, and there
         // are 4 CR3 targets.
-        misc: from.capability(msr::VMX_MISC) & (0x1f | 1 << 30) | 1 << 5 | 1 << 6 | 4 << 16,
+        misc: from.capability(msr::VMX_MISC) & (0x1f | 1 << 30)
+            | 1 << 5
+            | 1 << 6
+            | 4 << 16
+            | if shadowing { MISC_VMWRITE_ANY } else { 0 },
         cr0_fixed0: CR0_FIXED0,
         cr0_fixed1: CR0_FIXED1,
         cr4_fixed0: CR4_FIXED0,

@@ -25,6 +25,7 @@ impl<S: Silicon> Cx<'_, S> {
         match exit.basic() {
             Reason::EPT_VIOLATION => self.handle_l2_violation(exit),
             Reason::VMFUNC => self.handle_vmfunc(exit),
+            Reason::VMREAD | Reason::VMWRITE => self.handle_l2_access(exit),
             _ => match self.owner(exit) {
                 Actor::L0 => (Actor::L0, self.handle_any(exit)),
                 other => (other, Next::Reflect),

@@ -32,6 +32,7 @@ mod run;
 mod saved;
 mod setup;
 mod shadow;
+mod shadowing;
 mod start;
 mod vcpu;
 mod vmcs02;
@@ -175,7 +176,7 @@ fn check(config: &Config) -> Result<(), Error> {
     range("the number of physical CPUs", config.pcpus.into(), (1..=PCPUS).contains(&config.pcpus), "from 1 to 64")?;
     range("the pool's size", policy.pool.into(), (1..=256).contains(&policy.pool), "from 1 to 256")?;
     match policy.shadowing {
-        Shadowing::Off => Ok(()),
+        Shadowing::Off | Shadowing::Emulated => Ok(()),
         other => Err(Error::Shadowing(other)),
     }
 }
@@ -200,7 +201,7 @@ impl<S: Silicon> L0<S> {
         let mut frames = Frames::new();
         let ept01 = Ept01::new(&mut silicon, &mut frames, config.memory).ok_or(memory.clone())?;
         let cr4 = CR4_OFFERED.bits() & silicon.capability(number::VMX_CR4_FIXED1);
-        let capabilities = capabilities::offered(&silicon, cr4);
+        let capabilities = capabilities::offered(&silicon, cr4, config.policy.shadowing != Shadowing::Off);
         let mut shared = Shared {
             policy: config.policy,
             log_vmcs: config.log >= config::Log::Vmcs,

@@ -211,7 +211,7 @@ impl<S: Silicon> Cx<'_, S> {
                 }
             }
         }
-        let mut secondary = secondary12 | SecondaryControls::EPT;
+        let mut secondary = (secondary12 | SecondaryControls::EPT) - SecondaryControls::VMCS_SHADOWING;
         secondary.set(SecondaryControls::VPID, self.shared.policy.tags != Tags::Off && tag.vpid != 0);
         if secondary12.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
             match self.ram(Gpa(self.vcpu.vmcs12.get(vmcs::APIC_ACCESS_ADDRESS)), 4096) {

@@ -5,3 +5,4 @@ mod instructions;
 mod round_trip;
 mod script;
 mod shadow;
+mod without_ept;

@@ -1,5 +1,6 @@
 //! VMREAD and VMWRITE.
 
+use super::super::capabilities::MISC_VMWRITE_ANY;
 use super::super::cx::Cx;
 use super::super::exit::Exit;
 use super::super::vmcs12;
@@ -58,7 +59,7 @@ impl<S: Silicon> Cx<'_, S> {
         };
         let encoding = self.gpr(info.reg2()) & width;
         let (field, row) = self.named_field(encoding)?;
-        if field.class() == Class::ExitInformation {
+        if field.class() == Class::ExitInformation && self.shared.capabilities.misc & MISC_VMWRITE_ANY == 0 {
             return Ok(Ended::Fail(InstructionError::VMWRITE_READ_ONLY_COMPONENT));
         }
         if self.vcpu.vmcs12.lazy.has_row(row) && field.is_high() {

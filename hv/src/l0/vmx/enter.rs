@@ -10,6 +10,7 @@ use super::check::Failed;
 use super::leave::Report;
 use super::{Done, Ended};
 use crate::silicon::Silicon;
+use crate::vmcs::SHADOW;
 use hv_defs::addr::Gpa;
 use hv_defs::controls::{EntryControls, Interruptibility, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{Eptp, InvvpidType};
@@ -38,7 +39,7 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     pub(super) fn vm_entry(&mut self, _: &Exit, launch: bool) -> Done {
-        if !self.vcpu.vmx.current {
+        if !self.vcpu.vmx.current || self.vcpu.vmcs12.fields.revision & SHADOW != 0 {
             return Ok(Ended::FailInvalid);
         }
         let blocking = Interruptibility::from_bits_retain(self.get(vmcs::GUEST_INTERRUPTIBILITY));
@@ -167,7 +168,8 @@ impl<S: Silicon> Cx<'_, S> {
     pub(super) fn flush_for_root(&mut self, entered: Eptp, own_ept: bool) {
         if self.shared.policy.root_load == RootLoad::Flush {
             self.invept(entered, Cause::RootLoad);
-        } else if self.shared.policy.apic_access_flush
+        }
+        if self.shared.policy.apic_access_flush
             && !own_ept
             && self.secondary12().contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES)
         {

@@ -56,7 +56,8 @@ impl From<Failure> for Ended {
 
 type Done = Result<Ended, Ended>;
 
-const STATUS: Rflags =
+/// The status flags, which each VMX instruction defines.
+pub(super) const STATUS: Rflags =
     Rflags::CF.union(Rflags::PF).union(Rflags::AF).union(Rflags::ZF).union(Rflags::SF).union(Rflags::OF);
 
 impl<S: Silicon> Cx<'_, S> {

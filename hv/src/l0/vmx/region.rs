@@ -8,9 +8,11 @@ use super::super::vmcs12::REVISION;
 use super::{Done, Ended};
 use crate::l0::next::Fault;
 use crate::silicon::Silicon;
+use crate::vmcs::SHADOW;
 use hv_defs::addr::{Gpa, PAGE_SIZE};
 use hv_defs::event::{NO_ADDRESS, Pool, PoolOp, VmcsOp, What};
 use hv_defs::instruction_error::InstructionError;
+use hv_defs::policy::Shadowing;
 use hv_defs::vmcs::{self, VmcsField};
 
 impl<S: Silicon> Cx<'_, S> {
@@ -121,7 +123,9 @@ impl<S: Silicon> Cx<'_, S> {
             self.emit_vmcs12(VmcsOp::Load, region, VmcsField(0), 0, 0);
             return Ok(Ended::Succeed);
         }
-        if self.revision_at(region) != REVISION {
+        let revision = self.revision_at(region);
+        let shadowing = self.shared.policy.shadowing != Shadowing::Off;
+        if revision & !SHADOW != REVISION || revision & SHADOW != 0 && !shadowing {
             return Ok(Ended::Fail(InstructionError::VMPTRLD_INCORRECT_REVISION));
         }
         self.emit_vmcs12(VmcsOp::Load, region, VmcsField(0), 0, 0);

@@ -1,0 +1,139 @@
+//! An L1 that pages its L2 by itself, with and without an APIC-access page; and an L2 that is a hypervisor.
+
+use super::script::{Bench, Flags, L2_PAGES, VMCS_A};
+use crate::vmcs::{REVISION, SHADOW, Vmcs};
+use hv_defs::controls::SecondaryControls;
+use hv_defs::event::{Actor, What, Which};
+use hv_defs::exit::{InstructionInfo, Reason};
+use hv_defs::policy::{Policy, Shadowing};
+use hv_defs::vmcs::{self, VmcsField};
+
+fn without_ept(preset: &str, more: SecondaryControls) -> Bench {
+    let mut bench = Bench::with_l2(Policy::preset(preset).unwrap());
+    bench.vmwrite(vmcs::SECONDARY_CONTROLS, SecondaryControls::VPID | more);
+    bench.vmwrite(vmcs::APIC_ACCESS_ADDRESS, L2_PAGES);
+    bench.vmwrite(vmcs::GUEST_CR3, 0x5000);
+    bench.launch();
+    assert_eq!(bench.level(), 2, "{preset}");
+    bench
+}
+
+#[test]
+fn l2_runs_on_ept01_then() {
+    let mut bench = without_ept("mapped", SecondaryControls::empty());
+    let eptp01 = bench.l0.shared.ept01.pointer;
+    assert_eq!((bench.now(vmcs::EPT_POINTER), bench.now(vmcs::GUEST_CR3)), (eptp01, 0x5000));
+    assert_eq!((bench.now(vmcs::VPID), bench.story().iter().any(|line| line.starts_with("ept"))), (2, false));
+    // What L1 asks to see of L2's paging goes to L1.
+    bench.exits(Reason::INVLPG, &[]);
+    assert_eq!(bench.level(), 2, "it does not ask for INVLPG, which L0 does not either");
+}
+
+#[test]
+fn the_apic_access_page_costs_what_its_year_says() {
+    let check = |preset: &str, with_page: usize, without: usize| {
+        for (control, expected) in
+            [(SecondaryControls::VIRTUALIZE_APIC_ACCESSES, with_page), (SecondaryControls::empty(), without)]
+        {
+            let mut bench = without_ept(preset, control);
+            bench.vmcall();
+            bench.log.events.clear();
+            bench.resume();
+            bench.vmcall();
+            let flushes = bench.flushes();
+            let invept = flushes.iter().filter(|flush| flush.starts_with("flush invept-single")).count();
+            assert_eq!(invept, expected, "{preset}: {flushes:?}");
+        }
+    };
+    check("kvm-2011", 2, 2);
+    check("kvm-2015", 4, 2);
+    check("kvm-2018", 0, 0);
+    check("kvm-2020", 0, 0);
+    check("mapped", 0, 0);
+}
+
+const SHADOW12: u64 = 0x1_5000;
+const BITMAP: u64 = 0x1_6000;
+
+/// An L2 that may reach what `open` names of its shadow VMCS.
+fn with_shadow(open: &[VmcsField]) -> Bench {
+    let mut bench = Bench::with_l2(Policy { shadowing: Shadowing::Emulated, ..Policy::default() });
+    bench.store(SHADOW12, u64::from(REVISION | SHADOW));
+    for word in 0..512 {
+        bench.store(BITMAP + word * 8, u64::MAX);
+    }
+    for field in open {
+        let at = BITMAP + u64::from(field.0) / 64 * 8;
+        let word = bench.load(at) & !(1 << (field.0 % 64));
+        bench.store(at, word);
+    }
+    let secondary = SecondaryControls::EPT | SecondaryControls::VPID | SecondaryControls::UNRESTRICTED_GUEST;
+    bench.vmwrite(vmcs::SECONDARY_CONTROLS, secondary | SecondaryControls::VMCS_SHADOWING);
+    bench.vmwrite(vmcs::VMREAD_BITMAP, BITMAP);
+    bench.vmwrite(vmcs::VMWRITE_BITMAP, BITMAP);
+    bench.vmwrite(vmcs::VMCS_LINK_POINTER, SHADOW12);
+    assert_eq!(bench.launch(), Flags::SUCCEED);
+    assert_eq!(bench.level(), 2);
+    bench
+}
+
+/// L2's VMREAD or VMWRITE, with RCX and RDX as operands. Returns its flags: CF and ZF.
+fn access(bench: &mut Bench, reason: Reason, field: u32, value: u64) -> (bool, bool) {
+    *bench.gpr(1) = value;
+    *bench.gpr(2) = field.into();
+    let info = InstructionInfo::new().with_is_register(true).with_reg1(1).with_reg2(2);
+    bench.exits(reason, &[(vmcs::EXIT_INSTRUCTION_INFO.field(), info.into_bits().into())]);
+    let flags = bench.now(vmcs::GUEST_RFLAGS);
+    (flags & 1 != 0, flags & 0x40 != 0)
+}
+
+#[test]
+fn l2_reaches_its_shadow_vmcs_where_the_bitmaps_say_so() {
+    let (rip, rights) = (vmcs::GUEST_RIP.field(), vmcs::GUEST_CS_ACCESS_RIGHTS.field());
+    let mut bench = with_shadow(&[rip, rights, VmcsField(0x4026)]);
+    assert!(!bench.now(vmcs::SECONDARY_CONTROLS).contains(SecondaryControls::VMCS_SHADOWING));
+    bench.log.events.clear();
+    assert_eq!(access(&mut bench, Reason::VMWRITE, rip.0, 0x1234), (false, false));
+    assert_eq!(bench.load(SHADOW12 + Vmcs::offset(vmcs::GUEST_RIP.index()) as u64), 0x1234);
+    let told = bench.log.events.iter().find_map(|event| match event.what {
+        What::Vmcs(access) if access.actor == Actor::L2 => Some((access.which, access.field, access.old, access.value)),
+        _ => None,
+    });
+    assert_eq!(told, Some((Which::Shadow12, rip, 0, 0x1234)));
+    assert_eq!(access(&mut bench, Reason::VMREAD, rip.0, 0), (false, false));
+    assert_eq!(*bench.gpr(1), 0x1234);
+    // Undefined bits of access rights are not kept.
+    access(&mut bench, Reason::VMWRITE, rights.0, 0xffff_ffff);
+    access(&mut bench, Reason::VMREAD, rights.0, 0);
+    assert_eq!(*bench.gpr(1), 0x1_f0ff);
+    // A field that there is not: VMfailValid, with the number in the shadow VMCS.
+    assert_eq!(access(&mut bench, Reason::VMREAD, 0x4026, 0), (false, true));
+    assert_eq!(bench.load(SHADOW12 + Vmcs::offset(vmcs::VM_INSTRUCTION_ERROR.index()) as u64), 12);
+    assert_eq!(bench.level(), 2);
+    // What the bitmaps keep goes to L1.
+    access(&mut bench, Reason::VMREAD, vmcs::GUEST_RSP.field().0, 0);
+    assert_eq!((bench.level(), bench.vmread(vmcs::EXIT_REASON).reason()), (1, Reason::VMREAD));
+}
+
+#[test]
+fn a_shadow_vmcs_can_be_loaded_and_not_entered() {
+    let mut bench = with_shadow(&[]);
+    bench.vmcall();
+    assert_eq!(bench.vmptrld(SHADOW12), Flags::SUCCEED);
+    assert_eq!(bench.vmwrite_raw(vmcs::EXIT_REASON.field().0, 10), Flags::SUCCEED, "every field can be written");
+    assert_eq!(bench.launch(), Flags::INVALID);
+    assert_eq!(bench.vmptrld(VMCS_A), Flags::SUCCEED);
+    assert_eq!(bench.resume(), Flags::SUCCEED);
+    // Without the feature there are no shadow VMCSs.
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.store(SHADOW12, u64::from(REVISION | SHADOW));
+    assert_eq!(bench.vmptrld(SHADOW12), Flags(11));
+}
+
+#[test]
+fn without_shadowing_every_access_of_l2_s_is_l1_s() {
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.launch();
+    access(&mut bench, Reason::VMWRITE, vmcs::GUEST_RIP.field().0, 0);
+    assert_eq!((bench.level(), bench.vmread(vmcs::EXIT_REASON).reason()), (1, Reason::VMWRITE));
+}
