@@ -168,8 +168,14 @@ impl<S: Silicon> Cx<'_, S> {
         self.carry_on(1, next, &Exit::default(), false)
     }
 
-    /// Silicon found a vmcs01 or vmcs02 of L0's own making wrong.
+    /// Silicon found a vmcs01 or vmcs02 wrong that L0's own checks let pass. If it is L1's entry, L1 hears of it; else
+    /// it is L0's doing.
     fn refused(&mut self, refused: Refused) -> Ran {
+        if self.vcpu.entry_pending
+            && let Some(error) = refused.error
+        {
+            return self.refuse_entry(error);
+        }
         let which = if self.vcpu.level == 1 { "vmcs01" } else { "a vmcs02" };
         let check = refused.check.map_or("no check", Check::name);
         let error = refused.error.map_or("VMfailInvalid".to_owned(), |error| error.to_string());

@@ -294,6 +294,11 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// Fields that never change once a VMCS is in use: L0's host state, and areas that it does not use.
     fn put_host(&mut self, tally: &mut Tally) {
+        let there = self.vcpu.saved[self.vcpu.current].known(vmcs::HOST_CR0.index()).is_some();
+        if there && !tally.all {
+            tally.skipped += super::setup::HOST.len() as u16;
+            return;
+        }
         for (field, value) in super::setup::HOST {
             if tally.all {
                 self.set_row(field.index().unwrap_or(0), value);

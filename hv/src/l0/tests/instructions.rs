@@ -1,6 +1,7 @@
 //! Each VMX instruction's ways to fail.
 
 use super::script::{Bench, EPT12, Flags, VMCS_A, VMXON};
+use crate::silicon::Silicon;
 use hv_defs::exit::Reason;
 use hv_defs::policy::Policy;
 use hv_defs::vmcs;
@@ -129,5 +130,75 @@ fn bad_controls_fail_by_name() {
     assert_eq!(bench.launch(), Flags(7));
     assert!(bench.story().iter().any(|line| line.starts_with("entry 2 fails")), "the check is named");
     bench.vmwrite(vmcs::VPID, 5);
+    assert_eq!(bench.launch(), Flags::SUCCEED);
+}
+
+/// L1's state after an entry that failed: at its host RIP, with what vmcs12 says of it.
+fn failed_entry(bench: &mut Bench) -> (u32, u64) {
+    bench.log.events.clear();
+    bench.launch();
+    assert_eq!((bench.level(), bench.now(vmcs::GUEST_RIP)), (1, 0xa000));
+    (bench.vmread(vmcs::EXIT_REASON).into_bits(), bench.vmread(vmcs::EXIT_QUALIFICATION))
+}
+
+#[test]
+fn bad_guest_state_is_an_exit_that_loads_nothing() {
+    let check = |field: vmcs::Field<u64>, value: u64, name: &str, qualification: u64| {
+        let mut bench = Bench::with_l2(Policy::default());
+        let good = bench.vmread(field);
+        bench.vmwrite(field, value);
+        assert_eq!(failed_entry(&mut bench), (0x8000_0021, qualification), "{name}");
+        let story = bench.story();
+        assert!(story.iter().any(|line| line == &format!("entry 2 fails {name}")), "{name}: {story:?}");
+        assert!(!story.iter().any(|line| line == "entry 2"), "silicon was not asked");
+        // Nothing was saved over it, and the VMCS is still clear.
+        assert_eq!(bench.vmread(field), value);
+        assert_eq!(bench.resume(), Flags(5));
+        bench.vmwrite(field, good);
+        assert_eq!(bench.launch(), Flags::SUCCEED);
+    };
+    check(vmcs::GUEST_RFLAGS, 0, "guest-rflags-one", 0);
+    check(vmcs::GUEST_CR4, 0x20, "guest-cr4", 0);
+    check(vmcs::VMCS_LINK_POINTER, 0x123, "guest-link-pointer-address", 4);
+}
+
+#[test]
+fn an_msr_that_cannot_be_loaded_fails_the_entry_by_its_number() {
+    let mut bench = Bench::with_l2(Policy::default());
+    let area = 0x2_1000;
+    bench.vmwrite(vmcs::VM_ENTRY_MSR_LOAD_ADDRESS, area);
+    bench.vmwrite(vmcs::VM_ENTRY_MSR_LOAD_COUNT, 2);
+    bench.store(area, 0xc000_0081); // STAR
+    bench.store(area + 8, 0x77);
+    bench.store(area + 16, 0xc000_0100); // FS_BASE may not be in an area
+    assert_eq!(failed_entry(&mut bench), (0x8000_0022, 2));
+    bench.store(area + 16, 0xc000_0102);
+    bench.store(area + 24, 0x88);
+    assert_eq!(bench.launch(), Flags::SUCCEED);
+    let registers = bench.l0.silicon.registers(0);
+    assert_eq!((registers.star, registers.kernel_gs_base), (0x77, 0x88));
+}
+
+#[test]
+fn what_silicon_finds_wrong_with_l2_is_told_to_l1() {
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.launch();
+    bench.l0.silicon.fails = true;
+    bench.exits(Reason::INVALID_GUEST_STATE, &[]);
+    assert_eq!((bench.level(), bench.now(vmcs::GUEST_RIP)), (1, 0xa000));
+    assert_eq!(bench.vmread(vmcs::EXIT_REASON).into_bits(), 0x8000_0021);
+    // It never ran: VMLAUNCH again, with all of vmcs12 written.
+    assert_eq!(bench.launch(), Flags::SUCCEED);
+}
+
+#[test]
+fn an_entry_that_silicon_refuses_is_a_vmfail_of_l1_s() {
+    let mut bench = Bench::with_l2(Policy::default());
+    let rip = bench.now(vmcs::GUEST_RIP);
+    bench.launch();
+    bench.l0.silicon.refuses = true;
+    bench.exits(Reason::CPUID, &[]);
+    assert_eq!((bench.level(), bench.now(vmcs::GUEST_RIP)), (1, rip + 3));
+    assert_eq!(bench.vmread(vmcs::VM_INSTRUCTION_ERROR), 7);
     assert_eq!(bench.launch(), Flags::SUCCEED);
 }

@@ -9,8 +9,9 @@ use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::config::{Config, Guest};
 use hv_defs::controls::{EptVpidCap, ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
-use hv_defs::event::{Actor, Event, What};
+use hv_defs::event::{Actor, Check, Event, What};
 use hv_defs::exit::{ExitReason, InstructionInfo, Reason};
+use hv_defs::instruction_error::InstructionError;
 use hv_defs::policy::Policy;
 use hv_defs::vmcs::{self, Field, FieldValue, VmcsField};
 use hv_defs::x86::{Rflags, msr};
@@ -30,6 +31,10 @@ pub(crate) struct Scripted {
     registers: Vec<Registers>,
     next: Option<Answer>,
     clock: u64,
+    /// The next entry fails on guest state.
+    pub(super) fails: bool,
+    /// The next entry is refused.
+    pub(super) refuses: bool,
     /// The VMCSs that were entered, in order, with whether by VMLAUNCH.
     pub(super) entered: Vec<(Hpa, bool)>,
     /// What each CPU was told to drop.
@@ -45,6 +50,8 @@ impl Scripted {
             registers: vec![Registers::default(); pcpus],
             next: None,
             clock: 0,
+            fails: false,
+            refuses: false,
             entered: Vec::new(),
             dropped: Vec::new(),
         }
@@ -105,6 +112,15 @@ impl Silicon for Scripted {
     fn enter(&mut self, cpu: Pcpu, launch: bool, _until: u64) -> Result<Outcome, Refused> {
         let vmcs = self.vmcss.get_mut(&self.current[cpu].0).unwrap();
         assert_eq!(vmcs.launched == 0, launch, "launch state of {:?}", self.current[cpu]);
+        if core::mem::take(&mut self.refuses) {
+            let error = Some(InstructionError::ENTRY_INVALID_CONTROL_FIELD);
+            return Err(Refused { error, check: Some(Check::new("scripted")) });
+        }
+        if core::mem::take(&mut self.fails) {
+            vmcs.set(vmcs::EXIT_REASON, ExitReason::of(Reason::INVALID_GUEST_STATE).with_entry_failure(true));
+            vmcs.set(vmcs::EXIT_QUALIFICATION, 0);
+            return Ok(Outcome::EntryFailed(Check::new("guest-scripted")));
+        }
         vmcs.launched = 1;
         self.entered.push((self.current[cpu], launch));
         self.clock += 1;

@@ -9,6 +9,7 @@ use super::super::vpid;
 use super::check::Failed;
 use super::leave::Report;
 use super::{Done, Ended};
+use crate::l0::Ran;
 use crate::silicon::Silicon;
 use crate::vmcs::SHADOW;
 use hv_defs::addr::Gpa;
@@ -181,6 +182,24 @@ impl<S: Silicon> Cx<'_, S> {
     pub(super) fn fail_entry(&mut self, reason: Reason, qualification: u64) -> Next {
         let reason = ExitReason::of(reason).with_entry_failure(true);
         self.leave_failed(Report { reason, qualification, ..Report::default() })
+    }
+
+    /// VMfail for an entry of L1's that had got as far as silicon: L2's vmcs02 is current, and nothing has run.
+    pub(in crate::l0) fn refuse_entry(&mut self, error: InstructionError) -> Ran {
+        self.vcpu.vmcs12.dirty = FieldSet::ALL;
+        self.vcpu.halted = false;
+        self.vcpu.entry_pending = false;
+        self.vcpu.tag = Default::default();
+        self.load_vmcs01();
+        if self.vmx_end(Ended::Fail(error)) == Next::Skip {
+            let exit = Exit {
+                rip: self.get(vmcs::GUEST_RIP),
+                length: self.get(vmcs::EXIT_INSTRUCTION_LENGTH),
+                ..Exit::default()
+            };
+            self.skip(&exit);
+        }
+        Ran::Ready
     }
 
     /// Loads MSRs from an area of L1's. An error names the entry that failed, from 1.
