@@ -1,1 +1,15 @@
-fn main() {}
+//! `nvmx`: record, replay and analyse nested VMX.
+
+#![allow(unreachable_pub)] // Nothing of a program can be reached from outside.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::fail::install_panic_hook();
+    match std::panic::catch_unwind(|| cli::run(std::env::args_os().collect())) {
+        Ok(status) => status.into(),
+        Err(_) => cli::fail::Status::Failed.into(),
+    }
+}

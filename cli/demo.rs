@@ -1,0 +1,116 @@
+//! `nvmx demo`, the first thing a newcomer runs, and `nvmx guests`.
+
+use super::fail::{Fails, Failure, Result, Status};
+use super::print::{Print, bytes, of};
+use super::words::DemoArgs;
+use super::{record, replay, study};
+use hv_defs::config::{Config, Guest};
+use hv_defs::event::StopKind;
+use recorder::{NoKeys, Outside};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use traces::Reader;
+
+const GUEST: &str = "demo";
+/// Replays that the demo makes.
+const RUNS: u64 = 10;
+/// Steps that the progress bar counts, beside the replays.
+const STEPS: u64 = 3;
+
+/// `nvmx demo`.
+pub fn demo(args: &DemoArgs, print: &Print) -> Result<Status> {
+    let folder = folder(args.output.as_deref())?;
+    let (trace, page) = (folder.join("demo.nvmx"), folder.join("report.html"));
+    let bar = print.progress("recording", RUNS + STEPS);
+
+    let config = Config::new(Guest::BuiltIn(GUEST.into()));
+    let (mut console, stop) = (Vec::new(), AtomicBool::new(false));
+    let outside = Outside { console: &mut console, keys: &mut NoKeys, stop: &stop, watch: &mut |_| {} };
+    let recorded = recorder::record(&config, &[], &trace, outside);
+    let recorded = recorded.map_err(|error| record::failure(error, GUEST, Some(&trace)))?;
+    if !matches!(recorded.stop.kind, StopKind::DebugExit) {
+        let why = format!("it ended by {}: {}", recorded.stop.kind, recorded.stop.text);
+        return Err(Failure::new(Status::Failed, "the built-in guest failed", why, "please report this"));
+    }
+
+    bar.set_message("replaying");
+    bar.inc(1);
+    let reader = Reader::open(&trace).map_err(|error| super::trace::unreadable(&trace, error))?;
+    let runs = replayer::replay_many(&reader, &replayer::Options::default(), RUNS, &|done| bar.set_position(1 + done));
+    let runs = runs.map_err(|error| replay::failure(&trace, error))?;
+    if let Some(divergence) = &runs.verdict.divergence {
+        bar.finish_and_clear();
+        let what = format!("the replay of {} differs", trace.display());
+        return Err(Failure::new(Status::No, what, replay::sentence(divergence), "please report this with the trace"));
+    }
+
+    bar.set_message("analysing");
+    let findings = study::findings(&trace, &reader)?;
+    bar.inc(1);
+    let html = analyzer::report::html(std::slice::from_ref(&findings));
+    let what = format!("cannot write {}", page.display());
+    std::fs::write(&page, html).or_hint(Status::Failed, what, "make room, or name another folder by -o")?;
+    bar.finish_and_clear();
+
+    let summary = &recorded.summary;
+    let mut out = print.out();
+    writeln!(out, "The guest's console said:")?;
+    for line in String::from_utf8_lossy(&console).lines() {
+        writeln!(out, "    {line}")?;
+    }
+    writeln!(
+        out,
+        "Recorded: {} over {}, {}.",
+        of(summary.events, "event"),
+        of(runs.verdict.instructions, "instruction"),
+        bytes(summary.bytes)
+    )?;
+    writeln!(out, "Replayed: {} identical runs, digest {:016x}.", runs.identical, runs.verdict.digest)?;
+    writeln!(out, "Found:")?;
+    for line in study::summary(&findings) {
+        writeln!(out, "    {line}")?;
+    }
+    writeln!(out, "Report: {}", page.display())?;
+    writeln!(out, "Next:   nvmx tui {}", trace.display())?;
+    writeln!(
+        out,
+        "        nvmx query {} 'SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason ORDER BY n DESC'",
+        trace.display()
+    )?;
+    out.flush()?;
+    Ok(Status::Done)
+}
+
+/// The folder to write to, made if need be: the one asked for, or the first of the default's names that is not taken.
+fn folder(asked: Option<&Path>) -> Result<PathBuf> {
+    let make = |path: &Path, made: std::io::Result<()>| {
+        made.or_hint(Status::Usage, format!("cannot make the folder {}", path.display()), "name another by -o")
+    };
+    if let Some(path) = asked {
+        make(path, std::fs::create_dir_all(path))?;
+        return Ok(path.to_owned());
+    }
+    for number in 1.. {
+        let path = PathBuf::from(if number == 1 { "nvmx-demo".into() } else { format!("nvmx-demo-{number}") });
+        match std::fs::create_dir(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => {
+                make(&path, made)?;
+                return Ok(path);
+            }
+        }
+    }
+    unreachable!("some number is free")
+}
+
+/// `nvmx guests`.
+pub fn guests(print: &Print) -> Result<Status> {
+    let mut out = print.out();
+    let width = hv::guests::list().iter().map(|guest| guest.name.len()).max().unwrap_or(0);
+    for guest in hv::guests::list() {
+        writeln!(out, "{:<width$}  {}", guest.name, guest.about)?;
+    }
+    out.flush()?;
+    Ok(Status::Done)
+}

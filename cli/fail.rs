@@ -1,0 +1,142 @@
+//! Errors as a user meets them: one line that says what was attempted, why it failed and what to do.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// The exit status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Done, and all held.
+    Done,
+    /// The answer is no: diverged, gate failed, damaged.
+    No,
+    /// Wrong usage or unreadable input.
+    Usage,
+    /// The guest or the machine failed.
+    Failed,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+/// An error with its exit status.
+#[derive(Debug)]
+pub struct Failure {
+    status: Status,
+    error: anyhow::Error,
+    hint: Option<String>,
+}
+
+/// What a command comes to.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// What was attempted, why it failed, and what to do.
+    pub fn new(status: Status, what: impl fmt::Display, why: impl fmt::Display, hint: impl Into<String>) -> Self {
+        Self { status, error: anyhow::anyhow!("{what}: {why}"), hint: Some(hint.into()) }
+    }
+
+    /// The same, after something else that is worth knowing.
+    pub fn after(self, first: impl fmt::Display) -> Self {
+        Self { error: self.error.context(first.to_string()), ..self }
+    }
+
+    /// Prints the line, unless it is only that nobody reads on; returns the exit status.
+    pub fn report(self) -> Status {
+        let quiet = self.error.chain().any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        });
+        if quiet {
+            return Status::Done;
+        }
+        // A cause often repeats the words of the one above it.
+        let mut line = String::new();
+        for cause in self.error.chain().map(|cause| cause.to_string()) {
+            if !line.ends_with(&cause) {
+                if !line.is_empty() {
+                    line.push_str(": ");
+                }
+                line.push_str(&cause);
+            }
+        }
+        if let Some(hint) = &self.hint {
+            line.push_str(": ");
+            line.push_str(hint);
+        }
+        say(&line);
+        self.status
+    }
+}
+
+/// Gives an error its status and, if there is something to do about it, a hint.
+pub trait Fails<T> {
+    /// The exit status, and what was attempted.
+    fn or_fail(self, status: Status, what: impl fmt::Display) -> Result<T>;
+    /// As [`Fails::or_fail`], and what to do about it.
+    fn or_hint(self, status: Status, what: impl fmt::Display, hint: impl Into<String>) -> Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> Fails<T> for std::result::Result<T, E> {
+    fn or_fail(self, status: Status, what: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| Failure { status, error: error.into().context(what.to_string()), hint: None })
+    }
+
+    fn or_hint(self, status: Status, what: impl fmt::Display, hint: impl Into<String>) -> Result<T> {
+        self.or_fail(status, what).map_err(|failure| Failure { hint: Some(hint.into()), ..failure })
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Of what is printed to stdout; all else says what was attempted.
+    fn from(error: io::Error) -> Self {
+        let error = anyhow::Error::from(error).context("cannot write the output");
+        Self { status: Status::Failed, error, hint: None }
+    }
+}
+
+/// Prints one line on stderr. What cannot be written there cannot be told anywhere.
+pub fn say(line: &str) {
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let _ = writeln!(io::stderr(), "nvmx: {line}");
+}
+
+/// Prints help where it was asked for, else the mistake in one line.
+pub fn usage(error: &clap::Error) -> Status {
+    use clap::error::ErrorKind;
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match error.print() {
+            Ok(()) => Status::Done,
+            Err(error) => Failure::from(error).report(),
+        };
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return Status::Usage;
+    }
+    // clap's first paragraph is the mistake, then come tips, the usage and a pointer to the help.
+    let text = error.to_string();
+    let mut parts = text.split("\n\n").map(str::trim);
+    let mistake = parts.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let tip = parts.clone().find_map(|part| part.strip_prefix("tip: "));
+    let usage = parts.find_map(|part| part.strip_prefix("Usage: ")).unwrap_or("nvmx");
+    let command: Vec<_> = usage.split(' ').take(2).filter(|word| word.starts_with(char::is_lowercase)).collect();
+    let tip = tip.map(|tip| format!("{tip}, or ")).unwrap_or_default();
+    say(&format!("{mistake}: {tip}see `{} --help`", command.join(" ")));
+    Status::Usage
+}
+
+/// Turns a panic, which is a bug of ours, into one line.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|info| {
+        let what = info.payload_as_str().unwrap_or("no message");
+        let place = info.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+        say(&format!(
+            "internal error{place}: {what}: this is a bug in nvmx {}; please report it with the command line",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }));
+}

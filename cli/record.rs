@@ -1,0 +1,82 @@
+//! `nvmx run` and `nvmx record`: a guest with its console here.
+
+use super::console::Console;
+use super::fail::{Failure, Result, Status};
+use super::machine::config;
+use super::print::{Print, bytes, of};
+use super::words::{MachineArgs, RecordArgs, RunArgs};
+use hv_defs::config::Log;
+use hv_defs::event::{Stop, StopKind};
+use recorder::Error;
+use std::path::{Path, PathBuf};
+
+/// `nvmx run`.
+pub fn run(args: &RunArgs, print: &Print) -> Result<Status> {
+    let config = config(&args.machine, Log::Exits);
+    let mut console = open(&args.machine)?;
+    let ran = console.with(|outside| recorder::run(&config, &[], outside));
+    let closed = console.close();
+    let stop = ran.map_err(|error| failure(error, &args.machine.guest, None))?;
+    closed?;
+    ended(&stop, print)
+}
+
+/// `nvmx record`.
+pub fn record(args: &RecordArgs, print: &Print) -> Result<Status> {
+    let config = config(&args.machine, args.log);
+    let path = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.nvmx", args.machine.guest)));
+    let mut console = open(&args.machine)?;
+    let recorded = console.with(|outside| recorder::record(&config, &[], &path, outside));
+    let closed = console.close();
+    let recorded = recorded.map_err(|error| failure(error, &args.machine.guest, Some(&path)))?;
+    closed?;
+    let summary = &recorded.summary;
+    print.note(format!("recorded {} in {}, {}", of(summary.events, "event"), path.display(), bytes(summary.bytes)));
+    ended(&recorded.stop, print)
+}
+
+fn open(args: &MachineArgs) -> Result<Console> {
+    // Built-in guests have no use for Ctrl-C.
+    Console::open(args.input.as_deref(), false)
+}
+
+/// Says how the run ended, and what that means for the exit status.
+fn ended(stop: &Stop, print: &Print) -> Result<Status> {
+    let failed = match stop.kind {
+        // What a guest built in here gives when it found something wrong is not 0, which arrives as status 1.
+        StopKind::DebugExit => stop.code != 1,
+        StopKind::TripleFault | StopKind::Unsupported => true,
+        StopKind::Reset | StopKind::Idle | StopKind::MaxInstructions | StopKind::StopOn | StopKind::World => false,
+    };
+    if failed {
+        super::fail::say(&format!(
+            "the guest failed: {}: `nvmx record` and `nvmx dump` show how it came to it",
+            stop.text
+        ));
+        return Ok(Status::Failed);
+    }
+    print.line(format!("nvmx: {}", stop.text))?;
+    Ok(Status::Done)
+}
+
+/// What went wrong with a run, and what to do about it.
+pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
+    let what = match path {
+        Some(path) => format!("cannot record {guest} to {}", path.display()),
+        None => format!("cannot run {guest}"),
+    };
+    match error {
+        Error::Machine(error) => {
+            Failure::new(Status::Usage, what, error, "`nvmx guests` lists the guests that are built in")
+        }
+        Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "put it beside the trace"),
+        Error::Create { source, .. } => Failure::new(Status::Usage, what, source, "name a file that can be written"),
+        Error::Trace { events, source } => {
+            let left = match events {
+                0 => String::new(),
+                _ => "; up to its last whole block, the trace can be read".into(),
+            };
+            Failure::new(Status::Failed, what, source, format!("make room and record again{left}"))
+        }
+    }
+}

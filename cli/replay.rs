@@ -1,0 +1,136 @@
+//! `nvmx replay`: the run again, and what it says.
+
+use super::fail::{Failure, Result, Status};
+use super::print::{Print, count, of};
+use super::trace::{line_of, open, unreadable};
+use super::words::ReplayArgs;
+use hv_defs::fields::Value;
+use replayer::{Divergence, Error, Options, Runs};
+use serde_json::json;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// `nvmx replay`.
+pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
+    let path = &args.trace.trace;
+    let reader = open(path, print)?;
+    if args.to.is_some_and(|to| to >= reader.len()) {
+        let what = format!("cannot replay {} to event {}", path.display(), args.to.unwrap_or_default());
+        let why = format!("it has {}", of(reader.len(), "event"));
+        return Err(Failure::new(Status::Usage, what, why, "events are numbered from 0; `nvmx info` counts them"));
+    }
+    let options = Options { to: args.to };
+    let start = Instant::now();
+    let runs = if args.runs == 1 {
+        let length = args.to.map_or(reader.len(), |to| to + 1);
+        let bar = print.progress("replaying", length);
+        let verdict = replayer::replay_watched(&reader, &options, &mut |events| bar.set_position(events));
+        bar.finish_and_clear();
+        verdict.map(|verdict| Runs { runs: 1, identical: verdict.identical().into(), verdict })
+    } else {
+        let bar = print.progress("replaying", args.runs);
+        let runs = replayer::replay_many(&reader, &options, args.runs, &|done| bar.set_position(done));
+        bar.finish_and_clear();
+        runs
+    };
+    let runs = runs.map_err(|error| failure(path, error))?;
+    let took = start.elapsed();
+    let identical = runs.verdict.identical() && runs.identical == runs.runs;
+    let mut out = print.out();
+    if args.json {
+        writeln!(out, "{:#}", object(&runs, identical, took))?;
+    } else {
+        told(&mut out, &runs, identical)?;
+    }
+    out.flush()?;
+    let instructions = runs.verdict.instructions as f64 * runs.runs as f64 / took.as_secs_f64() / 1e6;
+    print.detail(format!("{:.3} s, {instructions:.0} million instructions a second", took.as_secs_f64()));
+    Ok(if identical { Status::Done } else { Status::No })
+}
+
+/// A replay that could not be made, and what to do about it.
+pub fn failure(path: &Path, error: Error) -> Failure {
+    let what = format!("cannot replay {}", path.display());
+    match error {
+        Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "record it with its images in it"),
+        Error::Machine(error) => Failure::new(Status::Usage, what, error, "replay it with the nvmx that recorded it"),
+        Error::Trace { event, source } => {
+            let failure = unreadable(path, source);
+            failure.after(format!("the replay was the same up to event {event} and ended there"))
+        }
+    }
+}
+
+fn told(out: &mut impl Write, runs: &Runs, identical: bool) -> std::io::Result<()> {
+    let verdict = &runs.verdict;
+    if let Some(divergence) = &verdict.divergence {
+        writeln!(out, "{}", sentence(divergence))?;
+        for (name, event) in [("recorded", &divergence.recorded), ("replayed", &divergence.replayed)] {
+            if let Some(event) = event {
+                writeln!(out, "{name}  {}", line_of(divergence.event, event))?;
+            }
+        }
+        return Ok(());
+    }
+    if !identical {
+        return writeln!(
+            out,
+            "{} of {} were identical; this is a bug in nvmx",
+            count(runs.identical),
+            of(runs.runs, "run")
+        );
+    }
+    let what = format!("{} over {}", of(verdict.events, "event"), of(verdict.instructions, "instruction"));
+    match runs.runs {
+        1 => writeln!(out, "identical: {what}; digest {:016x}", verdict.digest),
+        runs => writeln!(out, "{} identical runs of {what}; one digest, {:016x}", count(runs), verdict.digest),
+    }
+}
+
+/// A difference in one sentence.
+pub fn sentence(divergence: &Divergence) -> String {
+    let Divergence { event, field, expected, got, .. } = divergence;
+    match (expected, got) {
+        (Value::None, got) if divergence.recorded.is_none() => {
+            format!("event {event}: the recording ended, and the replay goes on with {got}")
+        }
+        (expected, Value::None) if divergence.replayed.is_none() => {
+            format!("event {event}: the replay ended, and the recording goes on with {expected}")
+        }
+        _ => {
+            let kind = divergence.recorded.as_ref().map_or("event", |event| event.what.kind().name());
+            format!("event {event} ({kind}): {field}: expected {expected}, got {got}")
+        }
+    }
+}
+
+fn object(runs: &Runs, identical: bool, took: Duration) -> serde_json::Value {
+    let verdict = &runs.verdict;
+    let divergence = verdict.divergence.as_ref().map(|divergence| {
+        json!({
+            "event": divergence.event,
+            "field": divergence.field,
+            "expected": divergence.expected.to_string(),
+            "got": divergence.got.to_string(),
+            "recorded": divergence.recorded.as_ref().map(|event| line_of(divergence.event, event)),
+            "replayed": divergence.replayed.as_ref().map(|event| line_of(divergence.event, event)),
+        })
+    });
+    json!({
+        "identical": identical,
+        "runs": runs.runs,
+        "identical_runs": runs.identical,
+        "events": verdict.events,
+        "instructions": verdict.instructions,
+        "digest": format!("{:016x}", verdict.digest),
+        "truncated": verdict.truncated,
+        "stop": verdict.stop.as_ref().map(|stop| json!({
+            "kind": stop.kind.name(),
+            "code": stop.code,
+            "text": stop.text,
+        })),
+        "divergence": divergence,
+        "seconds": took.as_secs_f64(),
+    })
+}

@@ -1,0 +1,176 @@
+//! What asks a trace questions: reports, SQL, the gate and the inspector.
+
+use super::fail::{Fails, Failure, Result, Status};
+use super::print::{Print, count, of};
+use super::trace::{open, unreadable};
+use super::words::{CheckArgs, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
+use analyzer::findings::PoolFinding;
+use analyzer::judge::Verdict;
+use analyzer::{Checked, Error, Findings, Format, Limits, Tables, report};
+use serde_json::json;
+use std::io::Write;
+use std::path::Path;
+use traces::Reader;
+
+/// `nvmx query`.
+pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
+    let path = &args.trace.trace;
+    let reader = open(path, print)?;
+    let Some(sql) = &args.sql else {
+        let mut text = String::new();
+        for table in analyzer::schema::TABLES {
+            text.push_str(&format!("{}: {}\n", table.name, table.about));
+            for column in table.columns() {
+                text.push_str(&format!("    {:<16} {:<8} {}\n", column.name, column.form, column.about));
+            }
+        }
+        return give(args.output.as_deref(), &text);
+    };
+    let frame = analyzer::query(&Tables::read(&reader), sql).map_err(|error| failure(path, error))?;
+    let format = match args.format {
+        QueryFormat::Table => Format::Table,
+        QueryFormat::Csv => Format::Csv,
+        QueryFormat::Json => Format::Json,
+    };
+    give(args.output.as_deref(), &analyzer::query::print(&frame, format))
+}
+
+/// Prints a text, or writes it to a file.
+fn give(output: Option<&Path>, text: &str) -> Result<Status> {
+    match output {
+        None => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
+        }
+        Some(path) => {
+            let what = format!("cannot write {}", path.display());
+            std::fs::write(path, text).or_hint(Status::Failed, what, "name a file that can be written")?;
+        }
+    }
+    Ok(Status::Done)
+}
+
+/// An analysis that could not be made, and what to do about it.
+pub fn failure(path: &Path, error: Error) -> Failure {
+    let what = format!("cannot analyse {}", path.display());
+    match error {
+        Error::Trace(error) => unreadable(path, error),
+        Error::NoTable { .. } | Error::Query { .. } => {
+            let what = format!("cannot answer the query of {}", path.display());
+            Failure::new(
+                Status::Usage,
+                what,
+                error,
+                format!("`nvmx query {}` lists tables and columns", path.display()),
+            )
+        }
+        Error::Table { .. } => Failure::new(Status::Usage, what, error, "`nvmx verify` says what is whole"),
+    }
+}
+
+/// The findings of an open trace.
+pub fn findings(path: &Path, reader: &Reader) -> Result<Findings> {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    analyzer::findings(&name, reader.into()).map_err(|error| failure(path, error))
+}
+
+/// What was found, in a few lines.
+pub fn summary(found: &Findings) -> Vec<String> {
+    let flushes = &found.flushes;
+    let missed: u64 = found.pools.iter().map(PoolFinding::missed).sum();
+    let hits: u64 = found.pools.iter().map(|pool| pool.hits).sum();
+    let mut lines = vec![
+        format!(
+            "{}, which took {} of L1 to handle",
+            of(found.multiplication.l2_exits(), "L2 exit"),
+            of(found.multiplication.caused(), "exit")
+        ),
+        format!(
+            "{}: {} redundant, {} too broad, {} missing",
+            of(flushes.made(), "flush"),
+            count(flushes.count(Verdict::Redundant)),
+            count(flushes.count(Verdict::TooBroad)),
+            count(flushes.count(Verdict::Missing))
+        ),
+        format!("vmcs02 pool: {}, {}", of(hits, "hit"), of(missed, "miss")),
+    ];
+    lines.extend(found.advice.iter().take(3).map(|advice| format!("{}: {}", advice.severity.name(), advice.text)));
+    lines
+}
+
+/// `nvmx check`.
+pub fn check(args: &CheckArgs, print: &Print) -> Result<Status> {
+    let path = &args.trace.trace;
+    let reader = open(path, print)?;
+    let limits = Limits {
+        redundant_flushes: args.max_redundant_flushes,
+        missing_flushes: args.max_missing_flushes,
+        pool_misses: args.max_pool_misses,
+        exits_per_l2_exit: args.max_exits_per_l2_exit,
+    };
+    let checked = analyzer::check(&findings(path, &reader)?, &limits);
+    let passed = checked.iter().all(Checked::holds);
+    let mut out = print.out();
+    if args.json {
+        let gates: Vec<_> = checked
+            .iter()
+            .map(|gate| {
+                let value = gate.found.map(number);
+                json!({ "gate": gate.name, "value": value, "limit": number(gate.limit), "passed": gate.holds() })
+            })
+            .collect();
+        let object = json!({
+            "file": path.display().to_string(),
+            "truncated": reader.truncated(),
+            "passed": passed,
+            "gates": gates,
+        });
+        writeln!(out, "{object:#}")?;
+    } else {
+        for gate in &checked {
+            writeln!(out, "{}  {}", if gate.holds() { "pass" } else { "FAIL" }, gate.text)?;
+        }
+    }
+    out.flush()?;
+    Ok(if passed { Status::Done } else { Status::No })
+}
+
+/// A number that is whole without a point.
+fn number(value: f64) -> serde_json::Value {
+    if value.fract() == 0.0 && value.abs() < 9e15 { (value as i64).into() } else { value.into() }
+}
+
+/// `nvmx report`.
+pub fn report(args: &ReportArgs, print: &Print) -> Result<Status> {
+    let bar = print.progress("analysing", args.traces.len() as u64);
+    let mut found = Vec::with_capacity(args.traces.len());
+    for path in &args.traces {
+        found.push(findings(path, &open(path, print)?)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let text = match args.format {
+        ReportFormat::Text => report::text(&found, print.color && args.output.is_none()),
+        ReportFormat::Md => report::markdown(&found),
+        ReportFormat::Html => report::html(&found),
+        ReportFormat::Json => report::json(&found),
+        ReportFormat::Csv => report::csv(&found),
+    };
+    give(args.output.as_deref(), &text)
+}
+
+/// `nvmx tui`.
+pub fn tui(args: &TraceArgs) -> Result<Status> {
+    let path = &args.trace;
+    tui::run(path).map(|()| Status::Done).map_err(|error| match error {
+        tui::Error::Trace(error) => unreadable(path, error),
+        tui::Error::NoTerminal => {
+            let what = format!("cannot show {}", path.display());
+            Failure::new(Status::Usage, what, error, "run it on a terminal, or use `nvmx dump` and `nvmx report`")
+        }
+        tui::Error::Terminal(_) => {
+            Failure::new(Status::Failed, format!("cannot show {}", path.display()), error, "try another terminal")
+        }
+    })
+}

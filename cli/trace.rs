@@ -1,0 +1,373 @@
+//! What looks at a trace as it is: its header, its events, its blocks, and another trace beside it.
+
+use super::fail::{Fails, Failure, Result, Status};
+use super::print::{Print, bytes, count, of};
+use super::words::{DiffArgs, DumpArgs, InfoArgs, VerifyArgs};
+use hv_defs::config::{Config, Guest};
+use hv_defs::event::{Event, Kind};
+use hv_defs::fields::{Value, compare};
+use serde_json::{Map, json};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use traces::{Error, Reader};
+
+/// Opens a trace. A cut one is opened up to its last whole block, with a note.
+pub fn open(path: &Path, print: &Print) -> Result<Reader> {
+    let reader = Reader::open(path).map_err(|error| unreadable(path, error))?;
+    if reader.truncated() {
+        print.note(format!(
+            "{} is cut short: {} can be read; `nvmx verify --salvage OUT` makes a whole trace of them",
+            path.display(),
+            of(reader.len(), "event")
+        ));
+    }
+    Ok(reader)
+}
+
+/// A trace that could not be read, and what to do about it.
+pub fn unreadable(path: &Path, error: Error) -> Failure {
+    let hint = match &error {
+        Error::Open { .. } => "name a trace that `nvmx record` wrote",
+        Error::NotATrace => "name a file that `nvmx record` wrote",
+        Error::Newer { .. } => "read it with the nvmx that wrote it, or a newer one",
+        Error::NewerKind { .. } => "read it with the nvmx that wrote it",
+        Error::HeaderCut => "record it again: nothing of it can be saved",
+        Error::Block { .. } => "`nvmx verify --salvage OUT` saves the rest",
+        Error::NoEvent { .. } | Error::NoBlock { .. } => "`nvmx info` says how many there are",
+        _ => "`nvmx verify` says what is whole",
+    };
+    let what = match &error {
+        // It names the file itself.
+        Error::Open { source, .. } => {
+            return Failure::new(Status::Usage, format!("cannot open {}", path.display()), source, hint);
+        }
+        _ => format!("cannot read {}", path.display()),
+    };
+    Failure::new(Status::Usage, what, error, hint)
+}
+
+/// `nvmx dump`.
+pub fn dump(args: &DumpArgs, print: &Print) -> Result<Status> {
+    let path = &args.trace.trace;
+    let reader = open(path, print)?;
+    if args.from > reader.len() {
+        let what = format!("cannot dump {} from event {}", path.display(), args.from);
+        return Err(Failure::new(
+            Status::Usage,
+            what,
+            format!("it has {}", of(reader.len(), "event")),
+            "use a smaller --from",
+        ));
+    }
+    let mut out = print.out();
+    let mut left = args.count.unwrap_or(u64::MAX);
+    for (number, event) in (args.from..).zip(reader.events(args.from)) {
+        if left == 0 {
+            break;
+        }
+        let event = event.map_err(|error| {
+            // What was read goes out before the error does.
+            let _ = out.flush();
+            unreadable(path, error)
+        })?;
+        if !args.kind.is_empty() && !args.kind.contains(&event.what.kind()) {
+            continue;
+        }
+        left -= 1;
+        if args.json {
+            writeln!(out, "{}", json_of(number, &event))?;
+        } else {
+            writeln!(out, "{}", line_of(number, &event))?;
+        }
+    }
+    out.flush()?;
+    Ok(Status::Done)
+}
+
+/// An event in one line, for a reader.
+pub fn line_of(number: u64, event: &Event) -> String {
+    let at = &event.at;
+    let mut line =
+        format!("{number:>8} {:>12} {}/{} {:<9}", at.instruction, at.vcpu, at.pcpu, event.what.kind().name());
+    for (field, value) in event.values().filter(|(_, value)| *value != Value::None) {
+        line.push_str(&format!(" {}={value}", field.name));
+    }
+    line
+}
+
+/// An event as an object: addresses and bits are strings in hexadecimal, for JSON's numbers end at 53 bits.
+fn json_of(number: u64, event: &Event) -> serde_json::Value {
+    let mut object = Map::new();
+    object.insert("event".into(), number.into());
+    object.insert("instruction".into(), event.at.instruction.into());
+    object.insert("vcpu".into(), event.at.vcpu.into());
+    object.insert("pcpu".into(), event.at.pcpu.into());
+    object.insert("kind".into(), event.what.kind().name().into());
+    for (field, value) in event.values() {
+        let value = match value {
+            Value::None => serde_json::Value::Null,
+            Value::Unsigned(number) => number.into(),
+            Value::Hex(_) => value.to_string().into(),
+            Value::Word(word) => word.into_owned().into(),
+            Value::Text(text) => text.into(),
+        };
+        object.insert(field.name.into(), value);
+    }
+    object.into()
+}
+
+/// `nvmx info`.
+pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
+    let path = &args.trace.trace;
+    let reader = Reader::open(path).map_err(|error| unreadable(path, error))?;
+    let size = reader.bytes();
+    let header = reader.header();
+    let counts = reader.counts().map_err(|error| unreadable(path, error))?;
+    let last = match reader.len().checked_sub(1) {
+        Some(last) => reader.event(last).map_err(|error| unreadable(path, error))?.at.instruction,
+        None => 0,
+    };
+    let (major, minor) = header.version;
+    let mut out = print.out();
+    if args.json {
+        let images: Vec<_> = header
+            .images
+            .iter()
+            .map(|image| {
+                let size = image.bytes.as_ref().map(Vec::len);
+                json!({ "kind": image.kind.name(), "name": image.name, "sha256": hex(&image.hash), "bytes": size })
+            })
+            .collect();
+        let kinds: Map<_, _> = counts.iter().map(|(kind, n)| (kind.clone(), (*n).into())).collect();
+        let object = json!({
+            "file": path.display().to_string(),
+            "bytes": size,
+            "format": format!("{major}.{minor}"),
+            "build": header.build,
+            "truncated": reader.truncated(),
+            "events": reader.len(),
+            "blocks": reader.blocks().len(),
+            "instructions": last,
+            "counts": kinds,
+            "config": config_json(&header.config),
+            "images": images,
+        });
+        writeln!(out, "{object:#}")?;
+        out.flush()?;
+        return Ok(Status::Done);
+    }
+    writeln!(
+        out,
+        "trace         {}, {}, format {major}.{minor}, by nvmx {}",
+        path.display(),
+        bytes(size),
+        header.build
+    )?;
+    if reader.truncated() {
+        writeln!(out, "              cut short: this is up to the last whole block")?;
+    }
+    writeln!(out, "guest         {}", guest(&header.config))?;
+    let config = &header.config;
+    writeln!(
+        out,
+        "machine       {} of memory, {}, {}, {}-entry TLB, backend {}, seed {}",
+        bytes(config.memory),
+        of(config.vcpus.into(), "vCPU"),
+        of(config.pcpus.into(), "physical CPU"),
+        count(config.tlb_entries.into()),
+        config.backend,
+        config.seed
+    )?;
+    writeln!(out, "policy        {}", policy_line(config))?;
+    for image in &header.images {
+        let size = image.bytes.as_ref().map_or("not in the trace".into(), |held| bytes(held.len() as u64));
+        writeln!(out, "{:<13} {}, {size}, sha256 {}", image.kind.name(), image.name, hex(&image.hash))?;
+    }
+    writeln!(
+        out,
+        "length        {} in {}, {}",
+        of(reader.len(), "event"),
+        of(reader.blocks().len() as u64, "block"),
+        of(last, "instruction")
+    )?;
+    for (kind, n) in &counts {
+        writeln!(out, "  {kind:<11} {:>12}", count(*n))?;
+    }
+    out.flush()?;
+    Ok(Status::Done)
+}
+
+fn guest(config: &Config) -> String {
+    match &config.guest {
+        Guest::BuiltIn(name) => format!("{name}, built in"),
+        Guest::Kernel { name, append } => format!("{name}, with \"{append}\""),
+    }
+}
+
+fn policy_line(config: &Config) -> String {
+    let policy = &config.policy;
+    format!(
+        "{}: vpid {}, transition flush {}, root load {}, pool {}, vmcs02 writes {}, shadowing {}{}",
+        policy.name().unwrap_or("of your own"),
+        policy.tags,
+        policy.transition_flush,
+        policy.root_load,
+        policy.pool,
+        policy.vmcs02_writes,
+        policy.shadowing,
+        if policy.apic_access_flush { ", APIC-access flush" } else { "" }
+    )
+}
+
+fn config_json(config: &Config) -> serde_json::Value {
+    let policy = &config.policy;
+    let (guest, append) = match &config.guest {
+        Guest::BuiltIn(name) => (name, None),
+        Guest::Kernel { name, append } => (name, Some(append)),
+    };
+    json!({
+        "guest": guest,
+        "built_in": append.is_none(),
+        "append": append,
+        "memory": config.memory,
+        "vcpus": config.vcpus,
+        "pcpus": config.pcpus,
+        "backend": config.backend.name(),
+        "tlb_entries": config.tlb_entries,
+        "seed": config.seed,
+        "log": config.log.name(),
+        "max_instructions": config.max_instructions,
+        "stop_on": config.stop_on,
+        "slice": config.slice,
+        "digest_interval": config.digest_interval,
+        "policy": {
+            "preset": policy.name(),
+            "vpid": policy.tags.name(),
+            "transition_flush": policy.transition_flush.name(),
+            "root_load": policy.root_load.name(),
+            "apic_access_flush": policy.apic_access_flush,
+            "pool": policy.pool,
+            "vmcs02_writes": policy.vmcs02_writes.name(),
+            "shadowing": policy.shadowing.name(),
+        },
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `nvmx diff`.
+pub fn diff(args: &DiffArgs, print: &Print) -> Result<Status> {
+    let (a, b) = (open(&args.a, print)?, open(&args.b, print)?);
+    let mut out = print.out();
+    let configs = config_differences(&config_json(&a.header().config), &config_json(&b.header().config));
+    for (key, in_a, in_b) in &configs {
+        writeln!(out, "configuration: {key}: {in_a} and {in_b}")?;
+    }
+    let (mut events_a, mut events_b) = (a.events(0), b.events(0));
+    let mut number = 0;
+    let first = loop {
+        let next_a = events_a.next().transpose().map_err(|error| unreadable(&args.a, error))?;
+        let next_b = events_b.next().transpose().map_err(|error| unreadable(&args.b, error))?;
+        if next_a != next_b || next_a.is_none() {
+            break (next_a, next_b);
+        }
+        number += 1;
+    };
+    let equal = first == (None, None);
+    match &first {
+        (None, None) => writeln!(out, "all {} are equal", of(number, "event"))?,
+        (Some(event_a), Some(event_b)) => {
+            if let Some(diff) = compare(event_a, event_b) {
+                writeln!(out, "event {number} differs in {}: {} and {}", diff.field, diff.expected, diff.got)?;
+            }
+            writeln!(out, "A {}\nB {}", line_of(number, event_a), line_of(number, event_b))?;
+        }
+        (Some(event), None) => {
+            writeln!(out, "B ends after {}; A goes on\nA {}", of(number, "event"), line_of(number, event))?
+        }
+        (None, Some(event)) => {
+            writeln!(out, "A ends after {}; B goes on\nB {}", of(number, "event"), line_of(number, event))?
+        }
+    }
+    if !equal {
+        let counts_a = a.counts().map_err(|error| unreadable(&args.a, error))?;
+        let counts_b = b.counts().map_err(|error| unreadable(&args.b, error))?;
+        writeln!(out, "{:<12} {:>12} {:>12}", "events", "A", "B")?;
+        for &kind in Kind::ALL {
+            let [in_a, in_b] = [&counts_a, &counts_b]
+                .map(|counts| counts.iter().find(|(name, _)| name == kind.name()).map_or(0, |(_, n)| *n));
+            if in_a != in_b {
+                writeln!(out, "{:<12} {:>12} {:>12}", kind.name(), count(in_a), count(in_b))?;
+            }
+        }
+        writeln!(out, "{:<12} {:>12} {:>12}", "all", count(a.len()), count(b.len()))?;
+    }
+    out.flush()?;
+    Ok(if equal { Status::Done } else { Status::No })
+}
+
+/// The leaves in which two objects of the same shape differ.
+fn config_differences(a: &serde_json::Value, b: &serde_json::Value) -> Vec<(String, String, String)> {
+    let (Some(in_a), Some(in_b)) = (a.as_object(), b.as_object()) else { return Vec::new() };
+    let mut differences = Vec::new();
+    for (key, value) in in_a {
+        let Some(other) = in_b.get(key).filter(|&other| other != value) else { continue };
+        if value.is_object() {
+            let inner = config_differences(value, other).into_iter();
+            differences.extend(inner.map(|(leaf, a, b)| (format!("{key}.{leaf}"), a, b)));
+        } else {
+            differences.push((key.clone(), value.to_string(), other.to_string()));
+        }
+    }
+    differences
+}
+
+/// `nvmx verify`.
+pub fn verify(args: &VerifyArgs, print: &Print) -> Result<Status> {
+    let path = &args.trace.trace;
+    let verified = traces::verify(path).map_err(|error| unreadable(path, error))?;
+    let whole = format!(
+        "{} of {}, {}",
+        count((verified.blocks - damaged_blocks(&verified)) as u64),
+        of(verified.blocks as u64, "block"),
+        of(verified.events, "event")
+    );
+    for damage in &verified.damage {
+        super::fail::say(&format!("{}: {damage}", path.display()));
+    }
+    let sound = verified.damage.is_empty() && !verified.truncated;
+    if sound {
+        print.line(format!("whole: {whole}"))?;
+    } else {
+        let cut = if verified.truncated { "cut short" } else { "damaged" };
+        print.line(format!("{cut}: whole are {whole}"))?;
+    }
+    if let Some(out) = &args.salvage {
+        salvage(path, out, print)?;
+    }
+    Ok(if sound { Status::Done } else { Status::No })
+}
+
+fn damaged_blocks(verified: &traces::Verified) -> usize {
+    verified.damage.iter().filter(|damage| matches!(damage.part, traces::Part::Block(_))).count()
+}
+
+fn salvage(from: &Path, to: &Path, print: &Print) -> Result<()> {
+    let what = format!("cannot save {} to {}", from.display(), to.display());
+    let same = |path: &Path| path.canonicalize().ok();
+    if same(from).is_some() && same(from) == same(to) {
+        return Err(Failure::new(Status::Usage, what, "it is the same file", "name another"));
+    }
+    let file = File::create(to).or_hint(Status::Usage, &what, "name a file that can be written")?;
+    let saved = traces::salvage(from, file).or_fail(Status::Failed, &what)?;
+    let lost = if saved.lost > 0 { format!(", {} lost between them", of(saved.lost, "event")) } else { String::new() };
+    print.line(format!(
+        "saved to {}: {} in {}{lost}",
+        to.display(),
+        of(saved.summary.events, "event"),
+        of(saved.blocks as u64, "whole block")
+    ))
+}

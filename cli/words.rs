@@ -1,0 +1,464 @@
+//! The words themselves, for clap.
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use hv_defs::config::Log;
+use hv_defs::event::Kind;
+use hv_defs::policy::{PRESETS, Preset, RootLoad, Tags, TransitionFlush, Vmcs02Writes};
+use std::path::PathBuf;
+
+/// Record, replay and analyse nested virtualisation.
+///
+/// nvmx runs a guest hypervisor (L1) and its guests (L2) under a nested hypervisor of its own (L0), on a software CPU
+/// with VMX. It records what L0 does, replays it exactly, and says what was wasted or wrong.
+#[derive(Parser)]
+#[command(
+    name = "nvmx",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true,
+    after_help = "Exit status: 0 done and all held; 1 the answer is no (diverged, gate failed, damaged); 2 wrong usage or \
+                  unreadable input; 3 the guest or the machine failed.\n\n\
+                  Start with `nvmx demo`. `nvmx COMMAND --help` has examples."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub manner: Manner,
+}
+
+/// How to speak.
+#[derive(Args)]
+pub struct Manner {
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Colour the output
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+}
+
+/// The `--color` of a command line that is not parsed yet, so that its own errors and help keep to it.
+pub fn color_of(args: &[std::ffi::OsString]) -> ColorChoice {
+    let words: Vec<_> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    let next = words.windows(2).find(|pair| pair[0] == "--color").map(|pair| pair[1]);
+    let word = words.iter().find_map(|word| word.strip_prefix("--color=")).or(next);
+    word.and_then(|word| ColorChoice::from_str(word, true).ok()).unwrap_or(ColorChoice::Auto)
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Record the built-in nested guest, replay it, and write a report: start here
+    #[command(after_help = "Examples:
+  nvmx demo                 a trace and an HTML report in a fresh folder nvmx-demo
+  nvmx demo -o /tmp/demo    the same, in a folder of your choice")]
+    Demo(DemoArgs),
+    /// List the built-in guests
+    #[command(after_help = "Examples:
+  nvmx guests
+  nvmx run flush-storm      run one of them")]
+    Guests,
+    /// Run a guest without recording it; its serial console is stdin and stdout
+    #[command(after_help = "Examples:
+  nvmx run demo
+  nvmx run flush-storm --policy kvm-2011
+  nvmx run demo --max-instructions 1000000
+
+On a terminal, Ctrl-A x ends the run. The last line says how the run ended and, if the guest
+used isa-debug-exit, with which status.")]
+    Run(RunArgs),
+    /// Run a guest and record it
+    #[command(after_help = "Examples:
+  nvmx record demo -o demo.nvmx
+  nvmx record pool-thrash --policy mapped --pool 4 -o pool4.nvmx
+  nvmx record flush-storm --policy kvm-2015 --log exits -o storm.nvmx
+
+On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and can be read.")]
+    Record(RecordArgs),
+    /// Run a recorded guest again and compare every event
+    #[command(after_help = "Examples:
+  nvmx replay demo.nvmx
+  nvmx replay demo.nvmx --runs 1000
+  nvmx replay demo.nvmx --to 500 --json")]
+    Replay(ReplayArgs),
+    /// Say what was wasted and what was wrong
+    #[command(after_help = "Examples:
+  nvmx report demo.nvmx
+  nvmx report demo.nvmx --format html -o demo.html
+  nvmx report 2011.nvmx 2015.nvmx mapped.nvmx          one comparison of the three
+  nvmx report demo.nvmx --format json | jq .flushes")]
+    Report(ReportArgs),
+    /// Ask a trace questions in SQL
+    #[command(after_help = "Examples:
+  nvmx query demo.nvmx                                 the tables and their columns
+  nvmx query demo.nvmx 'SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason ORDER BY n DESC'
+  nvmx query demo.nvmx \"SELECT * FROM flushes WHERE verdict = 'redundant'\" --format csv")]
+    Query(QueryArgs),
+    /// Find the first event in which two traces differ
+    #[command(after_help = "Examples:
+  nvmx diff a.nvmx b.nvmx       exit status 0 when their events are equal, 1 when not")]
+    Diff(DiffArgs),
+    /// Hold a trace to limits: a gate for CI
+    #[command(after_help = "Examples:
+  nvmx check demo.nvmx --max-redundant-flushes 0 --max-missing-flushes 0
+  nvmx check demo.nvmx --max-pool-misses 10 --max-exits-per-l2-exit 12.5 --json")]
+    Check(CheckArgs),
+    /// Look at a trace in the terminal
+    #[command(after_help = "Examples:
+  nvmx tui demo.nvmx            ? shows the keys, q leaves")]
+    Tui(TraceArgs),
+    /// Print a trace's events, a line each
+    #[command(after_help = "Examples:
+  nvmx dump demo.nvmx | head
+  nvmx dump demo.nvmx --from 100 --count 20
+  nvmx dump demo.nvmx --kind flush,pool --json")]
+    Dump(DumpArgs),
+    /// Show a trace's header, configuration, sizes and counts
+    #[command(after_help = "Examples:
+  nvmx info demo.nvmx
+  nvmx info demo.nvmx --json | jq .events")]
+    Info(InfoArgs),
+    /// Check every block of a trace for damage
+    #[command(after_help = "Examples:
+  nvmx verify demo.nvmx
+  nvmx verify broken.nvmx --salvage saved.nvmx")]
+    Verify(VerifyArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:
+  nvmx completions bash > ~/.local/share/bash-completion/completions/nvmx
+  nvmx completions zsh > ~/.zfunc/_nvmx")]
+    Completions(CompletionsArgs),
+    /// Print or write the manual pages
+    #[command(after_help = "Examples:
+  nvmx man | man -l -                        read the main page
+  nvmx man -o ~/.local/share/man/man1        write all pages")]
+    Man(ManArgs),
+}
+
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Folder to write to; it is made if need be [default: nvmx-demo, or nvmx-demo-2 and so on where that is taken]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+#[derive(Args)]
+pub struct RecordArgs {
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Trace to write [default: the guest's name with .nvmx]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How much to record: entries, exits, flushes and the like, or every VMCS access too
+    #[arg(long, value_name = "LEVEL", default_value = "vmcs", value_parser = word(&[Log::Exits, Log::Vmcs], Log::name))]
+    pub log: Log,
+}
+
+/// What to boot, and on what.
+#[derive(Args)]
+pub struct MachineArgs {
+    /// Built-in guest: see `nvmx guests`
+    #[arg(value_name = "GUEST")]
+    pub guest: String,
+    /// L1's memory: a number with K, M or G; without one, mebibytes
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size, help_heading = "Machine")]
+    pub mem: u64,
+    /// L1's vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Machine")]
+    pub cpus: u16,
+    /// Physical CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Machine")]
+    pub pcpus: u16,
+    /// Entries in each physical CPU's TLB
+    #[arg(long, value_name = "ENTRIES", default_value_t = 1536, value_parser = clap::value_parser!(u32).range(16..), help_heading = "Machine")]
+    pub tlb: u32,
+    /// Seeds all that the guest may take as random
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Machine")]
+    pub seed: u64,
+    /// Stop after that many instructions
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub max_instructions: Option<u64>,
+    /// Stop when the console shows this text
+    #[arg(long, value_name = "TEXT", help_heading = "Machine")]
+    pub stop_on: Option<String>,
+    /// Feed the console from this file instead of stdin
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
+    pub input: Option<PathBuf>,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// The rules that L0 runs under: a preset, then single rules on top of it.
+#[derive(Args)]
+#[command(next_help_heading = "L0's policy")]
+pub struct PolicyArgs {
+    /// A year of KVM's history, or a proposal
+    #[arg(long, value_name = "PRESET", default_value = "mapped", value_parser = presets())]
+    pub policy: String,
+    /// Slots in the vmcs02 pool of each vCPU
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub pool: Option<u16>,
+    /// Which VPIDs L1 and its L2s run under
+    #[arg(long, value_name = "TAGS", value_parser = word(Tags::ALL, Tags::name))]
+    pub vpid: Option<Tags>,
+    /// When a nested entry or exit flushes
+    #[arg(long, value_name = "WHEN", value_parser = word(FLUSHES, TransitionFlush::name))]
+    pub transition_flush: Option<TransitionFlush>,
+    /// What loading an EPT root costs
+    #[arg(long, value_name = "HOW", value_parser = word(RootLoad::ALL, RootLoad::name))]
+    pub root_load: Option<RootLoad>,
+    /// Which fields of vmcs02 are written at a nested entry
+    #[arg(long, value_name = "WHICH", value_parser = word(Vmcs02Writes::ALL, Vmcs02Writes::name))]
+    pub vmcs02_writes: Option<Vmcs02Writes>,
+}
+
+#[derive(Args)]
+pub struct TraceArgs {
+    /// Trace
+    #[arg(value_name = "FILE")]
+    pub trace: PathBuf,
+}
+
+#[derive(Args)]
+pub struct ReplayArgs {
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// Replay up to this event only
+    #[arg(long, value_name = "EVENT")]
+    pub to: Option<u64>,
+    /// Replay that often
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For a terminal
+    Text,
+    /// Markdown
+    Md,
+    /// One self-contained page
+    Html,
+    /// One object with stable keys
+    Json,
+    /// The counts, a line each
+    Csv,
+}
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Traces; several give one comparison
+    #[arg(value_name = "FILE", required = true)]
+    pub traces: Vec<PathBuf>,
+    /// Form of the report
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: ReportFormat,
+    /// File to write to instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QueryFormat {
+    /// Aligned columns
+    Table,
+    /// Comma-separated values with a header line
+    Csv,
+    /// A JSON object a line
+    Json,
+}
+
+#[derive(Args)]
+pub struct QueryArgs {
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// The question; without it, the tables and their columns are listed
+    #[arg(value_name = "SQL")]
+    pub sql: Option<String>,
+    /// Form of the answer
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: QueryFormat,
+    /// File to write to instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct DiffArgs {
+    /// One trace
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// The other
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+}
+
+#[derive(Args)]
+#[group(id = "limits", required = true, multiple = true, args = ["max_redundant_flushes", "max_missing_flushes", "max_pool_misses", "max_exits_per_l2_exit"])]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// Redundant flushes allowed
+    #[arg(long, value_name = "N")]
+    pub max_redundant_flushes: Option<u64>,
+    /// Missing flushes allowed
+    #[arg(long, value_name = "N")]
+    pub max_missing_flushes: Option<u64>,
+    /// Misses of the vmcs02 pool allowed
+    #[arg(long, value_name = "N")]
+    pub max_pool_misses: Option<u64>,
+    /// Exits to L0, of all levels, allowed for each exit of L2
+    #[arg(long, value_name = "X", value_parser = finite)]
+    pub max_exits_per_l2_exit: Option<f64>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct DumpArgs {
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// JSON lines
+    #[arg(long)]
+    pub json: bool,
+    /// First event to print
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub from: u64,
+    /// How many events to print
+    #[arg(long, value_name = "K")]
+    pub count: Option<u64>,
+    /// Kinds of event to print, with commas between them
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = word(Kind::ALL, Kind::name))]
+    pub kind: Vec<Kind>,
+}
+
+#[derive(Args)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// Write what can be saved to a new trace
+    #[arg(long, value_name = "OUT")]
+    pub salvage: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct CompletionsArgs {
+    /// Shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args)]
+pub struct ManArgs {
+    /// Folder to write all pages to, one for each command
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+/// A parser of one of our words.
+fn word<T: Copy + Send + Sync + 'static>(
+    all: &'static [T],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.iter().map(|&value| PossibleValue::new(name(value))))
+        .map(move |text| *all.iter().find(|&&value| name(value) == text).expect("clap lets only these words through"))
+}
+
+/// The rules for nested transitions that L0 acts on: what the others add to these it does not do.
+const FLUSHES: &[TransitionFlush] =
+    &[TransitionFlush::Never, TransitionFlush::Always, TransitionFlush::Vpid12Change, TransitionFlush::Untagged];
+
+/// The presets of which L0 has every rule.
+fn presets() -> PossibleValuesParser {
+    let whole = |preset: &&Preset| FLUSHES.contains(&preset.policy.transition_flush);
+    PossibleValuesParser::new(
+        PRESETS.iter().filter(whole).map(|preset| PossibleValue::new(preset.name).help(preset.about)),
+    )
+}
+
+/// A number that is one: `inf` and `NaN` are no limits.
+fn finite(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "not a number".to_owned())
+}
+
+/// Bytes: `256M`, `1G`, `64K`, or mebibytes without a letter, as QEMU's `-m` has it.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.strip_suffix(['B', 'b']).unwrap_or(text);
+    let text = text.strip_suffix(['i']).unwrap_or(text);
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
+        Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 20),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a size; write it as 256M or 1G".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).ok_or("larger than any memory")?;
+    if bytes == 0 || bytes % 4096 != 0 {
+        return Err("not a whole number of pages of 4 KiB, or none at all".to_owned());
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_words_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, bytes: Option<u64>| assert_eq!(size(text).ok(), bytes, "{text}");
+        check("256M", Some(256 << 20));
+        check("256", Some(256 << 20));
+        check("1g", Some(1 << 30));
+        check("64K", Some(64 << 10));
+        check("64KiB", Some(64 << 10));
+        check("6K", None);
+        check("0", None);
+        check("", None);
+        check("M", None);
+        check("-1M", None);
+        check("99999999999G", None);
+    }
+
+    #[test]
+    fn color_is_known_before_the_rest() {
+        let check = |line: &str, color| {
+            let args: Vec<_> = line.split(' ').map(Into::into).collect();
+            assert_eq!(color_of(&args), color, "{line}");
+        };
+        check("nvmx guests", ColorChoice::Auto);
+        check("nvmx --color never guests", ColorChoice::Never);
+        check("nvmx guests --color=always", ColorChoice::Always);
+        check("nvmx guests --color=pink", ColorChoice::Auto);
+        check("nvmx guests --color", ColorChoice::Auto);
+    }
+}

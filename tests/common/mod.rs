@@ -1,0 +1,91 @@
+//! Running the binary, and places for its files.
+
+#![allow(dead_code)] // Every test program uses a part of this.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What a run of the binary left.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit status; -1 when a signal ended it.
+    pub status: i32,
+    /// Stdout.
+    pub out: String,
+    /// Stderr.
+    pub err: String,
+}
+
+impl Ran {
+    /// Itself, if the exit status is that.
+    #[track_caller]
+    pub fn expect(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    /// Stdout as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("not JSON: {error}: {}", self.out))
+    }
+
+    /// Asserts that stderr is one line which holds all of `words`.
+    #[track_caller]
+    pub fn one_line(&self, words: &[&str]) {
+        assert_eq!(self.err.lines().count(), 1, "one line on stderr, not: {}", self.err);
+        assert!(self.err.starts_with("nvmx: "), "{}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "'{word}' is not in: {}", self.err);
+        }
+    }
+}
+
+/// The binary, with no standard input.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nvmx"));
+    command.stdin(Stdio::null()).env_remove("NO_COLOR");
+    command
+}
+
+/// Runs `nvmx` with these words.
+pub fn nvmx<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Ran {
+    finish(command().args(words))
+}
+
+/// Runs `nvmx` with the words of a line; no word has a blank.
+pub fn line(words: &str) -> Ran {
+    nvmx(&words.split_whitespace().collect::<Vec<_>>())
+}
+
+/// Runs a command to its end.
+pub fn finish(command: &mut Command) -> Ran {
+    let output = command.output().expect("the binary starts");
+    Ran {
+        status: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// An empty folder of that name, for one test alone.
+pub fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("the target folder can be written to");
+    folder
+}
+
+/// Records `guest` with further `options` to a file of that name in `folder`.
+pub fn record(folder: &Path, name: &str, guest: &str, options: &str) -> PathBuf {
+    let file = folder.join(name);
+    let mut words = vec!["record", guest, "-o", file.to_str().expect("a plain path")];
+    words.extend(options.split_whitespace());
+    nvmx(&words).expect(0);
+    file
+}
+
+/// The path as a word.
+pub fn word(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}

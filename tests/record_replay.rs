@@ -1,0 +1,184 @@
+//! Record, replay, same events: the property that all else stands on.
+
+mod common;
+
+use common::{command, finish, folder, line, nvmx, record, word};
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+const GUESTS: &[&str] = &["demo", "flush-storm", "pool-thrash", "stale"];
+
+#[test]
+fn the_guests_are_listed() {
+    let listed = line("guests").expect(0).out;
+    let names: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, GUESTS);
+    assert!(listed.lines().all(|line| line.len() > 20), "each has a line that says what it does: {listed}");
+}
+
+#[test]
+fn two_recordings_are_the_same_bytes_and_replay_is_identical() {
+    let folder = folder("same");
+    for guest in GUESTS {
+        for policy in ["kvm-2011", "kvm-2015", "mapped"] {
+            for log in ["exits", "vmcs"] {
+                let options = format!("--policy {policy} --log {log}");
+                let a = record(&folder, "a.nvmx", guest, &options);
+                let b = record(&folder, "b.nvmx", guest, &options);
+                assert!(fs::read(&a).unwrap() == fs::read(&b).unwrap(), "{guest} {options}: the same bytes");
+                let same = nvmx(&["replay", word(&a)]).expect(0).out;
+                assert!(same.starts_with("identical: "), "{guest} {options}: {same}");
+                nvmx(&["diff", word(&a), word(&b)]).expect(0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_thousand_runs_and_one_digest() {
+    let folder = folder("thousand");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let text = nvmx(&["replay", "--runs", "1000", word(&trace)]).expect(0).out;
+    assert!(text.starts_with("1,000 identical runs") && text.contains("one digest"), "{text}");
+    let once = nvmx(&["replay", "--json", word(&trace)]).expect(0).json();
+    assert_eq!((&once["identical"], &once["runs"]), (&true.into(), &1.into()));
+    assert!(text.contains(once["digest"].as_str().unwrap()), "the same digest each time");
+    let info = nvmx(&["info", "--json", word(&trace)]).expect(0).json();
+    for key in ["events", "instructions"] {
+        assert_eq!(once[key], info[key], "{key}");
+    }
+    assert_eq!((&once["stop"]["kind"], &once["stop"]["code"]), (&"debug-exit".into(), &1.into()));
+}
+
+#[test]
+fn replay_up_to_an_event() {
+    let folder = folder("to");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    for to in [0, 1, 100] {
+        let json = nvmx(&["replay", "--json", "--to", &to.to_string(), word(&trace)]).expect(0).json();
+        assert_eq!((&json["identical"], &json["events"]), (&true.into(), &(to + 1).into()));
+    }
+    let len = nvmx(&["info", "--json", word(&trace)]).expect(0).json()["events"].as_u64().unwrap();
+    nvmx(&["replay", "--to", &(len - 1).to_string(), word(&trace)]).expect(0);
+    nvmx(&["replay", "--to", &len.to_string(), word(&trace)]).expect(2).one_line(&["--to", &len.to_string()][1..]);
+}
+
+#[test]
+fn different_policies_differ_and_diff_says_where() {
+    let folder = folder("policies");
+    let a = record(&folder, "a.nvmx", "flush-storm", "--policy kvm-2011");
+    let b = record(&folder, "b.nvmx", "flush-storm", "--policy mapped");
+    let diff = nvmx(&["diff", word(&a), word(&b)]).expect(1).out;
+    for says in ["configuration: policy.preset", "differs in", "flush"] {
+        assert!(diff.contains(says), "'{says}' is not in: {diff}");
+    }
+}
+
+#[test]
+fn the_console_is_stdin_and_stdout() {
+    // What it prints is derived beside its code: 130816 * 10 + 2048 * 65 in A's first round.
+    let ran = line("run demo").expect(0);
+    assert!(ran.out.contains("1441280") && ran.out.contains("5629440"), "{}", ran.out);
+    let last = ran.out.lines().last().unwrap();
+    assert!(last.contains("isa-debug-exit") && last.contains("status 1"), "{last}");
+    assert_eq!(ran.err, "");
+    // Recorded, it prints the same; with -q nothing but the console is printed.
+    let folder = folder("console");
+    let trace = folder.join("demo.nvmx");
+    let recorded = nvmx(&["record", "demo", "-o", word(&trace)]).expect(0);
+    assert_eq!(recorded.out, ran.out);
+    let quiet = line("run -q demo").expect(0).out;
+    assert_eq!(format!("{quiet}{last}\n"), ran.out);
+    // It can be stopped by what it shows.
+    let stopped = line("run demo --stop-on 1441280").expect(0).out;
+    assert!(stopped.contains("1441280") && !stopped.contains("5629440"), "{stopped}");
+    assert!(stopped.lines().last().unwrap().contains("the console showed"), "{stopped}");
+}
+
+#[test]
+fn typed_input_is_recorded_and_replayed() {
+    let folder = folder("input");
+    let (trace, keys) = (folder.join("typed.nvmx"), folder.join("keys"));
+    fs::write(&keys, "hello\n").unwrap();
+    let by_file = nvmx(&["record", "demo", "--input", word(&keys), "-o", word(&trace)]).expect(0);
+    let inputs = "SELECT kind, value FROM inputs";
+    let typed = nvmx(&["query", word(&trace), inputs, "--format", "csv"]).expect(0).out;
+    let want: String = "hello\n".bytes().map(|byte| format!("console,{byte}\n")).collect();
+    assert_eq!(typed, format!("kind,value\n{want}"));
+    nvmx(&["replay", word(&trace)]).expect(0);
+    // Two recordings with the same input are the same too.
+    let again = folder.join("again.nvmx");
+    nvmx(&["record", "demo", "--input", word(&keys), "-o", word(&again)]).expect(0);
+    assert!(fs::read(&trace).unwrap() == fs::read(&again).unwrap());
+    // From a pipe, when it comes is the world's business; that it replays is ours.
+    let mut child = command()
+        .args(["record", "demo", "-o", word(&trace)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    child.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&out.stdout), by_file.out);
+    nvmx(&["replay", word(&trace)]).expect(0);
+    nvmx(&["run", "demo", "--input", "/nowhere/at/all"]).expect(2).one_line(&["/nowhere/at/all"]);
+}
+
+#[test]
+fn the_limit_of_instructions_is_exact() {
+    let folder = folder("limit");
+    let trace = record(&folder, "short.nvmx", "demo", "--max-instructions 10000");
+    let info = nvmx(&["info", "--json", word(&trace)]).expect(0).json();
+    assert_eq!(info["instructions"], 10000);
+    assert_eq!(info["config"]["max_instructions"], 10000);
+    let replay = nvmx(&["replay", "--json", word(&trace)]).expect(0).json();
+    assert_eq!(replay["stop"]["kind"], "max-instructions");
+}
+
+#[test]
+fn dump_chooses() {
+    let folder = folder("dump");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let all = nvmx(&["dump", word(&trace)]).expect(0).out;
+    let all: Vec<_> = all.lines().collect();
+    let info = nvmx(&["info", "--json", word(&trace)]).expect(0).json();
+    assert_eq!(all.len() as u64, info["events"].as_u64().unwrap());
+    let some = nvmx(&["dump", "--from", "50", "--count", "7", word(&trace)]).expect(0).out;
+    assert_eq!(some.lines().collect::<Vec<_>>(), all[50..57]);
+    let json = nvmx(&["dump", "--json", "--kind", "exit,pool", word(&trace)]).expect(0).out;
+    let rows: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    let count = |kind: &str| rows.iter().filter(|row| row["kind"] == kind).count() as u64;
+    for kind in ["exit", "pool"] {
+        assert_eq!(count(kind), info["counts"][kind].as_u64().unwrap(), "{kind}");
+    }
+    assert_eq!(count("exit") + count("pool"), rows.len() as u64);
+    // A reader that leaves early is no error.
+    let mut child =
+        command().args(["dump", word(&trace)]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), out.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn the_demo_tells_what_it_found_and_where() {
+    let folder = folder("demo");
+    let tell = || finish(command().arg("demo").current_dir(&folder)).expect(0);
+    let ran = tell();
+    assert_eq!(ran.err, "", "quiet in a pipe");
+    assert!(ran.out.lines().count() <= 40, "{}", ran.out);
+    for says in ["Recorded", "Replayed", "identical", "Found", "nvmx-demo/report.html", "nvmx tui", "nvmx query"] {
+        assert!(ran.out.contains(says), "'{says}' is not in: {}", ran.out);
+    }
+    let html = fs::read_to_string(folder.join("nvmx-demo/report.html")).unwrap();
+    assert!(html.contains("</html>"));
+    nvmx(&["replay", word(&folder.join("nvmx-demo/demo.nvmx"))]).expect(0);
+    // A second one takes a fresh folder; with -o, that one.
+    assert!(tell().out.contains("nvmx-demo-2/report.html"));
+    let chosen = folder.join("a/b");
+    nvmx(&["demo", "-o", word(&chosen)]).expect(0);
+    assert!(chosen.join("report.html").exists() && chosen.join("demo.nvmx").exists());
+}
