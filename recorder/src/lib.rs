@@ -146,7 +146,7 @@ fn record_machine(
             writer.finish()
         });
         let mut batch = Batch::default();
-        let mut live = Live::new(outside, |happened: &[Event]| {
+        let stop = machine.run(&mut Live::new(outside, |happened: &[Event]| {
             for event in happened {
                 events += 1;
                 if batch.push(event) {
@@ -157,9 +157,7 @@ fn record_machine(
                 }
             }
             ControlFlow::Continue(())
-        });
-        let stop = machine.run(&mut live);
-        drop(live);
+        }));
         // If nobody listens, the thread has an error to tell.
         let _ = filled.send(batch);
         drop(filled);

@@ -7,7 +7,7 @@ use hv_defs::event::{Event, Kind, Stamp};
 use hv_defs::fields::Texts;
 
 /// When a block ends. The same for equal runs, so that equal runs give equal files.
-const BLOCK_EVENTS: usize = 1 << 16;
+const BLOCK_EVENTS: usize = 1 << 15;
 /// A block that spans so many instructions ends too, so that a machine that is killed loses seconds only.
 const BLOCK_INSTRUCTIONS: u64 = 1 << 30;
 /// Texts are for what is rare.

@@ -193,6 +193,20 @@ impl Block {
         Ok(Event { at: self.stamps[place], what })
     }
 
+    /// Whether the event at a place is `event`, as far as that can be told by its numbers: an event with a text is none.
+    #[inline]
+    pub(crate) fn is(&self, place: usize, event: &Event) -> bool {
+        let table = &self.tables[usize::from(self.order[place])];
+        if table.kind != Some(event.what.kind()) || self.stamps[place] != event.at {
+            return false;
+        }
+        let (mut row, mut texts) = ([0; MAX_COLUMNS], Texts::default());
+        event.what.row(&mut row, &mut texts);
+        let at = self.rows[place] as usize;
+        let same = table.columns.iter().zip(row).take(event.what.kind().columns().len());
+        same.fold(true, |same, (column, number)| same & (column.values[at] == number)) && texts.list.is_empty()
+    }
+
     /// The kind of the event at a place; `None` for one that this program does not know.
     pub fn kind(&self, place: usize) -> Option<Kind> {
         self.tables.get(usize::from(*self.order.get(place)?))?.kind

@@ -234,12 +234,32 @@ pub struct Events<'a> {
 }
 
 impl Events<'_> {
-    fn read(&mut self) -> Result<Event, Error> {
-        let held = self.block.as_ref().filter(|(_, block)| self.next - block.first() < block.len() as u64);
-        if held.is_none() {
+    /// Steps over the next event if it is `event`, and says whether it did. This is much cheaper than to read the next
+    /// event and compare. An event with a text is never stepped over, nor is what cannot be read: [`Iterator::next`]
+    /// tells what is there.
+    #[inline]
+    pub fn accept(&mut self, event: &Event) -> bool {
+        if self.done || self.next >= self.reader.len() || self.seek().is_err() {
+            return false;
+        }
+        let accepted =
+            self.block.as_ref().is_some_and(|(_, block)| block.is((self.next - block.first()) as usize, event));
+        self.next += u64::from(accepted);
+        accepted
+    }
+
+    /// Holds the block of the next event.
+    #[inline]
+    fn seek(&mut self) -> Result<(), Error> {
+        if self.block.as_ref().is_none_or(|(_, block)| self.next - block.first() >= block.len() as u64) {
             let number = self.reader.block_of(self.next)?;
             self.block = Some((number, self.reader.block(number)?));
         }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Event, Error> {
+        self.seek()?;
         let (number, block) = self.block.as_ref().ok_or(Error::NoEvent { event: self.next, len: self.reader.len() })?;
         self.reader.event_in(*number, block, self.next)
     }

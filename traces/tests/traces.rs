@@ -250,6 +250,27 @@ fn a_full_disk_ends_the_trace_and_leaves_it_readable() {
 }
 
 #[test]
+fn an_event_is_accepted_if_it_is_the_next() {
+    let mut events = nested(12);
+    let stop = Stop { kind: StopKind::Idle, code: 0, text: "here".into() };
+    events.push(Event { at: Stamp::default(), what: What::Stop(stop) });
+    let reader = open(&write(&events, &[50]));
+    let mut left = reader.events(0);
+    for at in 0..events.len() - 1 {
+        let mut moved = events[at].clone();
+        moved.at.pcpu ^= 1;
+        let other = &events[(at + 3) % events.len()];
+        assert!(!left.accept(&moved), "event {at}");
+        assert!(other == &events[at] || !left.accept(other), "event {at}");
+        assert!(left.accept(&events[at]), "event {at}");
+    }
+    let last = &events[events.len() - 1];
+    assert!(!left.accept(last), "a text is not compared");
+    assert_eq!(left.next().map(|event| event.expect("sound")).as_ref(), Some(last));
+    assert!(!left.accept(last), "there is no more");
+}
+
+#[test]
 fn long_streams_are_cut_into_blocks() {
     let mut events = nested(8000);
     let at = Stamp { instruction: u64::MAX, vcpu: 1, pcpu: 2 };
