@@ -20,6 +20,7 @@ use hv_defs::event::Check;
 use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs::*;
+use hv_defs::x86::Rflags;
 
 /// What was written to a VMCS since it was last entered, by whom it concerns.
 mod dirty {
@@ -376,6 +377,9 @@ impl Silicon for SoftSilicon {
         }
         let vmcs = self.memory.vmcs_mut(current);
         vmcs.dirty |= dirtied;
+        if row == GUEST_RFLAGS.index() && (vmcs.row(row) ^ value) & Rflags::VM.bits() != 0 {
+            vmcs.dirty |= dirty::GUEST;
+        }
         match field.is_high() {
             true => _ = vmcs.write(field, value),
             false => vmcs.set_row(row, value),

@@ -9,6 +9,8 @@ mod controls;
 mod guest;
 mod host;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 use super::capability::Capabilities;
 use crate::memory::Memory;
@@ -87,7 +89,8 @@ pub use guest::{GUEST, is_plain};
 pub use host::HOST;
 pub use segments::SEGMENTS;
 
-/// Whether a field is one that hypervisors write at almost every entry. Rows that are not hot do not depend on it.
+/// Whether a field is one that hypervisors write at almost every entry. Rows that are not hot do not depend on it, but for
+/// RFLAGS.VM, which all that looks at segments depends on.
 pub fn is_hot(field: VmcsField) -> bool {
     [
         GUEST_RIP.field(),
