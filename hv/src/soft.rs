@@ -290,6 +290,17 @@ fn dirtied(field: VmcsField) -> u32 {
     }
 }
 
+/// Writes a field, and notes what that makes dirty.
+#[inline]
+fn write_row(vmcs: &mut Vmcs, row: usize, dirtied: u32, value: u64) {
+    vmcs.dirty |= dirtied;
+    if row == const { GUEST_RFLAGS.index() } && (vmcs.row(row) ^ value) & Rflags::VM.bits() != 0 {
+        // All that looks at segments depends on the mode.
+        vmcs.dirty |= dirty::GUEST;
+    }
+    vmcs.set_row(row, value);
+}
+
 /// Whether the VMCS may be wrong about a field while its guest's state is in the CPU.
 fn is_cold(field: VmcsField) -> bool {
     field.class() == Class::Guest && !state::is_saved_at_exit(field)
@@ -359,31 +370,17 @@ impl Silicon for SoftSilicon {
     }
 
     fn vmread(&mut self, cpu: Pcpu, field: VmcsField) -> u64 {
-        let current = self.current(cpu);
-        let row = field.full().index().expect("a field of the table");
-        if self.rows[row].1 && self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
-            self.save(cpu);
-        }
-        let value = self.memory.vmcs(current).row(row);
+        let value = self.vmread_row(cpu, field.full().index().expect("a field of the table"));
         if field.is_high() { value >> 32 } else { value }
     }
 
     fn vmwrite(&mut self, cpu: Pcpu, field: VmcsField, value: u64) {
-        let current = self.current(cpu);
         let row = field.full().index().expect("a field of the table");
-        let (dirtied, cold) = self.rows[row];
-        if cold && self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
-            self.save(cpu);
-        }
-        let vmcs = self.memory.vmcs_mut(current);
-        vmcs.dirty |= dirtied;
-        if row == GUEST_RFLAGS.index() && (vmcs.row(row) ^ value) & Rflags::VM.bits() != 0 {
-            vmcs.dirty |= dirty::GUEST;
-        }
-        match field.is_high() {
-            true => _ = vmcs.write(field, value),
-            false => vmcs.set_row(row, value),
-        }
+        let value = match field.is_high() {
+            true => value << 32 | self.vmread_row(cpu, row) & 0xffff_ffff,
+            false => value,
+        };
+        self.vmwrite_row(cpu, row, value);
     }
 
     #[inline]
@@ -402,20 +399,20 @@ impl Silicon for SoftSilicon {
         if cold && self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
             self.save(cpu);
         }
-        let vmcs = self.memory.vmcs_mut(current);
-        vmcs.dirty |= dirtied;
-        vmcs.set_row(row, value);
+        write_row(self.memory.vmcs_mut(current), row, dirtied, value);
     }
 
     fn vmwrite_rows(&mut self, cpu: Pcpu, writes: &[(usize, u64)]) {
         let current = self.current(cpu);
-        if self.cpus[cpu].unsaved && self.cpus[cpu].loaded == Some(current) {
+        if self.cpus[cpu].unsaved
+            && self.cpus[cpu].loaded == Some(current)
+            && writes.iter().any(|(row, _)| self.rows[*row].1)
+        {
             self.save(cpu);
         }
         let vmcs = self.memory.vmcs_mut(current);
-        for (row, value) in writes {
-            vmcs.dirty |= self.rows[*row].0;
-            vmcs.set_row(*row, *value);
+        for &(row, value) in writes {
+            write_row(vmcs, row, self.rows[row].0, value);
         }
     }
 

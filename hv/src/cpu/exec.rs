@@ -28,6 +28,8 @@ pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut 
         }
     };
     *clock = cpu.exec.now;
+    // One that is still pending is lost to the exit; an entry may inject another before it runs.
+    cpu.exec.monitor_trap = false;
     trap
 }
 
@@ -328,7 +330,6 @@ impl Cpu {
     /// Makes ready to run.
     fn begin(&mut self, memory: &mut Memory) {
         self.exec.stop = Stop::None;
-        self.exec.monitor_trap = false;
         self.mmu.follow(memory);
     }
 
