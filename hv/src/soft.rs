@@ -20,7 +20,6 @@ use hv_defs::event::Check;
 use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs::*;
-use hv_defs::x86::Rflags;
 
 /// What was written to a VMCS since it was last entered, by whom it concerns.
 mod dirty {
@@ -294,10 +293,6 @@ fn dirtied(field: VmcsField) -> u32 {
 #[inline]
 fn write_row(vmcs: &mut Vmcs, row: usize, dirtied: u32, value: u64) {
     vmcs.dirty |= dirtied;
-    if row == const { GUEST_RFLAGS.index() } && (vmcs.row(row) ^ value) & Rflags::VM.bits() != 0 {
-        // All that looks at segments depends on the mode.
-        vmcs.dirty |= dirty::GUEST;
-    }
     vmcs.set_row(row, value);
 }
 

@@ -229,13 +229,13 @@ fn a_stale_translation_is_used_until_it_is_flushed() {
     let mut silicon = with(&code);
     poke(&mut silicon, RAM + 0x5000, &[0x55]);
     poke(&mut silicon, RAM + 0x6000, &[0x66]);
-    let mut read = |silicon: &mut SoftSilicon, launch| {
+    let read = |silicon: &mut SoftSilicon, launch| {
         silicon.set(0, GUEST_RIP, CODE);
         assert!(is(enter(silicon, launch), Reason::HLT));
         silicon.registers(0).gpr[0]
     };
     assert_eq!(read(&mut silicon, true), 0x55);
-    poke(&mut silicon, EPT_PT + 5 * 8, &[RAM + 0x6000 | 0x37]);
+    poke(&mut silicon, EPT_PT + 5 * 8, &[(RAM + 0x6000) | 0x37]);
     assert_eq!(read(&mut silicon, false), 0x55);
     assert_eq!(silicon.invvpid(0, InvvpidType::Single, InvvpidDescriptor { vpid: 2, ..Default::default() }), 0);
     assert_eq!(silicon.invept(1, InveptType::All, InveptDescriptor::default()), 0, "another CPU's");
@@ -254,7 +254,7 @@ fn ept_violations_reach_the_vmcs() {
     assert_eq!(silicon.get(0, GUEST_PHYSICAL_ADDRESS), 0x5010);
     assert_eq!(silicon.get(0, GUEST_LINEAR_ADDRESS), 0x5010);
     assert_eq!(silicon.get(0, GUEST_RIP), CODE);
-    poke(&mut silicon, EPT_PT + 5 * 8, &[RAM + 0x5000 | 0x36]);
+    poke(&mut silicon, EPT_PT + 5 * 8, &[(RAM + 0x5000) | 0x36]);
     assert!(is(enter(&mut silicon, false), Reason::EPT_MISCONFIG));
     assert_eq!(silicon.get(0, GUEST_PHYSICAL_ADDRESS), 0x5010);
 }

@@ -134,7 +134,7 @@ pub fn is_misconfigured(entry: u64, level: u32, mode_based: bool) -> bool {
     if permissions & WRITE != 0 && permissions & READ == 0 {
         return true;
     }
-    let beyond = !0 << PHYSICAL_BITS & (1 << 52) - 1;
+    let beyond = (!0 << PHYSICAL_BITS) & ((1 << 52) - 1);
     if entry & beyond != 0 {
         return true;
     }

@@ -174,15 +174,15 @@ impl Bench {
     /// 64-bit paging over EPT that maps the first 2 MiB, in 4 KiB pages. `LINEAR_ADDRESS` maps to guest-physical 0x5000.
     fn new() -> Self {
         let mut bench = Self { memory: Memory::new(4 << 20), mmu: Mmu::new(64), efer: EFER, cr4: CR4 };
-        bench.ept(0, EPT, EPT + 0x1000 | 7);
-        bench.ept(0, EPT + 0x1000, EPT + 0x2000 | 7);
-        bench.ept(0, EPT + 0x2000, EPT + 0x3000 | 7);
+        bench.ept(0, EPT, (EPT + 0x1000) | 7);
+        bench.ept(0, EPT + 0x1000, (EPT + 0x2000) | 7);
+        bench.ept(0, EPT + 0x2000, (EPT + 0x3000) | 7);
         for page in 0..512 {
-            bench.ept(page, EPT + 0x3000, BASE + page * 0x1000 | 0x37);
+            bench.ept(page, EPT + 0x3000, (BASE + page * 0x1000) | 0x37);
         }
         for (level, index) in [1, 2, 3].into_iter().enumerate() {
             let table = GUEST + level as u64 * 0x1000;
-            bench.pte(level as u64, index, table + 0x1000 | 7);
+            bench.pte(level as u64, index, (table + 0x1000) | 7);
         }
         bench.pte(3, 4, 0x5007);
         bench.controls(Eptp::new().with_pfn(EPT >> 12).with_walk_length_less_one(3), SecondaryControls::empty());
@@ -247,15 +247,15 @@ fn guest_page_table_entries_mean_what_they_say() {
     check(3, 0x5003, READ, Ok(BASE + 0x5567));
     check(3, 0x5003, USER_READ, Err(5));
     check(3, 0x5003, USER_WRITE, Err(7));
-    check(2, GUEST + 0x3000 | 5, USER_WRITE, Err(7));
-    check(1, GUEST + 0x2000 | 3, USER_READ, Err(5));
+    check(2, (GUEST + 0x3000) | 5, USER_WRITE, Err(7));
+    check(1, (GUEST + 0x2000) | 3, USER_READ, Err(5));
     check(3, 0x5007 | NX, FETCH, Err(0x11));
     check(3, 0x5007 | NX, USER_FETCH, Err(0x15));
-    check(1, GUEST + 0x2000 | 7 | NX, FETCH, Err(0x11));
+    check(1, (GUEST + 0x2000) | 7 | NX, FETCH, Err(0x11));
     check(3, 0x5007 | NX, READ, Ok(BASE + 0x5567));
     check(3, 0x5007 | 1 << 51, READ, Err(9));
     check(3, 0x5007 | 1 << PHYSICAL_BITS, WRITE, Err(0xb));
-    check(0, GUEST + 0x1000 | 7 | 1 << 7, READ, Err(9));
+    check(0, (GUEST + 0x1000) | 7 | 1 << 7, READ, Err(9));
     check(2, 0x87, READ, Ok(BASE + 0x4567));
     check(2, 0x2087, READ, Err(9));
 }
@@ -316,7 +316,7 @@ fn ept_violations_say_what_was_tried_and_what_was_permitted() {
     // The EPT entry of the page, the access, and the exit qualification.
     let check = |entry: u64, (access, user), expected: u64| {
         let mut bench = Bench::new();
-        bench.ept(5, EPT + 0x3000, if entry == 0 { 0 } else { BASE + 0x5000 | entry });
+        bench.ept(5, EPT + 0x3000, if entry == 0 { 0 } else { (BASE + 0x5000) | entry });
         match bench.access(access, user) {
             Err(Fault::EptViolation { qualification, gpa: 0x5567, gla: LINEAR_ADDRESS }) => {
                 // The user-mode, writable bits tell of the guest's page.
@@ -342,9 +342,9 @@ fn walks_of_the_guests_tables_are_reads_and_writes_of_its_memory() {
         let mut bench = Bench::new();
         let eptp = Eptp::new().with_pfn(EPT >> 12).with_walk_length_less_one(3);
         bench.controls(eptp.with_accessed_dirty(accessed_dirty), SecondaryControls::empty());
-        bench.ept(page, EPT + 0x3000, if entry == 0 { 0 } else { BASE + (page << 12) | entry });
+        bench.ept(page, EPT + 0x3000, if entry == 0 { 0 } else { (BASE + (page << 12)) | entry });
         let flags = if accessed { 0x27 } else { 7 };
-        bench.pte(2, 3, GUEST + 0x3000 | flags);
+        bench.pte(2, 3, (GUEST + 0x3000) | flags);
         let told = match bench.access(Access::Read, false) {
             Err(Fault::EptViolation { qualification, gpa, gla: LINEAR_ADDRESS }) => {
                 assert_eq!(gpa, GUEST + 0x2000 + 3 * 8);
@@ -388,7 +388,7 @@ fn misconfigured_entries() {
     check(0x5000 | 1 << 10, 0, true, false);
     check(0x5002 | 1 << 10, 0, true, true);
     let mut bench = Bench::new();
-    bench.ept(5, EPT + 0x3000, BASE + 0x5000 | 0x32);
+    bench.ept(5, EPT + 0x3000, (BASE + 0x5000) | 0x32);
     assert_eq!(bench.access(Access::Read, false), Err(Fault::EptMisconfig { gpa: 0x5567 }));
 }
 
@@ -399,9 +399,9 @@ fn mode_based_execute_tells_user_pages_from_supervisor_ones() {
         let eptp = Eptp::new().with_pfn(EPT >> 12).with_walk_length_less_one(3);
         bench.controls(eptp, SecondaryControls::MODE_BASED_EXECUTE);
         for level in 0..3 {
-            bench.ept(0, EPT + level * 0x1000, EPT + (level + 1) * 0x1000 | 0x407);
+            bench.ept(0, EPT + level * 0x1000, (EPT + (level + 1) * 0x1000) | 0x407);
         }
-        bench.ept(5, EPT + 0x3000, BASE + 0x5000 | 0x31 | entry);
+        bench.ept(5, EPT + 0x3000, (BASE + 0x5000) | 0x31 | entry);
         bench.pte(3, 4, 0x5000 | guest);
         assert_eq!(bench.access(Access::Fetch, false).is_ok(), expected, "{entry:#x} {guest:#x}");
     };
@@ -430,9 +430,9 @@ fn ept_flags_and_the_log_of_dirty_pages() {
     assert_eq!((leaf(&bench), logged(&bench, 507)), (0x300, 0x5000));
     // With the log full, nothing is written.
     bench.mmu.set_controls(&controls, 0xffff);
-    bench.ept(5, EPT + 0x3000, BASE + 0x5000 | 0x37);
+    bench.ept(5, EPT + 0x3000, (BASE + 0x5000) | 0x37);
     bench.mmu.invept(InveptType::All, InveptDescriptor::default());
-    bench.ept(GUEST >> 12, EPT + 0x3000, BASE + GUEST | 0x37 | 0x300);
+    bench.ept(GUEST >> 12, EPT + 0x3000, (BASE + GUEST) | 0x37 | 0x300);
     assert_eq!(bench.access(Access::Write, false), Err(Fault::PmlFull));
     assert_eq!(leaf(&bench), 0);
 }
@@ -447,7 +447,7 @@ fn a_forgotten_flush_shows_and_a_flush_ends_it() {
     assert_eq!(bench.mmu.invlpg(LINEAR_ADDRESS & !0xfff), 1);
     assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS), None);
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x6567));
-    bench.ept(6, EPT + 0x3000, BASE + 0x7000 | 0x37);
+    bench.ept(6, EPT + 0x3000, (BASE + 0x7000) | 0x37);
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x6567), "nobody flushed");
     assert!(
         bench.mmu.invept(InveptType::Single, InveptDescriptor { eptp: Eptp::new().with_pfn(EPT >> 12), reserved: 0 })
@@ -500,10 +500,9 @@ fn large_pages_are_cached_whole_where_both_sides_have_them() {
     bench.ept(0, EPT + 0x2000, 0x20_0000 | 0xb7);
     for level in 0..4 {
         // Guest-physical 0 is host-physical 2 MiB now.
-        for index in [level + 1] {
-            let entry = bench.read_pte(level, index);
-            bench.memory.write(Hpa(0x20_0000 + GUEST + level * 0x1000 + index * 8), entry);
-        }
+        let index = level + 1;
+        let entry = bench.read_pte(level, index);
+        bench.memory.write(Hpa(0x20_0000 + GUEST + level * 0x1000 + index * 8), entry);
     }
     bench.memory.write(Hpa(0x20_0000 + GUEST + 0x2000 + 3 * 8), 0x87u64);
     assert_eq!(bench.access(Access::Read, false), Ok(0x20_4567));
@@ -574,7 +573,7 @@ fn without_paging_linear_addresses_are_physical() {
     let go = |bench: &mut Bench| bench.mmu.translate(&mut bench.memory, 0x5567, Access::Read, false, false);
     assert_eq!(go(&mut bench), Ok(Hpa(BASE + 0x5567)));
     assert_eq!(bench.mmu.fast(Access::Read, 0x5567), Some(Hpa(BASE + 0x5567)));
-    bench.ept(5, EPT + 0x3000, BASE + 0x6000 | 0x37);
+    bench.ept(5, EPT + 0x3000, (BASE + 0x6000) | 0x37);
     assert_eq!(go(&mut bench), Ok(Hpa(BASE + 0x5567)), "nobody flushed");
     bench.mmu.invvpid(InvvpidType::All, InvvpidDescriptor::default());
     assert_eq!(go(&mut bench), Ok(Hpa(BASE + 0x5567)), "INVVPID leaves guest-physical mappings");

@@ -101,7 +101,7 @@ impl Entry {
     /// Its first address.
     pub(super) fn address(&self) -> u64 {
         // The key holds bits 63:12.
-        (self.key & (1 << 52) - 1) << 12
+        (self.key & ((1 << 52) - 1)) << 12
     }
 }
 

@@ -118,7 +118,7 @@ struct Level {
     leaf: Option<u64>,
 }
 
-const BEYOND: u64 = !0 << PHYSICAL_BITS & (1 << 52) - 1;
+const BEYOND: u64 = (!0 << PHYSICAL_BITS) & ((1 << 52) - 1);
 
 static LONG: [Level; 4] = [
     Level { shift: 39, index: 9, reserved: BEYOND | 1 << 7, leaf: None },
@@ -188,13 +188,13 @@ impl Mmu {
         self.statistics.walks += 1;
         let mode = self.now.mode;
         let (levels, mut table): (&[Level], u64) = if mode.has(Mode::LONG) {
-            (&LONG, self.root & (1 << PHYSICAL_BITS) - 1 & !0xfff)
+            (&LONG, self.root & ((1 << PHYSICAL_BITS) - 1) & !0xfff)
         } else if mode.has(Mode::PAE) {
             let pointer = self.pdptes[(gva >> 30 & 3) as usize];
             if pointer & PRESENT == 0 {
                 return Err(self.page_fault(gva, mode.code(access, user)));
             }
-            (&PAE, pointer & (1 << PHYSICAL_BITS) - 1 & !0xfff)
+            (&PAE, pointer & ((1 << PHYSICAL_BITS) - 1) & !0xfff)
         } else {
             (&BITS_32, self.root & 0xffff_f000)
         };
@@ -209,7 +209,7 @@ impl Mmu {
             page: None,
         };
         for (depth, level) in levels.iter().enumerate() {
-            let index = gva >> level.shift & (1 << level.index) - 1;
+            let index = (gva >> level.shift) & ((1 << level.index) - 1);
             let at = table + index * if wide { 8 } else { 4 };
             let frame = self.physical(memory, at, reads)?;
             let at_host = Hpa(frame.at(at));
@@ -236,7 +236,7 @@ impl Mmu {
                 flags |= flag::NX;
             }
             if !maps {
-                table = if wide { entry & (1 << PHYSICAL_BITS) - 1 & !0xfff } else { entry & 0xffff_f000 };
+                table = if wide { entry & ((1 << PHYSICAL_BITS) - 1) & !0xfff } else { entry & 0xffff_f000 };
                 continue;
             }
             if mode.has(Mode::LONG) {
@@ -258,7 +258,7 @@ impl Mmu {
             let bytes = 1u64 << level.shift;
             let base = match (wide, last) {
                 (false, false) => entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32,
-                _ => entry & (1 << PHYSICAL_BITS) - 1 & !(bytes - 1),
+                _ => entry & ((1 << PHYSICAL_BITS) - 1) & !(bytes - 1),
             };
             return Ok(Leaf { gpa: base | gva & (bytes - 1), shift: level.shift, flags });
         }

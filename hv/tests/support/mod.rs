@@ -54,7 +54,7 @@ pub(crate) fn silicon(code: &[u8]) -> SoftSilicon {
         poke(&mut silicon, table + 0x1000, &[next(2) | user]);
         poke(&mut silicon, table + 0x2000, &[next(3) | user]);
         for page in 0..RAM_SIZE >> 12 {
-            let entry = if table == EPT { RAM + (page << 12) | 0x37 } else { page << 12 | 7 };
+            let entry = if table == EPT { (RAM + (page << 12)) | 0x37 } else { page << 12 | 7 };
             poke(&mut silicon, table + 0x3000 + 8 * page, &[entry]);
         }
     }

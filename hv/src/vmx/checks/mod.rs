@@ -130,9 +130,11 @@ pub fn hot_controls(subject: &Subject<'_>) -> Option<Check> {
     CONTROLS.iter().filter(|row| row.hot).find(|row| !(row.holds)(subject)).map(|row| row.check)
 }
 
-/// As [`hot_controls`], of guest state.
+/// As [`hot_controls`], of guest state. Outside IA-32e mode RFLAGS.VM, which is hot, decides what segments may be, so that
+/// all rows count.
 pub fn hot_guest(subject: &Subject<'_>) -> Option<(Check, u64)> {
-    let mut rows = GUEST_TABLES.iter().copied().flatten().filter(|row| row.hot);
+    let all = !subject.long_mode_guest();
+    let mut rows = GUEST_TABLES.iter().copied().flatten().filter(|row| all || row.hot);
     rows.find(|row| !(row.holds)(subject)).map(|row| (row.check, row.qualification))
 }
 
@@ -208,7 +210,7 @@ fn fits(address: u64) -> bool {
 
 /// Whether an address is of a page.
 fn page(address: u64) -> bool {
-    address % PAGE_SIZE == 0 && fits(address)
+    address.is_multiple_of(PAGE_SIZE) && fits(address)
 }
 
 /// Whether a linear address is canonical.
@@ -223,5 +225,8 @@ fn pat(value: u64) -> bool {
 
 /// Whether an MSR area of `count` entries lies where one may.
 fn msr_area(count: u32, address: u64) -> bool {
-    count == 0 || address % 16 == 0 && fits(address) && address.checked_add(u64::from(count) * 16 - 1).is_some_and(fits)
+    count == 0
+        || address.is_multiple_of(16)
+            && fits(address)
+            && address.checked_add(u64::from(count) * 16 - 1).is_some_and(fits)
 }

@@ -239,7 +239,7 @@ fn broken_controls() -> Vec<(&'static str, Vmcs)> {
         "entry-exception-error-code-reserved": injecting(0x8000_0b0e), ENTRY_EXCEPTION_ERROR_CODE = 1 << 16;
         "entry-instruction-length": injecting(0x8000_0480);
         "entry-instruction-length": injecting(0x8000_0603), ENTRY_INSTRUCTION_LENGTH = 16;
-        "entry-msr-load-address": plain(), VM_ENTRY_MSR_LOAD_COUNT = 1, VM_ENTRY_MSR_LOAD_ADDRESS = u64::MAX & !15;
+        "entry-msr-load-address": plain(), VM_ENTRY_MSR_LOAD_COUNT = 1, VM_ENTRY_MSR_LOAD_ADDRESS = !15;
     }
 }
 
@@ -408,8 +408,8 @@ fn broken_guest() -> Vec<(&'static str, Vmcs)> {
         "guest-rflags-one": plain(), GUEST_RFLAGS = 0;
         "guest-rflags-vm": with(unrestricted(), |v| {
             let from = v86();
-            for index in 0..COUNT {
-                let field = TABLE[index].field;
+            for (index, row) in TABLE.iter().enumerate() {
+                let field = row.field;
                 if field.class() == Class::Guest && field != GUEST_CR0.field() {
                     v.set_row(index, from.row(index));
                 }
