@@ -16,9 +16,12 @@ const CR0: u64 = Cr0::PE.bits() | Cr0::PG.bits() | Cr0::WP.bits();
 const CR4: u64 = Cr4::PAE.bits() | Cr4::PGE.bits() | Cr4::PCIDE.bits();
 const EFER: u64 = Efer::LMA.bits() | Efer::LME.bits() | Efer::NXE.bits();
 
+/// A name, an address, VPID, PCID and EP4TA.
+type Row = (&'static str, u64, u16, Option<u16>, Option<u64>);
+
 /// What is cached before each flush: a name, an address and a tag each. Names say the VPID, the PCID (or `g`), EP4TA in
 /// upper case for combined mappings, and `'` for the other address. Guest-physical mappings are named by EP4TA alone.
-const LINEAR: [(&str, u64, u16, Option<u16>, Option<u64>); 16] = [
+const LINEAR: [Row; 16] = [
     ("0.0", HERE, 0, Some(0), None),
     ("0.0A", HERE, 0, Some(0), Some(A)),
     ("0.3", HERE, 0, Some(3), None),

@@ -94,6 +94,7 @@ impl Capabilities {
                 .union(SecondaryControls::PAUSE_LOOP_EXITING)
                 .union(SecondaryControls::RDRAND_EXITING)
                 .union(SecondaryControls::INVPCID)
+                .union(SecondaryControls::VM_FUNCTIONS)
                 .union(SecondaryControls::VMCS_SHADOWING)
                 .union(SecondaryControls::RDSEED_EXITING)
                 .union(SecondaryControls::PML)
@@ -130,6 +131,7 @@ impl Capabilities {
         cr4_fixed0: Cr4::VMXE.bits(),
         cr4_fixed1: CR4.bits(),
         ept_vpid: EptVpidCap::all().difference(EptVpidCap::WALK_LENGTH_5),
+        // VMFUNC exits, for a hypervisor to carry out.
         vm_functions: 0,
     };
 

@@ -133,7 +133,7 @@ pub fn hot_controls(subject: &Subject<'_>) -> Option<Check> {
 /// As [`hot_controls`], of guest state. Outside IA-32e mode RFLAGS.VM, which is hot, decides what segments may be, so that
 /// all rows count.
 pub fn hot_guest(subject: &Subject<'_>) -> Option<(Check, u64)> {
-    let all = !subject.long_mode_guest();
+    let all = !subject.long_mode_guest() || subject.v86();
     let mut rows = GUEST_TABLES.iter().copied().flatten().filter(|row| all || row.hot);
     rows.find(|row| !(row.holds)(subject)).map(|row| (row.check, row.qualification))
 }
