@@ -2,6 +2,7 @@
 
 use crate::describe::thousands;
 use crate::filter::Plan;
+use crate::findings::Target;
 use crate::keys::{Action, action};
 use crate::layout::{LABEL, Pane, areas, list_rows, side_rows, top};
 use crate::model::{Ask, Mode, Model, Side};
@@ -9,7 +10,7 @@ use crate::panes::{StateRow, detail_lines, state_field, state_row, state_rows};
 use crate::prompt;
 use crate::strip;
 use crate::theme::Role;
-use crate::update::{find, go_to, moved, set_filter};
+use crate::update::{find, find_from, go_to, moved, set_filter};
 use crate::view::help;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use hv_defs::event::{Event, NO_ADDRESS, VmcsOp, What, Which};
@@ -396,9 +397,19 @@ fn enter(model: &mut Model) {
             to_event(model, row);
         }
         Side::Findings => {
-            let findings = model.findings.as_ref().and_then(|findings| findings.as_ref().ok());
-            let event = findings.and_then(|findings| findings.get(model.finding_row)?.event);
-            to_event(model, event);
+            let found = model.findings.as_ref().and_then(|found| found.as_ref().ok());
+            let finding = found.and_then(|found| found.get(model.finding_row)).cloned();
+            match finding.map(|finding| (finding.target, finding.title)) {
+                Some((Some(Target::Event(event)), _)) => to_event(model, Some(event)),
+                Some((Some(Target::Filter(filter)), _)) => {
+                    if let Ok(plan) = Plan::of(&filter) {
+                        find_from(model, Arc::new(plan), 0, true, format!("event with {filter}"), true);
+                        model.in_side = false;
+                        model.zoomed = false;
+                    }
+                }
+                _ => note(model, "This one is of no single event."),
+            }
         }
     }
 }

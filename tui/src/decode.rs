@@ -26,7 +26,10 @@ pub(crate) fn decode(number: u64, event: &Event) -> Vec<Vec<Piece>> {
             .0,
     ];
     for (field, value) in event.values() {
-        if field.name == "reason_code" || (value == Value::None && field.name != "vmcs12") {
+        // What the SDM leaves undefined for the reason, and what is another field's value once more.
+        let undefined =
+            matches!(field.name, "gpa" | "gla" | "length") && matches!(value, Value::Hex(0) | Value::Unsigned(0));
+        if undefined || field.name == "reason_code" || (value == Value::None && field.name != "vmcs12") {
             continue;
         }
         let mut line = vec![(Role::Dim, format!("{:<16}", field.name)), (Role::Plain, value.to_string())];
@@ -139,8 +142,8 @@ fn qualification(exit: &Exit) -> Vec<String> {
                 format!("EPT entries allow: {}", if allowed.is_empty() { "nothing (not present)" } else { &allowed }),
             ];
             if bits.gla_valid() {
-                let what = if bits.gla_translated() { "its final translation" } else { "a paging-structure entry" };
-                lines.push(format!("guest-linear address valid: the access was to {what}"));
+                let what = if bits.gla_translated() { "the final translation" } else { "a paging-structure entry" };
+                lines.push(format!("guest-linear address valid; access to {what}"));
             }
             let more = [
                 (bits.nmi_unblocking(), "NMI unblocking due to IRET"),

@@ -23,7 +23,8 @@ impl Pieces {
 
     /// Adds a dim label and a value.
     pub(crate) fn field(self, label: &str, value: impl Into<String>) -> Self {
-        self.add(Role::Dim, format!("  {label} ")).add(Role::Plain, value)
+        let label = if label.is_empty() { "  ".to_owned() } else { format!("  {label} ") };
+        self.add(Role::Dim, label).add(Role::Plain, value)
     }
 }
 

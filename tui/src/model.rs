@@ -202,7 +202,7 @@ pub(crate) struct Model {
     /// A text that is to be copied.
     pub(crate) copy: Option<String>,
     /// Effects under way, one a lane.
-    pub(crate) busy: [bool; 2],
+    pub(crate) busy: [bool; 3],
     /// The whole screen is to be drawn anew.
     pub(crate) redraw: bool,
     pub(crate) quit: bool,
@@ -246,7 +246,7 @@ impl Model {
             note,
             locate: None,
             copy: None,
-            busy: [false; 2],
+            busy: [false; 3],
             redraw: false,
             quit: false,
             ids: 0,
@@ -298,6 +298,11 @@ impl Model {
             window.push(event);
             next = self.after(event);
         }
+        // At the list's end, what is above fills the rows.
+        let short = usize::from(rows).saturating_sub(window.len());
+        let above: Vec<u64> =
+            std::iter::successors(self.before(first), |&event| self.before(event)).take(short).collect();
+        window.splice(0..0, above.into_iter().rev());
         window
     }
 
@@ -330,9 +335,11 @@ pub(crate) enum Msg {
 pub(crate) enum Lane {
     Screen = 0,
     Long = 1,
+    /// What cannot be done in pieces.
+    Whole = 2,
 }
 
-/// Something to be done outside of the model. All but [`Effect::Fetch`] do a piece that takes some 50 ms, and the model
+/// Something to be done outside of the model. Those of [`Lane::Long`] do a piece that takes some 50 ms, and the model
 /// asks for the next piece: so each can be cancelled by not asking.
 #[derive(Clone, Debug)]
 pub(crate) enum Effect {
@@ -362,6 +369,7 @@ impl Effect {
     pub(crate) const fn lane(&self) -> Lane {
         match self {
             Self::Fetch(_) | Self::Copy(_) => Lane::Screen,
+            Self::Findings => Lane::Whole,
             _ => Lane::Long,
         }
     }

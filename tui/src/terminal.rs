@@ -107,9 +107,8 @@ pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
     let theme = Theme::from_environment(|name| std::env::var(name).ok());
     let reader = Arc::new(reader);
     let (done, replies) = mpsc::channel();
-    let lanes = [Lane::Screen, Lane::Long].map(|lane| worker(lane, reader.clone(), done.clone()));
-    let [screen, long] = lanes;
-    let lanes = [screen.map_err(Error::Terminal)?, long.map_err(Error::Terminal)?];
+    let start = |lane| worker(lane, reader.clone(), done.clone()).map_err(Error::Terminal);
+    let lanes = [start(Lane::Screen)?, start(Lane::Long)?, start(Lane::Whole)?];
     let size = crossterm::terminal::size().map_err(Error::Terminal)?;
     let mut model = Model::new(about(&reader, name), theme, size);
     let taken = Taken::take().map_err(Error::Terminal)?;
@@ -120,7 +119,7 @@ pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
 
 fn event_loop(
     model: &mut Model,
-    lanes: &[mpsc::Sender<Effect>; 2],
+    lanes: &[mpsc::Sender<Effect>; 3],
     replies: &mpsc::Receiver<Msg>,
     stop: &AtomicBool,
 ) -> io::Result<()> {

@@ -200,6 +200,10 @@ fn settle(model: &mut Model) {
         model.cursor = near;
         model.detail_top = 0;
     }
+    // The row is kept in step with what is drawn, so that the next step scrolls no more than it must.
+    if let Some(row) = model.window(rows).iter().position(|&event| event == model.cursor) {
+        model.anchor = row as u16;
+    }
     let columns = areas(model).map_or(0, |areas| areas.columns());
     let asked = (model.strip.window, columns);
     if model.strip.asked != asked {
@@ -215,7 +219,7 @@ pub(crate) fn shows(model: &Model, side: Side) -> bool {
 
 /// The most urgent effect whose lane is free.
 fn want(model: &mut Model) -> Option<Effect> {
-    let effect = screen(model).or_else(|| if model.busy[1] { None } else { long(model) })?;
+    let effect = screen(model).or_else(|| whole(model)).or_else(|| if model.busy[1] { None } else { long(model) })?;
     model.busy[effect.lane() as usize] = true;
     Some(effect)
 }
@@ -258,6 +262,11 @@ fn screen(model: &mut Model) -> Option<Effect> {
     (soon.len() > usize::from(rows) / 2).then_some(Effect::Fetch(soon))
 }
 
+fn whole(model: &Model) -> Option<Effect> {
+    let wanted = shows(model, Side::Findings) && model.findings.is_none() && !model.busy[2];
+    wanted.then_some(Effect::Findings)
+}
+
 fn long(model: &mut Model) -> Option<Effect> {
     if model.about.len == 0 {
         return None;
@@ -292,9 +301,6 @@ fn long(model: &mut Model) -> Option<Effect> {
         if !inside {
             return Some(Effect::Round { event: model.cursor, vcpu });
         }
-    }
-    if shows(model, Side::Findings) && model.findings.is_none() {
-        return Some(Effect::Findings);
     }
     if let Some(filter) = &model.filter
         && let Some(from) = filter.hits.unscanned(block)

@@ -1,3 +1,82 @@
-//! What the inspector's tests share, and the tests of the whole.
+//! What the inspector's tests share, and the tests of the whole: a model that is driven by keys with its effects done at
+//! once, its screens as text, and random keys.
 
 pub(crate) mod sample;
+mod screens;
+mod sessions;
+
+use crate::about;
+use crate::model::{Model, Msg};
+use crate::theme::{Depth, Theme};
+use crate::update::update;
+use crate::view::view;
+use crate::work::perform;
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use traces::Reader;
+
+/// A model with its trace.
+struct Session {
+    model: Model,
+    reader: Reader,
+}
+
+impl Session {
+    fn open(bytes: Vec<u8>, size: (u16, u16)) -> Self {
+        let reader = Reader::from_bytes(bytes).expect("a trace");
+        let theme = Theme { depth: Depth::None, unicode: true };
+        let mut session = Self { model: Model::new(about(&reader, "sample.nvmx".into()), theme, size), reader };
+        session.send(Msg::Idle);
+        session
+    }
+
+    fn of_sample(size: (u16, u16)) -> Self {
+        Self::open(sample::trace(), size)
+    }
+
+    /// Takes in a message and does all that follows from it.
+    fn send(&mut self, msg: Msg) {
+        let mut next = update(&mut self.model, msg);
+        // Far more than any key needs; an effect that is asked for again and again would run into it.
+        for _ in 0..10_000 {
+            let Some(effect) = next else { return };
+            let lane = effect.lane();
+            next = update(&mut self.model, Msg::Done(lane, perform(&self.reader, effect)));
+        }
+        panic!("effects without end: {next:?}");
+    }
+
+    fn code(&mut self, code: KeyCode, modifiers: KeyModifiers) {
+        self.send(Msg::Key(KeyEvent::new(code, modifiers)));
+    }
+
+    /// Types a text; `\n` is Enter, `\t` Tab, `\u{1b}` Escape.
+    fn keys(&mut self, text: &str) -> &mut Self {
+        for character in text.chars() {
+            let code = match character {
+                '\n' => KeyCode::Enter,
+                '\t' => KeyCode::Tab,
+                '\u{1b}' => KeyCode::Esc,
+                other => KeyCode::Char(other),
+            };
+            self.code(code, KeyModifiers::NONE);
+        }
+        self
+    }
+
+    /// The screen as text.
+    fn screen(&self) -> String {
+        let (width, height) = self.model.size;
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("memory takes all");
+        terminal.draw(|frame| view(&self.model, frame)).expect("memory takes all");
+        let buffer = terminal.backend().buffer();
+        let rows = buffer.content().chunks(usize::from(width.max(1)));
+        let lines: Vec<String> = rows.map(|row| row.iter().map(|cell| cell.symbol()).collect()).collect();
+        lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn note(&self) -> &str {
+        self.model.note.as_ref().map_or("", |(_, text)| text)
+    }
+}

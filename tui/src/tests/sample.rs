@@ -206,3 +206,11 @@ pub(crate) fn line(number: u64, event: &Event) -> String {
     }
     line
 }
+
+/// A trace without events.
+pub(crate) fn empty() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let header = Header::new(Config::new(Guest::BuiltIn("nothing".into())), Vec::new());
+    Writer::create(&mut bytes, &header).and_then(|mut writer| writer.finish()).expect("memory takes all");
+    bytes
+}

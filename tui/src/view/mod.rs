@@ -166,8 +166,13 @@ fn status(model: &Model, pen: &mut Pen, area: Rect) {
     if let Some(filter) = &model.filter {
         let (done, all) = filter.hits.progress();
         let part = if done < all { format!(", {}% done", done * 100 / all.max(1)) } else { String::new() };
-        let at = thousands(filter.hits.before(model.cursor) + 1);
-        right.push((Role::Notice, format!("hit {at} of {}{part} ", thousands(filter.hits.count()))));
+        let count = filter.hits.count();
+        let at = if filter.hits.has(model.cursor) {
+            format!("hit {} of {}", thousands(filter.hits.before(model.cursor) + 1), thousands(count))
+        } else {
+            format!("{} hits", thousands(count))
+        };
+        right.push((Role::Notice, format!("{at}{part} ")));
     } else if let Some((text, _)) = &model.search {
         right.push((Role::Dim, format!("search: {text}  n next  N previous ")));
     }
@@ -200,8 +205,8 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
             ("?", "help"),
             ("f", "filter"),
             ("/", "search"),
-            ("r", "same reason"),
             (":", "go to"),
+            ("r", "alike"),
             ("1-4", "panes"),
             ("+-", "timeline"),
             ("q", "quit"),

@@ -7,6 +7,7 @@ use crate::model::{Model, Side};
 use crate::panes::detail_lines;
 use crate::round::{Round, Row, Work};
 use crate::theme::Role;
+use analyzer::findings::Severity;
 use hv_defs::event::What;
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
@@ -44,7 +45,7 @@ pub(super) fn draw(model: &Model, side: Side, pen: &mut Pen, area: Rect) {
 /// Every field of the event, with what its bits say in the SDM's words.
 ///
 /// ```text
-/// ── 1 Event  2 VMCS  3 Cost  4 Findings ───────────── 5 lines more ──
+/// ── 1 Event  2 VMCS  3 Cost  4 Findings ───────────── 5 more lines ──
 /// EXIT   event 1,024  instruction 123,456  vcpu 0  pcpu 0
 /// reason          EPT_VIOLATION  EPT paging structures did not allow the access
 /// qualification   0x182
@@ -55,7 +56,11 @@ fn detail(model: &Model, pen: &mut Pen, area: Rect) {
     let rows = usize::from(area.height.saturating_sub(1));
     let first = model.detail_top.min(lines.len().saturating_sub(rows));
     let more = lines.len().saturating_sub(first + rows);
-    let right = if more > 0 { vec![(Role::Dim, format!(" {more} lines more "))] } else { Vec::new() };
+    let right = if more > 0 {
+        vec![(Role::Dim, format!(" {more} more line{} ", if more == 1 { "" } else { "s" }))]
+    } else {
+        Vec::new()
+    };
     let inner = pen.titled(area, &tabs(model, Side::Detail), &right);
     for (row, line) in lines.iter().skip(first).take(rows).enumerate() {
         let area = Pen::row(inner, row);
@@ -201,14 +206,32 @@ fn findings(model: &Model, pen: &mut Pen, area: Rect) {
     };
     let selected = model.finding_row.min(found.len() - 1);
     // The selected one is told in full at the end.
-    let text_rows = if inner.height >= 6 { 2 } else { 0 };
+    let text_rows = if inner.height >= 6 { usize::from(inner.height / 3).min(4) } else { 0 };
     let rows = usize::from(inner.height) - text_rows;
     let first = top(selected, rows, found.len());
     for (at, finding) in found.iter().enumerate().skip(first).take(rows) {
         let line = Pen::row(inner, at - first);
         let over = if at == selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
-        let end = pen.styled(line, &[(Role::Plain, format!(" {} ", finding.title))], over);
-        pen.right(line, end, &[(Role::Notice, format!("{} ", finding.weight))]);
+        let (role, mark) = match finding.severity {
+            Some(Severity::Wrong) => (Role::Bad, "wrong "),
+            Some(Severity::Waste) => (Role::Notice, "waste "),
+            Some(Severity::Note) => (Role::Strong, "note  "),
+            None => (Role::Dim, "      "),
+        };
+        // The weight keeps its place; the title gives way.
+        let weight = finding.weight.chars().count() as u16 + 2;
+        let room = Rect { width: line.width.saturating_sub(weight), ..line };
+        let mut title: String = finding.title.clone();
+        if title.chars().count() + 7 > usize::from(room.width) {
+            title = title.chars().take(usize::from(room.width).saturating_sub(8)).chain(['~']).collect();
+        }
+        let pieces = [(role, format!(" {mark}")), (Role::Plain, title)];
+        if at == selected {
+            pen.styled(line, &[(Role::Plain, " ".repeat(usize::from(line.width)))], over);
+        }
+        pen.styled(room, &pieces, over);
+        let area = Rect { x: room.right(), width: line.right() - room.right(), ..line };
+        pen.styled(area, &[(Role::Notice, format!(" {} ", finding.weight))], over);
     }
     if text_rows > 0 {
         let text = &found[selected].text;

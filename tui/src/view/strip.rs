@@ -38,7 +38,7 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
     let (exits, notes) = (Pen::row(area, lanes), Pen::row(area, lanes + 1));
     pen.line(exits, &[(Role::Dim, " exits".into())]);
     let scale =
-        if window == (0, model.about.len) { " all".to_owned() } else { format!(" {}", short(window.1 - window.0)) };
+        if window == (0, model.about.len) { " all".to_owned() } else { format!(" {} ev", short(window.1 - window.0)) };
     pen.line(notes, &[(Role::Dim, scale)]);
     let densest = strip.cells.iter().map(density).max().unwrap_or(0).max(1);
     for (column, cell) in (0..columns).zip(strip.cells.iter().map(Some).chain(std::iter::repeat(None))) {

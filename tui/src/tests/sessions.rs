@@ -1,0 +1,242 @@
+//! What keys do, and that none does harm.
+
+use super::{Session, sample};
+use crate::model::{Mode, Msg, Side};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use hv_defs::event::{Kind, What};
+use hv_defs::exit::Reason;
+
+/// After these keys, the cursor is on the event that `wanted` finds.
+#[track_caller]
+fn check(keys: &str, wanted: usize) {
+    let mut session = Session::of_sample((80, 24));
+    session.keys(keys);
+    assert_eq!(session.model.cursor, wanted as u64, "{keys}: {}", session.note());
+}
+
+/// The place of the `nth` event that is such, from 0.
+fn nth(nth: usize, such: impl Fn(&What) -> bool) -> usize {
+    let events = sample::events();
+    let mut places = (0..events.len()).filter(|&at| such(&events[at].what));
+    places.nth(nth).expect("the sample has so many")
+}
+
+fn exit_for(reason: Reason) -> impl Fn(&What) -> bool {
+    move |what| matches!(what, What::Exit(exit) if exit.basic() == reason)
+}
+
+#[test]
+fn keys_go_where_they_say() {
+    let last = sample::events().len() - 1;
+    check("", 0);
+    check("jjj", 3);
+    check("jjjkk", 1);
+    check("G", last);
+    check("Gg", 0);
+    check(":57\n", 57);
+    check(":9999\n", last);
+    check(":50%\n", sample::events().len() / 2);
+    check(":@500\n", sample::events().iter().position(|event| event.at.instruction >= 500).expect("it runs as long"));
+    check(":57\nma:3\n'a", 57);
+    check(":57\nma:3\n:'a\n", 57);
+    check(":57\n:90\no", 57);
+    check(":57\n:90\noO", 90);
+    check("/vmlaunch", nth(0, exit_for(Reason::VMLAUNCH)));
+    check("/vmlaunch\u{1b}", 0);
+    check("/cpuid\nn", nth(1, exit_for(Reason::CPUID)));
+    check("/cpuid\nnN", nth(0, exit_for(Reason::CPUID)));
+    check("freason==CPUID\n", nth(0, exit_for(Reason::CPUID)));
+    check("freason==CPUID\njj", nth(2, exit_for(Reason::CPUID)));
+    check("freason==CPUID\nGkF", nth(sample_count(exit_for(Reason::CPUID)) - 2, exit_for(Reason::CPUID)));
+    // The word is completed from its beginning.
+    check("freason==ept_v\t\n", nth(0, exit_for(Reason::EPT_VIOLATION)));
+    check("jr", nth(1, exit_for(Reason::CPUID)));
+    check("jrR", nth(0, exit_for(Reason::CPUID)));
+    check("e", nth(1, |what| what.kind() == Kind::Entry));
+    check("p", nth(0, |what| what.kind() == Kind::Mark));
+    check("pp", nth(1, |what| what.kind() == Kind::Mark));
+    check("ppP", nth(0, |what| what.kind() == Kind::Mark));
+    check("j%", 2);
+    check("j%%", 1);
+    check("j=\n", nth(0, exit_for(Reason::CPUID)));
+}
+
+fn sample_count(such: impl Fn(&What) -> bool) -> usize {
+    sample::events().iter().filter(|event| such(&event.what)).count()
+}
+
+#[test]
+fn fields_and_vmcss_are_followed() {
+    let of_field = |what: &What| matches!(what, What::Vmcs(access) if access.field.name() == Some("guest_cr0"));
+    let mut session = Session::of_sample((80, 24));
+    session.keys("/guest_cr0\n");
+    assert_eq!(session.model.cursor, nth(0, of_field) as u64);
+    session.keys("w");
+    assert_eq!(session.note(), "No access to vmcs12.guest_cr0 after this.");
+    // The VMCS pane knows the field at any later event, and Enter goes to what changed it.
+    session.keys("G2/guest_cr0\n\n");
+    assert_eq!(session.model.cursor, nth(0, of_field) as u64);
+    assert!(!session.model.in_side);
+    let of_vmcs12 = |what: &What| match what {
+        What::Vmcs(access) => access.which.name() == "vmcs12",
+        What::Exit(exit) => exit.level == 2,
+        What::Entry(entry) => entry.level == 2,
+        What::Pool(_) => true,
+        _ => false,
+    };
+    let from = session.model.cursor as usize;
+    let after = (0..).map(|n| nth(n, of_vmcs12)).find(|&at| at > from).expect("there are more");
+    session.keys("v");
+    assert_eq!(session.model.cursor, after as u64);
+}
+
+#[test]
+fn costs_and_findings_lead_to_their_events() {
+    let mut session = Session::of_sample((80, 24));
+    session.keys("fexit and level == 2 and reason == EPT_VIOLATION\nF3jj\n");
+    let l2 = nth(0, |what| matches!(what, What::Exit(exit) if exit.level == 2));
+    let second = nth(1, |what| matches!(what, What::Exit(exit) if exit.basic() == Reason::VMREAD));
+    assert!(l2 < second);
+    assert_eq!(session.model.cursor, second as u64);
+    let mut session = Session::of_sample((80, 24));
+    session.keys("4");
+    let found = session.model.findings.clone().expect("found").expect("the sample is whole");
+    let failed = found.iter().position(|finding| finding.text.contains("guest-rflags-reserved")).expect("is told");
+    session.keys(&"j".repeat(failed)).keys("\n");
+    let wanted = nth(0, |what| matches!(what, What::Entry(entry) if entry.failed.is_some()));
+    assert_eq!(session.model.cursor, wanted as u64);
+}
+
+#[test]
+fn what_a_filter_hides_is_shown_without_it() {
+    let mut session = Session::of_sample((80, 24));
+    session.keys("freason==CPUID\n:0\n");
+    assert!(session.model.filter.is_none(), "event 0 is no CPUID exit");
+    assert_eq!(session.model.cursor, 0);
+    session.keys("F");
+    assert!(session.model.filter.is_some());
+}
+
+#[test]
+fn the_mouse_selects_and_the_wheel_moves() {
+    let mut session = Session::of_sample((80, 24));
+    let mouse = |kind, column, row| Msg::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE });
+    let click = MouseEventKind::Down(MouseButton::Left);
+    session.send(mouse(click, 20, 9));
+    let list = crate::layout::areas(&session.model).expect("it fits").of(crate::layout::Pane::List).expect("is shown");
+    assert_eq!(session.model.cursor, u64::from(9 - list.y - 1));
+    session.send(mouse(MouseEventKind::ScrollDown, 20, 9));
+    assert_eq!(session.model.cursor, u64::from(9 - list.y - 1 + 3));
+    // On the timeline's middle.
+    session.send(mouse(click, 8 + 35, 2));
+    let len = sample::events().len() as u64;
+    assert!((len / 2).abs_diff(session.model.cursor) < len / 20, "{}", session.model.cursor);
+    session.send(mouse(MouseEventKind::ScrollUp, 40, 2));
+    let (from, to) = session.model.strip.window;
+    assert!(to - from < len && (from..to).contains(&session.model.cursor));
+    // On the side pane.
+    session.send(mouse(click, 20, 20));
+    assert!(session.model.in_side && session.model.side == Side::Detail);
+}
+
+/// Keys, the mouse and sizes at random, from a fixed seed: nothing panics, nothing is asked for without end, and the
+/// selected event is one of the trace.
+#[test]
+fn random_keys_do_no_harm() {
+    let mut random = Random(0x5eed);
+    for trace in [sample::trace(), sample::empty()] {
+        let mut session = Session::open(trace, (80, 24));
+        for step in 0..25_000 {
+            let msg = random.message();
+            session.send(msg);
+            if session.model.quit {
+                session.model.quit = false;
+            }
+            assert!(session.model.cursor < session.model.about.len.max(1), "step {step}");
+            if step % 50 == 0 {
+                session.screen();
+            }
+        }
+        assert!(!matches!(session.model.mode, Mode::Prompt(ref prompt) if prompt.line.text().len() > 1010));
+    }
+}
+
+/// A linear congruential generator: the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    fn message(&mut self) -> Msg {
+        const CODES: [KeyCode; 16] = [
+            KeyCode::Enter,
+            KeyCode::Esc,
+            KeyCode::Tab,
+            KeyCode::BackTab,
+            KeyCode::Backspace,
+            KeyCode::Delete,
+            KeyCode::Up,
+            KeyCode::Down,
+            KeyCode::Left,
+            KeyCode::Right,
+            KeyCode::Home,
+            KeyCode::End,
+            KeyCode::PageUp,
+            KeyCode::PageDown,
+            KeyCode::Esc,
+            KeyCode::F(1),
+        ];
+        const WORDS: [&str; 12] = [
+            "exit and level == 2",
+            "reason == ",
+            "rip in 0..",
+            "field ~ rip",
+            "not (",
+            "é\u{301}",
+            "guest",
+            "50%",
+            "@300",
+            "0x4",
+            "99999999999999999999",
+            " or ",
+        ];
+        match self.below(100) {
+            0 => {
+                const SIZES: [(u16, u16); 7] = [(80, 24), (200, 60), (60, 16), (20, 5), (0, 0), (150, 16), (300, 100)];
+                let (width, height) = SIZES[self.below(7) as usize];
+                Msg::Resize(width, height)
+            }
+            1..=8 => {
+                const KINDS: [MouseEventKind; 5] = [
+                    MouseEventKind::Down(MouseButton::Left),
+                    MouseEventKind::Drag(MouseButton::Left),
+                    MouseEventKind::ScrollUp,
+                    MouseEventKind::ScrollDown,
+                    MouseEventKind::Moved,
+                ];
+                let kind = KINDS[self.below(5) as usize];
+                let (column, row) = (self.below(210) as u16, self.below(70) as u16);
+                Msg::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE })
+            }
+            9..=30 => Msg::Key(KeyEvent::new(CODES[self.below(16) as usize], KeyModifiers::NONE)),
+            31..=38 => {
+                let letter = char::from(b'a' + self.below(26) as u8);
+                Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::CONTROL))
+            }
+            39..=48 => {
+                // A word is typed at once as far as a message goes: its first letter.
+                let word = WORDS[self.below(12) as usize];
+                let letter = word.chars().nth(self.below(word.chars().count() as u64) as usize).unwrap_or('x');
+                Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE))
+            }
+            // What copies would write to the terminal that the tests run on.
+            _ => match char::from(b' ' + self.below(95) as u8) {
+                'y' => Msg::Idle,
+                letter => Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE)),
+            },
+        }
+    }
+}
