@@ -38,7 +38,7 @@ pub(crate) fn areas(model: &Model) -> Option<Areas> {
     }
     let row = |y: u16, rows: u16| Rect::new(0, y, width, rows);
     let lanes = model.about.vcpus.clamp(1, (height / 12).clamp(1, 8));
-    let strip = row(1, lanes + 2);
+    let strip = row(1, lanes * bands(model) + 2);
     let top = strip.bottom();
     let rest = row(top, height - 2 - top);
     let focused = if model.in_side { Pane::Side(model.side) } else { Pane::List };
@@ -62,6 +62,11 @@ pub(crate) fn areas(model: &Model) -> Option<Areas> {
         ]
     };
     Some(Areas { title: row(0, 1), strip, panes, status: row(height - 2, 1), hint: row(height - 1, 1) })
+}
+
+/// Rows of the timeline that each vCPU has: one for the level that ran, or where there is room one each for L2 and L1.
+pub(crate) fn bands(model: &Model) -> u16 {
+    if model.size.1 >= 36 && model.about.vcpus <= 4 { 2 } else { 1 }
 }
 
 impl Areas {

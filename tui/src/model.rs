@@ -406,7 +406,7 @@ pub(crate) enum Reply {
         fold: Result<Fold, String>,
         from: usize,
     },
-    Round(Result<Round, String>),
+    Round(Result<Box<Round>, String>),
     Located {
         event: Result<Option<u64>, String>,
     },

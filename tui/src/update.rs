@@ -98,7 +98,7 @@ fn done(model: &mut Model, reply: Reply) {
             }
         },
         Reply::Round(Ok(round)) => {
-            model.round = Some(Arc::new(round));
+            model.round = Some(Arc::new(*round));
             model.round_row = 0;
         }
         Reply::Located { event: Ok(found) } => {

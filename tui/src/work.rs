@@ -31,7 +31,9 @@ pub(crate) fn perform(reader: &Reader, effect: Effect) -> Reply {
             Reply::Near { event, fold: fold.map_err(|error| error.to_string()) }
         }
         Effect::Far { block, fold, from } => far(reader, block, &fold, from),
-        Effect::Round { event, vcpu } => Reply::Round(round(reader, event, vcpu).map_err(|error| error.to_string())),
+        Effect::Round { event, vcpu } => {
+            Reply::Round(round(reader, event, vcpu).map(Box::new).map_err(|error| error.to_string()))
+        }
         Effect::Locate { instruction } => {
             Reply::Located { event: locate(reader, instruction).map_err(|error| error.to_string()) }
         }

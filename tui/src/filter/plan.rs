@@ -231,10 +231,9 @@ fn compile(node: &Node, kind: Kind) -> Result<Test, Error> {
         Node::Not(a) => not(compile(a, kind)?),
         Node::Bare(name) => bare(name, kind),
         Node::Compare(name, op, value) => compare(name, *op, value, kind),
-        Node::OneOf(name, values) => values
-            .iter()
-            .map(|value| compare(name, Op::Equal, value, kind))
-            .fold(Test::Const(false), |sum, test| or(sum, test)),
+        Node::OneOf(name, values) => {
+            values.iter().map(|value| compare(name, Op::Equal, value, kind)).fold(Test::Const(false), or)
+        }
         Node::Within(name, from, to, inclusive) => {
             if let (Value::Number(low), Value::Number(high)) = (&from.of, &to.of)
                 && (low > high || (low == high && !inclusive))
