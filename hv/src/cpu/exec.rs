@@ -117,15 +117,19 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
     let mut id = NONE;
     loop {
         if id == NONE {
+            // The event that waits at the goal comes before a fault of the next instruction's fetch.
+            if cpu.exec.now >= goal {
+                return Ok(());
+            }
             let at = linear_rip(cpu, mode);
             let hpa = fetch(cpu, memory, at)?;
             id = blocks.get(memory, hpa, mode);
             if id == NONE {
                 // An instruction that crosses a page's end may be any.
-                return if cpu.exec.now >= goal { Ok(()) } else { one(cpu, memory, blocks) };
+                return one(cpu, memory, blocks);
             }
             if !mode.long() && over_limit(cpu, blocks.list[id as usize].bytes) {
-                return if cpu.exec.now >= goal { Ok(()) } else { one(cpu, memory, blocks) };
+                return one(cpu, memory, blocks);
             }
         }
         let block = &blocks.list[id as usize];
@@ -150,7 +154,7 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
             }
         };
         id = block.links[way];
-        if id == NONE && mode.long() {
+        if id == NONE && mode.long() && cpu.exec.now < goal {
             // A link stays in its page, linear and physical, so that following it needs no translation.
             let hpa = fetch(cpu, memory, cpu.rip)?;
             id = blocks.get(memory, hpa, mode);

@@ -9,7 +9,7 @@ use super::op::Run;
 use super::ops::alu::*;
 use super::ops::bits::*;
 use super::ops::shift::*;
-use super::ops::{branch, data, decimal, far, flag, io, msr, muldiv, stack, string, system, table, vmx};
+use super::ops::{branch, data, decimal, far, flag, io, msr, muldiv, stack, string, system, table, vector, vmx, x87};
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::exit::Reason;
 use iced_x86::{Instruction, Mnemonic, OpKind};
@@ -42,7 +42,7 @@ fn ends(build: fn(&mut Form) -> Option<Run>) -> Option<Row> {
 
 /// The row of an instruction, if it is there.
 pub(super) fn row(i: &Instruction) -> Option<Row> {
-    system_row(i).or_else(|| integer_row(i))
+    system_row(i).or_else(|| integer_row(i)).or_else(|| vector::row(i)).or_else(|| x87::row(i))
 }
 
 fn is_string(i: &Instruction) -> bool {
@@ -164,6 +164,8 @@ fn integer_row(i: &Instruction) -> Option<Row> {
         | M::Cmovp
         | M::Cmovs => plain(data::cmov),
         M::Nop
+        | M::Prefetchit0
+        | M::Prefetchit1
         | M::Prefetchnta
         | M::Prefetcht0
         | M::Prefetcht1

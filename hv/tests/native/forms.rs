@@ -184,6 +184,7 @@ fn is_out_of_scope(mnemonic: Mnemonic) -> bool {
             | Ud0
             | Ud1
             | Ud2
+            | Fstpnce
     )
 }
 
@@ -359,7 +360,7 @@ fn random_state(dice: &mut Dice) -> State {
         chunk.copy_from_slice(&dice.lane().to_le_bytes());
     }
     let rounding = dice.below(4) as u16;
-    let control = 0x3f | [0, 2, 3, 3][dice.below(4) as usize] << 8 | rounding << 10;
+    let control = 0x7f | [0, 2, 3, 3][dice.below(4) as usize] << 8 | rounding << 10;
     state.extended[..2].copy_from_slice(&control.to_le_bytes());
     let top = dice.below(8) as u16;
     let conditions = dice.roll() as u16 & 0x4700;

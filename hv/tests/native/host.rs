@@ -180,6 +180,7 @@ extern "C" fn handle(_signal: libc::c_int, _info: *mut libc::siginfo_t, context:
         core::ptr::copy_nonoverlapping(case.state.extended.as_ptr(), extended, 464);
         extended.add(512).cast::<u64>().write_unaligned(7);
         core::ptr::copy_nonoverlapping(case.state.extended.as_ptr().add(576), extended.add(576), 256);
+        core::ptr::write_bytes(DATA as *mut u8, 0, 4096);
         core::ptr::copy_nonoverlapping(case.state.memory.as_ptr(), WINDOW_AT as *mut u8, WINDOW);
         core::ptr::copy_nonoverlapping(case.bytes.as_ptr(), CODE as *mut u8, 16);
     }

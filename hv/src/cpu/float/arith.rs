@@ -6,7 +6,7 @@ use core::cmp::Ordering;
 
 /// A result before rounding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Raw {
+pub(crate) enum Raw {
     /// Zero, infinity or NaN: nothing to round.
     Special(Num),
     /// A finite value, exact or sticky.
@@ -15,7 +15,7 @@ pub enum Raw {
 
 impl Raw {
     /// Rounds to `precision` bits within the range of `format`.
-    pub fn round(self, precision: u32, format: Format, env: &mut Env) -> Packed {
+    pub(crate) fn round(self, precision: u32, format: Format, env: &mut Env) -> Packed {
         match self {
             Self::Finite(wide) => round(wide, precision, format, env),
             Self::Special(num) => {
@@ -51,7 +51,7 @@ fn zero_sum(env: &Env) -> Raw {
 }
 
 /// `a + b`; for `a - b` give `b` with its sign turned, unless it is a NaN.
-pub fn add(a: Num, b: Num, env: &mut Env) -> Raw {
+pub(crate) fn add(a: Num, b: Num, env: &mut Env) -> Raw {
     if let Some(result) = quiet(a, b, env) {
         return result;
     }
@@ -87,7 +87,7 @@ fn sum(x: Wide, y: Wide) -> Option<Wide> {
 }
 
 /// `a * b`.
-pub fn mul(a: Num, b: Num, env: &mut Env) -> Raw {
+pub(crate) fn mul(a: Num, b: Num, env: &mut Env) -> Raw {
     if let Some(result) = quiet(a, b, env) {
         return result;
     }
@@ -113,7 +113,7 @@ fn product(a: Num, b: Num) -> Option<Wide> {
 }
 
 /// `a * b + c`, rounded once. For single and double precision: a double-extended product leaves no room to align.
-pub fn fma(a: Num, b: Num, c: Num, env: &mut Env) -> Raw {
+pub(crate) fn fma(a: Num, b: Num, c: Num, env: &mut Env) -> Raw {
     let invalid_product = matches!((a, b), (Num::Infinity(_), Num::Zero(_)) | (Num::Zero(_), Num::Infinity(_)));
     if a.is_nan() || b.is_nan() || c.is_nan() {
         // The product's NaN comes before the addend's.
@@ -143,7 +143,7 @@ pub fn fma(a: Num, b: Num, c: Num, env: &mut Env) -> Raw {
 }
 
 /// `a / b`.
-pub fn div(a: Num, b: Num, env: &mut Env) -> Raw {
+pub(crate) fn div(a: Num, b: Num, env: &mut Env) -> Raw {
     if let Some(result) = quiet(a, b, env) {
         return result;
     }
@@ -170,7 +170,7 @@ pub fn div(a: Num, b: Num, env: &mut Env) -> Raw {
 }
 
 /// The square root.
-pub fn sqrt(a: Num, env: &mut Env) -> Raw {
+pub(crate) fn sqrt(a: Num, env: &mut Env) -> Raw {
     if let Some(result) = quiet(a, a, env) {
         return result;
     }
@@ -193,7 +193,7 @@ pub fn sqrt(a: Num, env: &mut Env) -> Raw {
 
 /// What FPREM and FPREM1 leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Remainder {
+pub(crate) struct Remainder {
     /// The remainder, or the partial one.
     pub value: Raw,
     /// The quotient's low three bits; `None` when the reduction is partial and must go on.
@@ -202,7 +202,7 @@ pub struct Remainder {
 
 /// FPREM (`nearest` false: the quotient is truncated) and FPREM1 (`nearest` true: it is rounded to nearest even).
 /// Exponents that differ by 64 or more are reduced by part. See: SDM "FPREM—Partial Remainder".
-pub fn remainder(a: Num, b: Num, nearest: bool, env: &mut Env) -> Remainder {
+pub(crate) fn remainder(a: Num, b: Num, nearest: bool, env: &mut Env) -> Remainder {
     let done = |value| Remainder { value, quotient: Some(0) };
     if let Some(result) = quiet(a, b, env) {
         return done(result);
@@ -250,7 +250,7 @@ pub fn remainder(a: Num, b: Num, nearest: bool, env: &mut Env) -> Remainder {
 }
 
 /// FSCALE: `a * 2^trunc(b)`.
-pub fn scale(a: Num, b: Num, env: &mut Env) -> Raw {
+pub(crate) fn scale(a: Num, b: Num, env: &mut Env) -> Raw {
     if let Some(result) = quiet(a, b, env) {
         return result;
     }

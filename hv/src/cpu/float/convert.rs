@@ -5,7 +5,7 @@ use super::round::{Wide, shift_sticky};
 use super::{Env, Num, Rounding, flag, invalid, propagate};
 
 /// A signed integer as a value.
-pub fn from_int(value: i64) -> Num {
+pub(crate) fn from_int(value: i64) -> Num {
     let magnitude = value.unsigned_abs();
     match magnitude {
         0 => Num::Zero(false),
@@ -34,7 +34,7 @@ fn integral(sign: bool, exponent: i32, significand: u64, rounding: Rounding) -> 
 
 /// To a signed integer of `bits` bits by `rounding`. `None`, with [`flag::INVALID`] alone, for what does not fit: the
 /// caller stores the integer indefinite.
-pub fn to_int(num: Num, bits: u32, rounding: Rounding, env: &mut Env) -> Option<i64> {
+pub(crate) fn to_int(num: Num, bits: u32, rounding: Rounding, env: &mut Env) -> Option<i64> {
     let refuse = |env: &mut Env| {
         env.flags &= !flag::DENORMAL;
         env.raise(flag::INVALID);
@@ -59,7 +59,7 @@ pub fn to_int(num: Num, bits: u32, rounding: Rounding, env: &mut Env) -> Option<
 }
 
 /// FRNDINT and ROUNDSS: to an integral value in the same format.
-pub fn to_integral(num: Num, rounding: Rounding, env: &mut Env) -> Raw {
+pub(crate) fn to_integral(num: Num, rounding: Rounding, env: &mut Env) -> Raw {
     match num {
         Num::Unsupported => Raw::Special(invalid(env)),
         Num::Nan(_) => Raw::Special(propagate(num, num, env).unwrap_or(num)),

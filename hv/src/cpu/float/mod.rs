@@ -12,34 +12,34 @@ mod native;
 mod round;
 mod transcendental;
 
-pub use arith::{Raw, Remainder, add, div, fma, mul, remainder, scale, sqrt};
-pub use convert::{from_int, to_int, to_integral};
-pub use round::{Packed, Wide, round};
-pub use transcendental::{atan2, cos, exp2m1, ln_times, ln1p_times, sin, tan};
+pub(super) use arith::{Raw, add, div, fma, mul, remainder, scale, sqrt};
+pub(super) use convert::{from_int, to_int, to_integral};
+pub(super) use round::Packed;
+pub(super) use transcendental::{atan2, cos, exp2m1, ln_times, ln1p_times, sin, tan};
 
 use core::cmp::Ordering;
 
 /// Exception flags, with the bits of the x87 status word and of MXCSR.
-pub mod flag {
+pub(super) mod flag {
     /// Invalid operation.
-    pub const INVALID: u8 = 1 << 0;
+    pub(crate) const INVALID: u8 = 1 << 0;
     /// Denormal operand.
-    pub const DENORMAL: u8 = 1 << 1;
+    pub(crate) const DENORMAL: u8 = 1 << 1;
     /// Division by zero.
-    pub const ZERO_DIVIDE: u8 = 1 << 2;
+    pub(crate) const ZERO_DIVIDE: u8 = 1 << 2;
     /// Overflow.
-    pub const OVERFLOW: u8 = 1 << 3;
+    pub(crate) const OVERFLOW: u8 = 1 << 3;
     /// Underflow.
-    pub const UNDERFLOW: u8 = 1 << 4;
+    pub(crate) const UNDERFLOW: u8 = 1 << 4;
     /// Inexact result.
-    pub const PRECISION: u8 = 1 << 5;
+    pub(crate) const PRECISION: u8 = 1 << 5;
 }
 
 /// How a result that does not fit is rounded, with the numbers of the control words' RC field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 #[allow(missing_docs)]
-pub enum Rounding {
+pub(super) enum Rounding {
     NearestEven = 0,
     Down = 1,
     Up = 2,
@@ -48,7 +48,7 @@ pub enum Rounding {
 
 impl Rounding {
     /// The mode of that number; only the low two bits count.
-    pub const fn from_bits(bits: u8) -> Self {
+    pub(super) const fn from_bits(bits: u8) -> Self {
         match bits & 3 {
             0 => Self::NearestEven,
             1 => Self::Down,
@@ -60,7 +60,7 @@ impl Rounding {
 
 /// Which of two NaN operands a result is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NanRule {
+pub(super) enum NanRule {
     /// The one with the larger significand. See: SDM "Rules for Generating QNaNs" for the x87 FPU.
     LargerSignificand,
     /// The first operand, if it is one.
@@ -69,7 +69,7 @@ pub enum NanRule {
 
 /// A binary format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Format {
+pub(super) struct Format {
     /// Bits of the significand, the integer bit included.
     pub precision: u32,
     /// Bits of the exponent.
@@ -78,26 +78,26 @@ pub struct Format {
 
 impl Format {
     /// Single precision.
-    pub const F32: Self = Self { precision: 24, exponent_bits: 8 };
+    pub(super) const F32: Self = Self { precision: 24, exponent_bits: 8 };
     /// Double precision.
-    pub const F64: Self = Self { precision: 53, exponent_bits: 11 };
+    pub(super) const F64: Self = Self { precision: 53, exponent_bits: 11 };
     /// Double extended precision.
-    pub const F80: Self = Self { precision: 64, exponent_bits: 15 };
+    pub(super) const F80: Self = Self { precision: 64, exponent_bits: 15 };
 
     /// What is added to an exponent to store it; also the largest exponent of a finite value.
-    pub const fn bias(self) -> i32 {
+    pub(super) const fn bias(self) -> i32 {
         (1 << (self.exponent_bits - 1)) - 1
     }
 
     /// The smallest exponent of a normal value.
-    pub const fn min_exponent(self) -> i32 {
+    pub(super) const fn min_exponent(self) -> i32 {
         1 - self.bias()
     }
 }
 
 /// The environment of an operation: modes in, flags out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Env {
+pub(super) struct Env {
     /// The rounding mode.
     pub rounding: Rounding,
     /// Which NaN a result is made of.
@@ -119,7 +119,7 @@ pub struct Env {
 
 impl Env {
     /// Round to nearest, everything masked, no flags.
-    pub const fn new(nan_rule: NanRule) -> Self {
+    pub(super) const fn new(nan_rule: NanRule) -> Self {
         Self {
             rounding: Rounding::NearestEven,
             nan_rule,
@@ -133,20 +133,15 @@ impl Env {
     }
 
     /// Raises flags.
-    pub fn raise(&mut self, flags: u8) {
+    pub(super) fn raise(&mut self, flags: u8) {
         self.flags |= flags;
-    }
-
-    /// Whether any raised flag is unmasked.
-    pub const fn faults(&self) -> bool {
-        self.flags & !self.masked & 0x3f != 0
     }
 }
 
 /// A NaN without its format: sign and the significand's bits below the integer bit, left-justified in 63 bits (bit 62
 /// is the quiet bit).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Nan {
+pub(super) struct Nan {
     /// The sign.
     pub sign: bool,
     /// The fraction, left-justified below bit 63.
@@ -157,22 +152,22 @@ impl Nan {
     const QUIET: u64 = 1 << 62;
 
     /// The default NaN, "real indefinite".
-    pub const INDEFINITE: Self = Self { sign: true, fraction: Self::QUIET };
+    pub(super) const INDEFINITE: Self = Self { sign: true, fraction: Self::QUIET };
 
     /// Whether it signals.
-    pub const fn is_signaling(self) -> bool {
+    pub(super) const fn is_signaling(self) -> bool {
         self.fraction & Self::QUIET == 0
     }
 
     /// The quiet NaN of the same payload.
-    pub const fn quieted(self) -> Self {
+    pub(super) const fn quieted(self) -> Self {
         Self { sign: self.sign, fraction: self.fraction | Self::QUIET }
     }
 }
 
 /// An unpacked value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Num {
+pub(super) enum Num {
     /// Zero, signed.
     Zero(bool),
     /// `(-1)^sign * significand / 2^63 * 2^exponent`, with bit 63 of the significand set.
@@ -194,7 +189,7 @@ pub enum Num {
 
 impl Num {
     /// The sign bit; an unsupported encoding has none that counts.
-    pub const fn sign(self) -> bool {
+    pub(super) const fn sign(self) -> bool {
         match self {
             Self::Zero(sign) | Self::Infinity(sign) | Self::Finite { sign, .. } => sign,
             Self::Nan(nan) => nan.sign,
@@ -203,7 +198,7 @@ impl Num {
     }
 
     /// The value with another sign.
-    pub const fn with_sign(self, sign: bool) -> Self {
+    pub(super) const fn with_sign(self, sign: bool) -> Self {
         match self {
             Self::Zero(_) => Self::Zero(sign),
             Self::Infinity(_) => Self::Infinity(sign),
@@ -219,7 +214,7 @@ impl Num {
 }
 
 /// Unpacks bits of `format` (single or double, in the low bits), noting a denormal operand.
-pub fn unpack(bits: u64, format: Format, env: &mut Env) -> Num {
+pub(super) fn unpack(bits: u64, format: Format, env: &mut Env) -> Num {
     let fraction_bits = format.precision - 1;
     let fraction = bits & ((1 << fraction_bits) - 1);
     let exponent_mask = (1 << format.exponent_bits) - 1;
@@ -246,7 +241,7 @@ pub fn unpack(bits: u64, format: Format, env: &mut Env) -> Num {
 
 /// A register of the x87 FPU: the double-extended format as it lies in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct F80 {
+pub(super) struct F80 {
     /// Bit 15 the sign, below it the biased exponent.
     pub sign_exponent: u16,
     /// The significand with its explicit integer bit.
@@ -255,10 +250,10 @@ pub struct F80 {
 
 impl F80 {
     /// Real indefinite.
-    pub const INDEFINITE: Self = Self { sign_exponent: 0xffff, significand: 0xc000_0000_0000_0000 };
+    pub(super) const INDEFINITE: Self = Self { sign_exponent: 0xffff, significand: 0xc000_0000_0000_0000 };
 
     /// Unpacks, noting a denormal (or pseudo-denormal) operand.
-    pub fn unpack(self, env: &mut Env) -> Num {
+    pub(super) fn unpack(self, env: &mut Env) -> Num {
         let sign = self.sign_exponent >> 15 != 0;
         let biased = i32::from(self.sign_exponent & 0x7fff);
         let integer = self.significand >> 63 != 0;
@@ -278,12 +273,12 @@ impl F80 {
     }
 
     /// Packs a rounded result.
-    pub fn pack(packed: Packed) -> Self {
+    pub(super) fn pack(packed: Packed) -> Self {
         Self { sign_exponent: u16::from(packed.sign) << 15 | packed.biased as u16, significand: packed.significand }
     }
 
     /// The ten bytes of it in memory.
-    pub fn to_bytes(self) -> [u8; 10] {
+    pub(super) fn to_bytes(self) -> [u8; 10] {
         let mut bytes = [0; 10];
         bytes[..8].copy_from_slice(&self.significand.to_le_bytes());
         bytes[8..].copy_from_slice(&self.sign_exponent.to_le_bytes());
@@ -291,7 +286,7 @@ impl F80 {
     }
 
     /// From ten bytes in memory.
-    pub fn from_bytes(bytes: [u8; 10]) -> Self {
+    pub(super) fn from_bytes(bytes: [u8; 10]) -> Self {
         let [s0, s1, s2, s3, s4, s5, s6, s7, e0, e1] = bytes;
         Self {
             sign_exponent: u16::from_le_bytes([e0, e1]),
@@ -301,7 +296,7 @@ impl F80 {
 }
 
 /// Packs a rounded result into single or double precision.
-pub fn pack(packed: Packed, format: Format) -> u64 {
+pub(super) fn pack(packed: Packed, format: Format) -> u64 {
     let fraction_bits = format.precision - 1;
     let fraction = packed.significand & ((1 << fraction_bits) - 1);
     u64::from(packed.sign) << (fraction_bits + format.exponent_bits)
@@ -360,7 +355,7 @@ fn invalid(env: &mut Env) -> Num {
 }
 
 /// Compares as FUCOM does: `None` is unordered, for which `signal_quiet` raises [`flag::INVALID`] for quiet NaNs too.
-pub fn compare(a: Num, b: Num, signal_quiet: bool, env: &mut Env) -> Option<Ordering> {
+pub(super) fn compare(a: Num, b: Num, signal_quiet: bool, env: &mut Env) -> Option<Ordering> {
     if matches!(a, Num::Unsupported) || matches!(b, Num::Unsupported) {
         invalid(env);
         return None;

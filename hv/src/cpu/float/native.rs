@@ -62,7 +62,7 @@ impl Dice {
             4 => all_ones - 1 - self.below(30),
             _ => format.bias() as u64 - 30 + self.below(60),
         };
-        let fraction = self.bits() & ((1 << fraction_bits) - 1) * u64::from(self.below(8) != 0);
+        let fraction = self.bits() & (((1 << fraction_bits) - 1) * u64::from(self.below(8) != 0));
         (self.below(2) << format.exponent_bits | exponent) << fraction_bits | fraction
     }
 }
@@ -357,7 +357,7 @@ fn integers_convert_as_the_host_converts_them() {
         let num = unpack(value.to_bits(), Format::F64, &mut env);
         env.flags = 0;
         let got = to_int(num, 64, Rounding::Zero, &mut env);
-        if value.is_nan() || !(-9.223372036854775808e18..9.223372036854775808e18).contains(&value) {
+        if value.is_nan() || !(-9.223_372_036_854_776e18..9.223_372_036_854_776e18).contains(&value) {
             assert_eq!((got, env.flags), (None, flag::INVALID), "{value:e}");
         } else {
             assert_eq!(got, Some(value as i64), "{value:e}");
@@ -368,7 +368,7 @@ fn integers_convert_as_the_host_converts_them() {
             assert_eq!(integer, 0);
             continue;
         };
-        let packed = round(wide, 53, Format::F64, &mut env);
+        let packed = super::round::round(wide, 53, Format::F64, &mut env);
         assert_eq!(pack(packed, Format::F64), (integer as f64).to_bits(), "{integer}");
     }
 }

@@ -4,7 +4,7 @@ use super::{Env, Format, Nan, Num, Rounding, flag};
 
 /// A rounded result, ready to be packed: for a NaN or an infinity the exponent is all ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Packed {
+pub(crate) struct Packed {
     /// The sign.
     pub sign: bool,
     /// The biased exponent.
@@ -15,7 +15,7 @@ pub struct Packed {
 
 /// An exact or sticky result before rounding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wide {
+pub(crate) struct Wide {
     /// The sign.
     pub sign: bool,
     /// The exponent, unbiased, of bit 127.
@@ -26,14 +26,14 @@ pub struct Wide {
 
 impl Wide {
     /// Normalises a significand that is not zero.
-    pub const fn normalised(sign: bool, exponent: i32, significand: u128) -> Self {
+    pub(crate) const fn normalised(sign: bool, exponent: i32, significand: u128) -> Self {
         let shift = significand.leading_zeros();
         Self { sign, exponent: exponent - shift as i32, significand: significand << shift }
     }
 }
 
 /// Shifts right, and keeps what is shifted out as a sticky bit 0.
-pub const fn shift_sticky(significand: u128, by: u32) -> u128 {
+pub(super) const fn shift_sticky(significand: u128, by: u32) -> u128 {
     match by {
         0 => significand,
         1..=127 => significand >> by | (significand << (128 - by) != 0) as u128,
@@ -68,7 +68,7 @@ fn round_bits(sign: bool, significand: u128, drop: u32, rounding: Rounding) -> (
 
 /// Rounds `wide` to `precision` bits within the exponent range of `format`, raising what it must. Tininess is detected
 /// after rounding. See: SDM "Numeric Overflow Exception" and "Numeric Underflow Exception".
-pub fn round(wide: Wide, precision: u32, format: Format, env: &mut Env) -> Packed {
+pub(super) fn round(wide: Wide, precision: u32, format: Format, env: &mut Env) -> Packed {
     let Wide { sign, mut exponent, significand } = wide;
     let drop = 128 - precision;
     let (mut kept, mut inexact, mut up) = round_bits(sign, significand, drop, env.rounding);

@@ -173,7 +173,7 @@ fn argument(x: Num, env: &mut Env) -> Argument {
 }
 
 /// The sine; `None` when the argument is 2^63 or more, which FSIN leaves alone with C2 set.
-pub fn sin(x: Num, env: &mut Env) -> Option<Raw> {
+pub(crate) fn sin(x: Num, env: &mut Env) -> Option<Raw> {
     Some(match argument(x, env) {
         Argument::OutOfRange => return None,
         Argument::Done(raw) => raw,
@@ -182,7 +182,7 @@ pub fn sin(x: Num, env: &mut Env) -> Option<Raw> {
 }
 
 /// The cosine; `None` as for [`sin`].
-pub fn cos(x: Num, env: &mut Env) -> Option<Raw> {
+pub(crate) fn cos(x: Num, env: &mut Env) -> Option<Raw> {
     Some(match argument(x, env) {
         Argument::OutOfRange => return None,
         Argument::Done(Raw::Special(Num::Zero(_))) => Raw::Finite(ONE),
@@ -202,7 +202,7 @@ fn quadrant_sin(rest: Option<Wide>, quadrant: u32) -> Raw {
 }
 
 /// The tangent; `None` as for [`sin`].
-pub fn tan(x: Num, env: &mut Env) -> Option<Raw> {
+pub(crate) fn tan(x: Num, env: &mut Env) -> Option<Raw> {
     Some(match argument(x, env) {
         Argument::OutOfRange => return None,
         Argument::Done(raw) => raw,
@@ -237,7 +237,7 @@ fn atan_unit(x: Wide) -> Wide {
 }
 
 /// FPATAN: the angle of the point (`x`, `y`), from -pi to pi.
-pub fn atan2(y: Num, x: Num, env: &mut Env) -> Raw {
+pub(crate) fn atan2(y: Num, x: Num, env: &mut Env) -> Raw {
     if matches!(x, Num::Unsupported) || matches!(y, Num::Unsupported) {
         return Raw::Special(invalid(env));
     }
@@ -274,7 +274,7 @@ pub fn atan2(y: Num, x: Num, env: &mut Env) -> Raw {
 }
 
 /// F2XM1: `2^x - 1` for `x` from -1 to 1; outside, the result is undefined on hardware and `x` itself here.
-pub fn exp2m1(x: Num, env: &mut Env) -> Raw {
+pub(crate) fn exp2m1(x: Num, env: &mut Env) -> Raw {
     match x {
         Num::Unsupported => Raw::Special(invalid(env)),
         Num::Nan(_) => Raw::Special(propagate(x, x, env).unwrap_or(x)),
@@ -294,6 +294,10 @@ pub fn exp2m1(x: Num, env: &mut Env) -> Raw {
                 sum.inexact()
             }
         },
+        Num::Finite { .. } => {
+            env.raise(super::flag::PRECISION);
+            x.into()
+        }
         _ => x.into(),
     }
 }
@@ -324,7 +328,7 @@ fn log2(x: Wide) -> (Option<Wide>, bool) {
 }
 
 /// FYL2X: `y * log2(x)`.
-pub fn ln_times(y: Num, x: Num, env: &mut Env) -> Raw {
+pub(crate) fn ln_times(y: Num, x: Num, env: &mut Env) -> Raw {
     if matches!(x, Num::Unsupported) || matches!(y, Num::Unsupported) {
         return Raw::Special(invalid(env));
     }
@@ -362,7 +366,7 @@ pub fn ln_times(y: Num, x: Num, env: &mut Env) -> Raw {
 }
 
 /// FYL2XP1: `y * log2(1 + x)` for `x` from -(1 - sqrt(1/2)) to sqrt(2) - 1; outside, undefined on hardware.
-pub fn ln1p_times(y: Num, x: Num, env: &mut Env) -> Raw {
+pub(crate) fn ln1p_times(y: Num, x: Num, env: &mut Env) -> Raw {
     if matches!(x, Num::Unsupported) || matches!(y, Num::Unsupported) {
         return Raw::Special(invalid(env));
     }
@@ -372,12 +376,23 @@ pub fn ln1p_times(y: Num, x: Num, env: &mut Env) -> Raw {
     let sign = x.sign() != y.sign();
     match (y, x) {
         (Num::Infinity(_), Num::Zero(_)) => Raw::Special(invalid(env)),
-        (_, Num::Infinity(true)) | (_, Num::Finite { sign: true, exponent: 0.., .. }) => Raw::Special(invalid(env)),
+        (_, Num::Infinity(true)) => Raw::Special(invalid(env)),
+        (_, Num::Finite { sign: true, exponent: 0.., .. }) => {
+            env.raise(super::flag::PRECISION);
+            x.into()
+        }
         (Num::Zero(_), Num::Infinity(_)) => Raw::Special(invalid(env)),
         (Num::Infinity(_), _) | (_, Num::Infinity(_)) => Raw::Special(Num::Infinity(sign)),
         (Num::Zero(_), _) | (_, Num::Zero(_)) => Raw::Special(Num::Zero(sign)),
         _ => match (wide(y), wide(x)) {
             (Some(y), Some(x)) => {
+                // Beyond what the instruction is for, the series below would be slow: the logarithm of the sum will do.
+                if x.exponent >= -1 {
+                    return match x.plus(ONE).map(log2) {
+                        Some((Some(log), _)) => y.times(log).inexact(),
+                        _ => Raw::Special(Num::Zero(sign)),
+                    };
+                }
                 let two = Wide { exponent: 1, ..ONE };
                 let z = x.over(x.plus(two).unwrap_or(two));
                 y.times(twice_atanh(z).times(LOG2_E)).inexact()

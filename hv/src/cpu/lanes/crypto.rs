@@ -1,22 +1,9 @@
-//! CRC32, carry-less multiplication, AES and SHA.
+//! Carry-less multiplication, AES and SHA.
 
 use super::Lanes;
 
-/// `crc32` of the Castagnoli polynomial over the low `bytes` bytes of `data`.
-pub fn crc32(crc: u32, data: u64, bytes: u32) -> u32 {
-    const POLYNOMIAL: u32 = 0x82f6_3b78; // Bit-reversed, as the instruction's registers hold it.
-    let mut crc = crc;
-    for byte in 0..bytes {
-        crc ^= (data >> (8 * byte)) as u32 & 0xff;
-        for _ in 0..8 {
-            crc = crc >> 1 ^ if crc & 1 != 0 { POLYNOMIAL } else { 0 };
-        }
-    }
-    crc
-}
-
 /// `pclmulqdq`: the carry-less product of one quadword of each, chosen by bits 0 and 4.
-pub fn pclmulqdq(a: u128, b: u128, choice: u8) -> u128 {
+pub(crate) fn pclmulqdq(a: u128, b: u128, choice: u8) -> u128 {
     let a = if choice & 1 != 0 { a >> 64 } else { a } as u64;
     let b = if choice & 16 != 0 { b >> 64 } else { b } as u64;
     (0..64).filter(|bit| b >> bit & 1 != 0).fold(0, |product, bit| product ^ u128::from(a) << bit)
@@ -91,32 +78,32 @@ const MIX: [u8; 4] = [2, 3, 1, 1];
 const UNMIX: [u8; 4] = [14, 11, 13, 9];
 
 /// `aesenclast`: one round without mixing.
-pub fn aesenclast(state: u128, key: u128) -> u128 {
+pub(crate) fn aesenclast(state: u128, key: u128) -> u128 {
     u8::join(shift_rows(u8::split(state), 1).map(|byte| SBOX[usize::from(byte)])) ^ key
 }
 
 /// `aesenc`: one round.
-pub fn aesenc(state: u128, key: u128) -> u128 {
+pub(crate) fn aesenc(state: u128, key: u128) -> u128 {
     u8::join(mix_columns(u8::split(aesenclast(state, 0)), MIX)) ^ key
 }
 
 /// `aesdeclast`: one inverse round without mixing.
-pub fn aesdeclast(state: u128, key: u128) -> u128 {
+pub(crate) fn aesdeclast(state: u128, key: u128) -> u128 {
     u8::join(shift_rows(u8::split(state), 3).map(|byte| INVERSE_SBOX[usize::from(byte)])) ^ key
 }
 
 /// `aesdec`: one inverse round.
-pub fn aesdec(state: u128, key: u128) -> u128 {
+pub(crate) fn aesdec(state: u128, key: u128) -> u128 {
     aesimc(aesdeclast(state, 0)) ^ key
 }
 
 /// `aesimc`: the inverse mixing of columns.
-pub fn aesimc(a: u128) -> u128 {
+pub(crate) fn aesimc(a: u128) -> u128 {
     u8::join(mix_columns(u8::split(a), UNMIX))
 }
 
 /// `aeskeygenassist`.
-pub fn aeskeygenassist(a: u128, constant: u8) -> u128 {
+pub(crate) fn aeskeygenassist(a: u128, constant: u8) -> u128 {
     let [_, x1, _, x3] = u32::split(a);
     let substitute = |word: u32| u32::from_le_bytes(word.to_le_bytes().map(|byte| SBOX[usize::from(byte)]));
     let (s1, s3) = (substitute(x1), substitute(x3));
@@ -125,13 +112,13 @@ pub fn aeskeygenassist(a: u128, constant: u8) -> u128 {
 }
 
 /// `sha1msg1`.
-pub fn sha1msg1(a: u128, b: u128) -> u128 {
+pub(crate) fn sha1msg1(a: u128, b: u128) -> u128 {
     let ([w3, w2, w1, w0], [_, _, w5, w4]) = (u32::split(a), u32::split(b));
     u32::join([w5 ^ w3, w4 ^ w2, w3 ^ w1, w2 ^ w0])
 }
 
 /// `sha1msg2`.
-pub fn sha1msg2(a: u128, b: u128) -> u128 {
+pub(crate) fn sha1msg2(a: u128, b: u128) -> u128 {
     let ([a0, a1, a2, a3], [w15, w14, w13, _]) = (u32::split(a), u32::split(b));
     let w16 = (a3 ^ w13).rotate_left(1);
     let w17 = (a2 ^ w14).rotate_left(1);
@@ -141,14 +128,14 @@ pub fn sha1msg2(a: u128, b: u128) -> u128 {
 }
 
 /// `sha1nexte`.
-pub fn sha1nexte(a: u128, b: u128) -> u128 {
+pub(crate) fn sha1nexte(a: u128, b: u128) -> u128 {
     let e = u32::split(a)[3].rotate_left(30);
     let [w0, w1, w2, w3] = u32::split(b);
     u32::join([w0, w1, w2, w3.wrapping_add(e)])
 }
 
 /// `sha1rnds4`: four rounds with the function and constant that the immediate chooses.
-pub fn sha1rnds4(a: u128, b: u128, choice: u8) -> u128 {
+pub(crate) fn sha1rnds4(a: u128, b: u128, choice: u8) -> u128 {
     const CONSTANTS: [u32; 4] = [0x5a82_7999, 0x6ed9_eba1, 0x8f1b_bcdc, 0xca62_c1d6];
     let constant = CONSTANTS[usize::from(choice & 3)];
     let f = |b: u32, c: u32, d: u32| match choice & 3 {
@@ -167,7 +154,7 @@ pub fn sha1rnds4(a: u128, b: u128, choice: u8) -> u128 {
 }
 
 /// `sha256msg1`.
-pub fn sha256msg1(a: u128, b: u128) -> u128 {
+pub(crate) fn sha256msg1(a: u128, b: u128) -> u128 {
     let [w0, w1, w2, w3] = u32::split(a);
     let w4 = u32::split(b)[0];
     let small = |word: u32| word.rotate_right(7) ^ word.rotate_right(18) ^ word >> 3;
@@ -175,7 +162,7 @@ pub fn sha256msg1(a: u128, b: u128) -> u128 {
 }
 
 /// `sha256msg2`.
-pub fn sha256msg2(a: u128, b: u128) -> u128 {
+pub(crate) fn sha256msg2(a: u128, b: u128) -> u128 {
     let [a0, a1, a2, a3] = u32::split(a);
     let [_, _, w14, w15] = u32::split(b);
     let small = |word: u32| word.rotate_right(17) ^ word.rotate_right(19) ^ word >> 10;
@@ -185,7 +172,7 @@ pub fn sha256msg2(a: u128, b: u128) -> u128 {
 }
 
 /// `sha256rnds2`: two rounds; `xmm0` holds the words with their constants added.
-pub fn sha256rnds2(a: u128, b: u128, xmm0: u128) -> u128 {
+pub(crate) fn sha256rnds2(a: u128, b: u128, xmm0: u128) -> u128 {
     let [h, g, d, c] = u32::split(a);
     let [f, e, b_, a_] = u32::split(b);
     let mut state = [a_, b_, c, d, e, f, g, h];

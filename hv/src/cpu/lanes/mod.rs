@@ -10,11 +10,11 @@ mod pack;
 mod shuffle;
 mod string;
 
-pub use crypto::*;
-pub use horizontal::*;
-pub use pack::*;
-pub use shuffle::*;
-pub use string::*;
+pub(super) use crypto::*;
+pub(super) use horizontal::*;
+pub(super) use pack::*;
+pub(super) use shuffle::*;
+pub(super) use string::*;
 
 /// A 128-bit value as `N` lanes of one type, lane 0 lowest.
 pub(super) trait Lanes<const N: usize>: Copy {
@@ -70,7 +70,7 @@ macro_rules! lanewise {
     ($($name:ident: $type:ty, $op:expr;)*) => {
         $(
             #[doc = concat!("`", stringify!($name), "`: lane by lane.")]
-            pub fn $name(a: u128, b: u128) -> u128 {
+            pub(crate) fn $name(a: u128, b: u128) -> u128 {
                 zip::<$type, _>(a, b, $op)
             }
         )*
@@ -133,37 +133,37 @@ fn sign(a: i8, by: i8) -> i8 {
 }
 
 /// `pand`.
-pub fn pand(a: u128, b: u128) -> u128 {
+pub(super) fn pand(a: u128, b: u128) -> u128 {
     a & b
 }
 
 /// `pandn`: the complement of the destination, and the source.
-pub fn pandn(a: u128, b: u128) -> u128 {
+pub(super) fn pandn(a: u128, b: u128) -> u128 {
     !a & b
 }
 
 /// `por`.
-pub fn por(a: u128, b: u128) -> u128 {
+pub(super) fn por(a: u128, b: u128) -> u128 {
     a | b
 }
 
 /// `pxor`.
-pub fn pxor(a: u128, b: u128) -> u128 {
+pub(super) fn pxor(a: u128, b: u128) -> u128 {
     a ^ b
 }
 
 /// `pabsb` of the source.
-pub fn pabsb(a: u128) -> u128 {
+pub(super) fn pabsb(a: u128) -> u128 {
     map::<i8, _>(a, i8::wrapping_abs)
 }
 
 /// `pabsw` of the source.
-pub fn pabsw(a: u128) -> u128 {
+pub(super) fn pabsw(a: u128) -> u128 {
     map::<i16, _>(a, i16::wrapping_abs)
 }
 
 /// `pabsd` of the source.
-pub fn pabsd(a: u128) -> u128 {
+pub(super) fn pabsd(a: u128) -> u128 {
     map::<i32, _>(a, i32::wrapping_abs)
 }
 
@@ -171,7 +171,7 @@ macro_rules! shifts {
     ($($name:ident: $type:ty, $clamp:expr, $op:expr;)*) => {
         $(
             #[doc = concat!("`", stringify!($name), "` by a count that is the low 64 bits of the source.")]
-            pub fn $name(a: u128, count: u64) -> u128 {
+            pub(crate) fn $name(a: u128, count: u64) -> u128 {
                 let limit = u64::from(<$type>::BITS);
                 if count >= limit && !$clamp {
                     return 0;
@@ -198,7 +198,7 @@ macro_rules! variable_shifts {
     ($($name:ident: $type:ty, $op:expr;)*) => {
         $(
             #[doc = concat!("`", stringify!($name), "`: each lane by its own count.")]
-            pub fn $name(a: u128, counts: u128) -> u128 {
+            pub(crate) fn $name(a: u128, counts: u128) -> u128 {
                 zip::<$type, _>(a, counts, $op)
             }
         )*
@@ -214,12 +214,12 @@ variable_shifts! {
 }
 
 /// `pslldq`: left by bytes.
-pub fn pslldq(a: u128, bytes: u8) -> u128 {
+pub(super) fn pslldq(a: u128, bytes: u8) -> u128 {
     if bytes > 15 { 0 } else { a << (u32::from(bytes) * 8) }
 }
 
 /// `psrldq`: right by bytes.
-pub fn psrldq(a: u128, bytes: u8) -> u128 {
+pub(super) fn psrldq(a: u128, bytes: u8) -> u128 {
     if bytes > 15 { 0 } else { a >> (u32::from(bytes) * 8) }
 }
 

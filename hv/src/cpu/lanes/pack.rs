@@ -6,7 +6,7 @@ macro_rules! packs {
     ($($name:ident: $wide:ty, $narrow:ty, $half:literal;)*) => {
         $(
             #[doc = concat!("`", stringify!($name), "`: the destination's lanes below the source's, saturated.")]
-            pub fn $name(a: u128, b: u128) -> u128 {
+            pub(crate) fn $name(a: u128, b: u128) -> u128 {
                 let (a, b) = (<$wide>::split(a), <$wide>::split(b));
                 <$narrow>::join(core::array::from_fn(|lane| {
                     let value = if lane < $half { a[lane] } else { b[lane - $half] };
@@ -25,7 +25,7 @@ packs! {
 }
 
 /// The MMX form of one of the packs: two 64-bit operands to one 64-bit result.
-pub fn mmx_pack(pack: fn(u128, u128) -> u128, a: u64, b: u64) -> u64 {
+pub(crate) fn mmx_pack(pack: fn(u128, u128) -> u128, a: u64, b: u64) -> u64 {
     pack(u128::from(a) | u128::from(b) << 64, 0) as u64
 }
 
@@ -33,13 +33,13 @@ macro_rules! unpacks {
     ($($low:ident, $high:ident: $type:ty, $half:literal;)*) => {
         $(
             #[doc = concat!("`", stringify!($low), "`: lanes of the lower halves, by turns.")]
-            pub fn $low(a: u128, b: u128) -> u128 {
+            pub(crate) fn $low(a: u128, b: u128) -> u128 {
                 let (a, b) = (<$type>::split(a), <$type>::split(b));
                 <$type>::join(core::array::from_fn(|lane| if lane % 2 == 0 { a[lane / 2] } else { b[lane / 2] }))
             }
 
             #[doc = concat!("`", stringify!($high), "`: lanes of the upper halves, by turns.")]
-            pub fn $high(a: u128, b: u128) -> u128 {
+            pub(crate) fn $high(a: u128, b: u128) -> u128 {
                 let (a, b) = (<$type>::split(a), <$type>::split(b));
                 <$type>::join(core::array::from_fn(|lane| {
                     let at = $half + lane / 2;
@@ -58,7 +58,7 @@ unpacks! {
 }
 
 /// The MMX form of an unpack of upper halves, by the SSE form for lower ones.
-pub fn mmx_unpack_high(unpack_low: fn(u128, u128) -> u128, a: u64, b: u64) -> u64 {
+pub(crate) fn mmx_unpack_high(unpack_low: fn(u128, u128) -> u128, a: u64, b: u64) -> u64 {
     (unpack_low(a.into(), b.into()) >> 64) as u64
 }
 
@@ -66,7 +66,7 @@ macro_rules! widens {
     ($($name:ident: $from:ty => $to:ty;)*) => {
         $(
             #[doc = concat!("`", stringify!($name), "`: the lowest lanes, widened.")]
-            pub fn $name(a: u128) -> u128 {
+            pub(crate) fn $name(a: u128) -> u128 {
                 let a = <$from>::split(a);
                 <$to>::join(core::array::from_fn(|lane| <$to>::from(a[lane])))
             }

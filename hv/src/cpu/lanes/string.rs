@@ -5,7 +5,7 @@ use super::Lanes;
 
 /// What a packed string comparison finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Compared {
+pub(crate) struct Compared {
     /// The final result mask, a bit an element.
     pub mask: u16,
     /// The index that goes to ECX.
@@ -18,7 +18,7 @@ pub struct Compared {
 
 impl Compared {
     /// The mask as XMM0 gets it: a bit an element, or, with bit 6 of the immediate, a whole element each.
-    pub fn expanded(self, control: u8) -> u128 {
+    pub(crate) fn expanded(self, control: u8) -> u128 {
         let words = control & 1 != 0;
         match (control & 0x40 != 0, words) {
             (false, _) => self.mask.into(),
@@ -48,14 +48,14 @@ fn fill<T: Into<i32>, const N: usize>(out: &mut [i32; 16], lanes: [T; N]) -> usi
 }
 
 /// Compares with explicit lengths (EAX and EDX, or RAX and RDX, sign-extended).
-pub fn compare_explicit(a: u128, a_length: i64, b: u128, b_length: i64, control: u8) -> Compared {
+pub(crate) fn compare_explicit(a: u128, a_length: i64, b: u128, b_length: i64, control: u8) -> Compared {
     let limit = if control & 1 != 0 { 8 } else { 16 };
     let clamp = |length: i64| length.unsigned_abs().min(limit) as usize;
     compare(a, clamp(a_length), b, clamp(b_length), control)
 }
 
 /// Compares strings that end at their first zero.
-pub fn compare_implicit(a: u128, b: u128, control: u8) -> Compared {
+pub(crate) fn compare_implicit(a: u128, b: u128, control: u8) -> Compared {
     let length = |value| {
         let (lanes, count) = elements(value, control);
         lanes[..count].iter().position(|&lane| lane == 0).unwrap_or(count)

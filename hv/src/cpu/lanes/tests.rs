@@ -118,8 +118,6 @@ fn every_function_is_the_hosts() {
         }
         "sse4.2" {
             pcmpgtq => |a, b| _mm_cmpgt_epi64(a, b);
-            |a, b| u128::from(crc32(a as u32, b as u64, 8)) => |a, b| _mm_set_epi64x(0,
-                _mm_crc32_u64(_mm_cvtsi128_si64(a) as u64 & 0xffff_ffff, _mm_cvtsi128_si64(b) as u64) as i64);
             |a, b| compare_implicit(a, b, 0x00).expanded(0x00) => |a, b| _mm_cmpistrm(a, b, 0x00);
             |a, b| compare_implicit(a, b, 0x44).expanded(0x44) => |a, b| _mm_cmpistrm(a, b, 0x44);
             |a, b| compare_implicit(a, b, 0x39).expanded(0x39) => |a, b| _mm_cmpistrm(a, b, 0x39);

@@ -150,7 +150,7 @@ fn ret_near<const LONG: bool, W: Width>(cpu: &mut Cpu, memory: &mut Memory, op: 
 pub(in crate::cpu) fn ret(form: &mut Form) -> Option<Run> {
     form.op.imm &= 0xffff;
     Some(match (form.mode.long(), form.operand_size()) {
-        (true, 2) => ret_near::<true, W16>,
+        // 64-bit mode ignores the operand-size prefix here.
         (true, _) => ret_near::<true, W64>,
         (false, 2) => ret_near::<false, W16>,
         (false, _) => ret_near::<false, W32>,

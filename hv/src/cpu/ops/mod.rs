@@ -17,7 +17,9 @@ pub(super) mod stack;
 pub(super) mod string;
 pub(super) mod system;
 pub(super) mod table;
+pub(super) mod vector;
 pub(super) mod vmx;
+pub(super) mod x87;
 
 /// Picks the instance of a function that is generic over a width, after its other parameters.
 macro_rules! by_width {

@@ -82,9 +82,12 @@ impl Shift for Rcl {
     #[inline(always)]
     fn eval<W: Width>(cpu: &mut Cpu, a: u64, count: u32) -> u64 {
         let count = count % (W::BITS + 1);
+        if count == 0 {
+            return a;
+        }
         // The operand with CF above it, rotated within BITS + 1 bits.
         let all = u128::from(a) | u128::from(cpu.flags.cf()) << W::BITS;
-        let turned = if count == 0 { all } else { all << count | all >> (W::BITS + 1 - count) };
+        let turned = all << count | all >> (W::BITS + 1 - count);
         let result = turned as u64 & W::MASK;
         let cf = turned >> W::BITS & 1 != 0;
         cpu.flags.set_cf_of(cf, W::sign(result) != cf);
@@ -96,8 +99,11 @@ impl Shift for Rcr {
     #[inline(always)]
     fn eval<W: Width>(cpu: &mut Cpu, a: u64, count: u32) -> u64 {
         let count = count % (W::BITS + 1);
+        if count == 0 {
+            return a;
+        }
         let all = u128::from(a) | u128::from(cpu.flags.cf()) << W::BITS;
-        let turned = if count == 0 { all } else { all >> count | all << (W::BITS + 1 - count) };
+        let turned = all >> count | all << (W::BITS + 1 - count);
         let result = turned as u64 & W::MASK;
         let cf = turned >> W::BITS & 1 != 0;
         cpu.flags.set_cf_of(cf, W::sign(result) != W::sign(result << 1));
