@@ -32,7 +32,7 @@ struct Has {
 
 const fn has(reason: Reason) -> Has {
     let number = reason.0;
-    let instruction = matches!(number, 9..=31 | 36 | 39 | 40 | 46 | 47 | 50 | 51 | 53..=55 | 57..=61 | 63 | 64);
+    let instruction = matches!(number, 9..=32 | 36 | 39 | 40 | 46 | 47 | 50 | 51 | 53..=55 | 57..=61 | 63 | 64);
     Has {
         qualification: matches!(number, 0 | 3 | 4 | 9 | 14 | 19 | 21..=25 | 27..=30 | 33 | 34 | 39 | 44..=50 | 53 | 56 | 58 | 62..=64),
         length: instruction || matches!(number, 0 | 44),
