@@ -4,7 +4,7 @@
 //! more vCPUs than CPUs, or fewer, vCPUs migrate. When all wait, the clock goes on to the board's next deadline. All of
 //! it depends on the configuration and on the world's answers alone.
 
-use crate::boot::Loaded;
+use crate::boot::{self, Loaded};
 use crate::device::Board;
 use crate::guests;
 use crate::l0::{self, Bus, L0, L0_MEMORY, Ran};
@@ -48,13 +48,13 @@ pub enum MachineError {
     /// No kernel came with the configuration.
     #[error("the configuration boots the kernel '{0}', but there is no image of it")]
     NoKernel(String),
-    /// The kernel's format is none that the loader knows.
-    #[error("cannot boot '{name}': {reason}")]
+    /// The kernel could not be loaded.
+    #[error("cannot boot '{name}': {source}")]
     Kernel {
         /// The kernel's file name.
         name: String,
-        /// What is wrong with it.
-        reason: String,
+        /// Why.
+        source: boot::Error,
     },
     /// The guest does not fit.
     #[error("the guest needs {needed} bytes of memory and the machine has {got}; give it more")]
@@ -385,12 +385,12 @@ fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
             }
             guest.load().map_err(|source| MachineError::Assemble { name: guest.name, source })
         }
-        Guest::Kernel { name, .. } => {
-            if !images.iter().any(|image| image.kind == ImageKind::Kernel) {
-                return Err(MachineError::NoKernel(name.clone()));
-            }
-            let reason = "this machine boots built-in guests only".to_owned();
-            Err(MachineError::Kernel { name: name.clone(), reason })
+        Guest::Kernel { name, append } => {
+            let image = |kind| images.iter().find(|image| image.kind == kind).map(|image| image.bytes.as_slice());
+            let Some(kernel) = image(ImageKind::Kernel) else { return Err(MachineError::NoKernel(name.clone())) };
+            let kernel =
+                boot::Kernel { name, image: kernel, initrd: image(ImageKind::Initrd), append, memory: config.memory };
+            boot::load(&kernel).map_err(|source| MachineError::Kernel { name: name.clone(), source })
         }
     }
 }

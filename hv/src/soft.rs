@@ -419,8 +419,12 @@ impl Silicon for SoftSilicon {
         let Some(current) = self.cpus[cpu].current else {
             return Err(Refused { error: None, check: None });
         };
-        let vmcs = self.memory.vmcs_mut(current);
-        let dirtied = vmcs.dirty;
+        let dirtied = self.memory.vmcs(current).dirty;
+        if dirtied & (dirty::CONTROLS | dirty::GUEST) != 0 {
+            // All of guest state is looked at and loaded again, what the guest left in the CPU too.
+            self.save(cpu);
+        }
+        let vmcs = self.memory.vmcs(current);
         let error = match (launch, vmcs.launched != 0) {
             (true, true) => Some(InstructionError::VMLAUNCH_NONCLEAR_VMCS),
             (false, false) => Some(InstructionError::VMRESUME_NONLAUNCHED_VMCS),

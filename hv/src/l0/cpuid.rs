@@ -42,8 +42,8 @@ fn text(from: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(core::array::from_fn(|byte| from[at + byte]))
 }
 
-/// CPUID's answer: EAX, EBX, ECX, EDX. `cr4` holds the bits of CR4 that silicon has.
-pub(super) fn cpuid(leaf: u32, subleaf: u32, vcpu: u16, cr4: Cr4, address_bits: u32) -> [u32; 4] {
+/// CPUID's answer: EAX, EBX, ECX, EDX, by the `vcpu`th of `vcpus`. `cr4` holds the bits of CR4 that silicon has.
+pub(super) fn cpuid(leaf: u32, subleaf: u32, (vcpu, vcpus): (u16, u16), cr4: Cr4, address_bits: u32) -> [u32; 4] {
     let feature = |bit: u32, control: Cr4| if cr4.contains(control) { 1 << bit } else { 0 };
     match leaf {
         0 => [0x16, text(b"Genu", 0), text(b"ntel", 0), text(b"ineI", 0)],
@@ -63,9 +63,12 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, vcpu: u16, cr4: Cr4, address_bits: 
             let ebx = feature(0, Cr4::FSGSBASE) | feature(7, Cr4::SMEP) | 1 << 9 | 1 << 10 | feature(20, Cr4::SMAP);
             [0, ebx, 0, 0]
         }
-        0xb => {
-            [0, u32::from(subleaf == 0), subleaf & 0xff | if subleaf < 2 { (subleaf + 1) << 8 } else { 0 }, vcpu.into()]
-        }
+        // One thread a core, all cores in one package.
+        0xb => match subleaf {
+            0 => [0, 1, 1 << 8, vcpu.into()],
+            1 => [vcpus.next_power_of_two().trailing_zeros(), vcpus.into(), 2 << 8 | 1, vcpu.into()],
+            other => [0, 0, other & 0xff, vcpu.into()],
+        },
         0x15 => [1, 40, (TSC_HZ / 40) as u32, 0],
         0x16 => [(TSC_HZ / 1_000_000) as u32, (TSC_HZ / 1_000_000) as u32, 100, 0],
         0x4000_0000 => [0x4000_0000, text(b"nvmx", 0), text(b"nvmx", 0), text(b"nvmx", 0)],
@@ -89,7 +92,8 @@ impl<S: Silicon> Cx<'_, S> {
     pub(super) fn handle_cpuid(&mut self) -> Next {
         let (leaf, subleaf) = (self.gpr(0) as u32, self.gpr(1) as u32);
         let cr4 = Cr4::from_bits_retain(self.shared.capabilities.cr4_fixed1);
-        let mut answer = cpuid(leaf, subleaf, self.vcpu.id, cr4, self.shared.address_bits);
+        let place = (self.vcpu.id, self.shared.roots_in_use.len() as u16);
+        let mut answer = cpuid(leaf, subleaf, place, cr4, self.shared.address_bits);
         if leaf == 1 && self.get(vmcs::GUEST_CR4) & Cr4::OSXSAVE.bits() != 0 {
             answer[2] |= 1 << 27;
         }
@@ -106,7 +110,7 @@ mod tests {
 
     #[test]
     fn it_is_an_intel_with_vmx() {
-        let ask = |leaf| cpuid(leaf, 0, 3, Cr4::SMEP, 40);
+        let ask = |leaf| cpuid(leaf, 0, (3, 6), Cr4::SMEP, 40);
         let [_, b, c, d] = ask(0);
         let name: Vec<u8> = [b, d, c].into_iter().flat_map(u32::to_le_bytes).collect();
         assert_eq!(name, b"GenuineIntel");
@@ -115,5 +119,6 @@ mod tests {
         assert_eq!(ask(7)[1] & (1 << 7 | 1 << 20), 1 << 7);
         assert_eq!(ask(0x8000_0008)[0], 0x3028);
         assert_eq!(ask(0x1234), [0; 4]);
+        assert_eq!(cpuid(0xb, 1, (3, 6), Cr4::SMEP, 40), [3, 6, 0x201, 3]);
     }
 }

@@ -1,11 +1,14 @@
 //! A world that keeps what it is told and types what it is given.
 
+#![allow(dead_code)] // Each test takes what it needs.
+
 use core::ops::ControlFlow;
 use hv::machine::{Image, Machine};
 use hv::world::World;
 use hv_defs::config::{Config, Guest};
 use hv_defs::event::{Event, InputKind, Stop};
 use hv_defs::policy::Policy;
+use std::collections::VecDeque;
 
 /// What a run was.
 #[derive(Debug, Default)]
@@ -16,11 +19,20 @@ pub(crate) struct Run {
     pub(crate) console: String,
     /// How it ended.
     pub(crate) stop: Option<Stop>,
+    /// Answers to the questions that are asked while every vCPU waits.
+    pub(crate) answers: VecDeque<(InputKind, u64)>,
+    /// The answers are for any question.
+    pub(crate) eager: bool,
+    /// Break the run off when so many events have come.
+    pub(crate) enough: Option<usize>,
 }
 
 impl World for Run {
     fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
         self.events.extend_from_slice(events);
+        if self.enough.is_some_and(|enough| self.events.len() >= enough) {
+            return ControlFlow::Break(());
+        }
         ControlFlow::Continue(())
     }
 
@@ -28,8 +40,8 @@ impl World for Run {
         self.console.extend(bytes.iter().map(|byte| char::from(*byte)));
     }
 
-    fn input(&mut self, _poll: u64, _now: u64, _idle_until: Option<u64>) -> Option<(InputKind, u64)> {
-        None
+    fn input(&mut self, _poll: u64, _now: u64, idle_until: Option<u64>) -> Option<(InputKind, u64)> {
+        if self.eager || idle_until.is_some() { self.answers.pop_front() } else { None }
     }
 }
 
@@ -45,12 +57,11 @@ pub(crate) fn config(guest: &str, policy: &str) -> Config {
 
 /// Runs a machine to its end.
 pub(crate) fn run(config: &Config) -> Run {
-    run_images(config, &[])
+    run_in(config, &[], Run::default())
 }
 
-/// As [`run`], with images to boot from.
-pub(crate) fn run_images(config: &Config, images: &[Image]) -> Run {
-    let mut run = Run::default();
+/// As [`run`], with images to boot from, in a given world.
+pub(crate) fn run_in(config: &Config, images: &[Image], mut run: Run) -> Run {
     let stop = Machine::new(config, images).expect("a machine").run(&mut run);
     run.stop = Some(stop);
     run
