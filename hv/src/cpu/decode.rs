@@ -354,6 +354,9 @@ pub(super) fn decode(bytes: &[u8], mode: Mode, offset: u16, before: u16) -> Deco
     }
     let mut form = Form::new(&instruction, bytes, mode, before);
     let Some(row) = rows::row(&instruction) else {
+        if rows::is_absent(&instruction) {
+            form.op.run = op::undefined;
+        }
         return Decoded::Op(form.op, true);
     };
     let run: Run = match (row.build)(&mut form) {

@@ -32,6 +32,13 @@ pub(crate) const CODE16: u16 = 0x20;
 /// 16-bit data from address 0.
 pub(crate) const DATA16: u16 = 0x28;
 
+/// 64-bit code and flat data of privilege level 3.
+pub(crate) const USER_CODE: u16 = 0x33;
+/// Flat data of privilege level 3.
+pub(crate) const USER_DATA: u16 = 0x3b;
+/// The task-state segment: zeros but for what a test writes.
+pub(crate) const TSS: u64 = 0xa000;
+
 /// A CPU with its memory.
 pub(crate) struct Machine {
     /// The CPU.
@@ -81,6 +88,10 @@ impl Machine {
             0x00cf_9b00_0000_ffff,
             0x0000_9b00_0000_ffff,
             0x0000_9300_0000_ffff,
+            0x00af_fb00_0000_ffff,
+            0x00cf_f300_0000_ffff,
+            0x0000_8b00_0000_0067 | TSS << 16,
+            0,
         ];
         for (at, descriptor) in (GDT..).step_by(8).zip(descriptors) {
             put(at, descriptor);
@@ -88,7 +99,7 @@ impl Machine {
         let mut cpu = Cpu::new(64, 0);
         cpu.gdtr = Table { base: GDT, limit: 0xff };
         cpu.idtr = Table { base: IDT, limit: 0xfff };
-        cpu.tr = segment(0x40, 0x8b, 0x67);
+        cpu.tr = Segment { base: TSS, ..segment(0x40, 0x8b, 0x67) };
         cpu.ldtr = segment(0, 0x1_0000, 0);
         let (code_rights, data_rights, limit, selectors) = match mode {
             Mode::Real => (0x9b, 0x93, 0xffff, (0, 0)),
@@ -125,6 +136,19 @@ impl Machine {
         cpu.mode_changed();
         memory.write_bytes(Hpa(CODE), code);
         Self { cpu, memory, blocks: Blocks::new(), clock: 0 }
+    }
+
+    /// Writes a 64-bit gate of the IDT: 14 is an interrupt gate, 15 a trap gate.
+    pub(crate) fn gate64(&mut self, vector: u8, kind: u64, handler: u64, ist: u64) {
+        let at = IDT + 16 * u64::from(vector);
+        let low = handler & 0xffff | u64::from(CODE64) << 16 | ist << 32 | (0x80 | kind) << 40;
+        self.memory.write(Hpa(at), low | (handler & 0xffff_0000) << 32);
+        self.memory.write(Hpa(at + 8), handler >> 32);
+    }
+
+    /// The stack's slot of that number, of eight bytes.
+    pub(crate) fn slot(&self, slot: u64) -> u64 {
+        self.memory.read(Hpa(self.cpu.regs.gpr[4] + 8 * slot))
     }
 
     /// Runs until an exit, `most` instructions at most.
