@@ -6,6 +6,7 @@
 
 use super::decode::{Decoded, Mode, decode};
 use super::op::{self, Op};
+use super::ops::fused::fuse;
 use crate::memory::Memory;
 use hv_defs::addr::{Hpa, PAGE_SIZE};
 use std::collections::BTreeMap;
@@ -127,6 +128,7 @@ impl Blocks {
         if count == 0 {
             return None;
         }
+        fuse(&mut ops);
         ops.push(op::end(offset, count));
         if self.by_key.len() >= MOST {
             self.clear(memory);

@@ -2,6 +2,7 @@
 
 use super::guard::{self, Guard};
 use super::op::{self, Op, Run};
+use super::ops::fused::Part;
 use super::rows;
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FastFormatter, Instruction, OpKind, Register};
 
@@ -132,6 +133,7 @@ impl<'a> Form<'a> {
             before,
             extra: 0,
             guard: Guard::NONE,
+            part: Part::None,
         };
         let prefixes = Prefixes::new(bytes, mode);
         let mut form = Self { instruction, mode, width: 0, ea: EaKind::Offset, op: blank, prefixes };

@@ -16,6 +16,9 @@ use hv_defs::controls::{ActivityState, Interruptibility, PrimaryControls};
 use hv_defs::exit::{ExitReason, Reason};
 use hv_defs::x86::{Rflags, Seg};
 
+/// The bit of the pending debug exceptions for a single-step trap.
+const SINGLE_STEP: u64 = 1 << 14;
+
 /// Runs until a VM exit. Counts retired instructions exactly into `clock`; the delivery of an event through the IDT
 /// counts as one too, so that no guest can keep the CPU from getting on. When `clock` reaches `until`, an external
 /// interrupt arrives from the host and the guest exits for it, exactly there.
@@ -191,7 +194,7 @@ fn over_limit(cpu: &Cpu, bytes: u64) -> bool {
 fn some(cpu: &mut Cpu, memory: &mut Memory, ops: &[Op]) -> Result<(), Halt> {
     let Some((last, ops)) = ops.split_last() else { return Ok(()) };
     for op in ops {
-        match (op.run)(cpu, memory, op) {
+        match op.alone()(cpu, memory, op) {
             Ok(Flow::Next) => {}
             Ok(_) => {
                 cpu.exec.now += u64::from(op.before) + 1;
@@ -219,6 +222,7 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
     let mode = mode(cpu);
     let shadow = cpu.interruptibility & (Interruptibility::STI | Interruptibility::MOV_SS);
     let resume = cpu.flags.has(Rflags::RF);
+    let trap = cpu.flags.has(Rflags::TF);
     let at = linear_rip(cpu, mode);
     let hpa = fetch(cpu, memory, at)?;
     let mut id = blocks.get(memory, hpa, mode);
@@ -229,7 +233,7 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
     // What blocks events does so until this instruction is complete; it may do so anew.
     cpu.interruptibility.remove(shadow);
     cpu.flags.put(Rflags::RF, false);
-    match (op.run)(cpu, memory, &op) {
+    match op.alone()(cpu, memory, &op) {
         Ok(Flow::Next) => {
             let next = op.next(cpu);
             cpu.rip = if mode.long() { next } else { u64::from(next as u32) };
@@ -242,6 +246,9 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
         }
     }
     cpu.exec.now += 1;
+    if trap {
+        cpu.pending_debug |= SINGLE_STEP;
+    }
     cpu.after_step();
     Ok(())
 }
@@ -324,7 +331,7 @@ impl Cpu {
         Ok(goal)
     }
 
-    /// What one instruction at a time leaves behind it: a single-step trap, a monitor-trap exit.
+    /// Leaves a monitor-trap exit pending after an instruction.
     fn after_step(&mut self) {
         if self.controls.primary.contains(PrimaryControls::MONITOR_TRAP_FLAG) {
             self.exec.monitor_trap = true;

@@ -1,5 +1,6 @@
 //! A decoded instruction: a function chosen at decode, and its operands resolved as far as they can be.
 
+use super::ops::fused::Part;
 use super::state::{Cpu, Halt, Stop};
 use crate::memory::Memory;
 use hv_defs::addr::Hpa;
@@ -64,9 +65,17 @@ pub(super) struct Op {
     pub(super) extra: u32,
     /// The guard, for ops that have one.
     pub(super) guard: super::guard::Guard,
+    /// What it is to a fusion with its neighbour.
+    pub(super) part: Part,
 }
 
 impl Op {
+    /// What it does where only it is to run.
+    #[inline(always)]
+    pub(super) fn alone(&self) -> Run {
+        if self.part == Part::Fused { self.then } else { self.run }
+    }
+
     /// RIP of the instruction after it.
     #[inline(always)]
     pub(super) fn next(&self, cpu: &Cpu) -> u64 {
@@ -356,5 +365,6 @@ pub(super) fn end(bytes: u16, count: u16) -> Op {
         before: count,
         extra: 0,
         guard: super::guard::Guard::NONE,
+        part: Part::None,
     }
 }

@@ -3,6 +3,7 @@
 use crate::cpu::decode::{Form, Shape};
 use crate::cpu::flags::Flags;
 use crate::cpu::op::{Ea, Flow, Op, Run, W32, W64, Width};
+use crate::cpu::ops::fused::Part;
 use crate::cpu::ops::{by_ea, by_width};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
@@ -167,6 +168,15 @@ pub(in crate::cpu) fn alu<O: Alu>(form: &mut Form) -> Option<Run> {
         Shape::MemImm => by_ea!(form.ea, form.width, mi::<O>),
         _ => return None,
     })
+}
+
+/// CMP (`IS_TEST` false) and TEST, of which those of registers and immediates go together with a branch behind them.
+pub(in crate::cpu) fn compare<O: Alu, const IS_TEST: bool>(form: &mut Form) -> Option<Run> {
+    if let shape @ (Shape::RegReg | Shape::RegImm) = form.shape() {
+        let (immediate, width) = (shape == Shape::RegImm, form.width as u8);
+        form.op.part = Part::Compare { test: IS_TEST, immediate, width };
+    }
+    alu::<O>(form)
 }
 
 fn r<O: Unary, W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {

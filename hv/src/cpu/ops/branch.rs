@@ -2,6 +2,7 @@
 
 use crate::cpu::decode::{Form, Shape};
 use crate::cpu::op::{Ea, Flow, Op, Run, W16, W32, W64, Width};
+use crate::cpu::ops::fused::Part;
 use crate::cpu::ops::{by_condition, by_ea, by_width, data::holds};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
@@ -53,6 +54,9 @@ fn jcc_run<const C: u8, const LONG: bool>(cpu: &mut Cpu, _: &mut Memory, op: &Op
 pub(in crate::cpu) fn jcc(form: &mut Form) -> Option<Run> {
     form.branch()?;
     let c = form.condition();
+    if form.mode.long() {
+        form.op.part = Part::Branch(c);
+    }
     Some(if form.mode.long() {
         by_condition!(c, just!(), jcc_run::<true>)
     } else {

@@ -9,6 +9,7 @@ pub(super) mod data;
 pub(super) mod decimal;
 pub(super) mod far;
 pub(super) mod flag;
+pub(super) mod fused;
 pub(super) mod io;
 pub(super) mod msr;
 pub(super) mod muldiv;

@@ -58,7 +58,7 @@ fn vmx_operands() {
     let memory = InstructionInfo::new().with_address_size(2).with_segment(3).with_no_index(true).with_base(3);
     check(plain, |a| a.vmptrld(qword_ptr(rbx + 16)), Reason::VMPTRLD, 16, 4, memory.into());
     let indexed = InstructionInfo::new().with_scale(3).with_address_size(2).with_segment(3).with_index(9).with_base(3);
-    check(plain, |a| a.vmclear(qword_ptr(rbx + r9 * 8 - 8)), Reason::VMCLEAR, -8i64 as u64, 6, indexed.into());
+    check(plain, |a| a.vmclear(qword_ptr(rbx + r9 * 8 - 8)), Reason::VMCLEAR, -8i64 as u64, 7, indexed.into());
     let registers = InstructionInfo::new().with_is_register(true).with_reg1(2).with_reg2(1);
     check(plain, |a| a.vmread(rdx, rcx), Reason::VMREAD, 0, 3, registers.into());
     check(plain, |a| a.vmwrite(rcx, rdx), Reason::VMWRITE, 0, 3, registers.into());
@@ -178,12 +178,12 @@ fn exceptions_by_bitmap() {
 
 #[test]
 fn an_exit_in_delivery_tells_of_the_event() {
-    // #UD's gate is absent: #NP, which exits; its delivery was of #UD.
-    let (info, _) = exit(|m| m.cpu.controls.exception_bitmap = 1 << 11, |a| a.ud2());
-    assert_eq!((info.intr_info.vector(), info.intr_error), (11, 6 << 3 | 2 | 1));
+    // #UD's gate is none: #GP, which exits; its delivery was of #UD.
+    let (info, _) = exit(|m| m.cpu.controls.exception_bitmap = 1 << 13, |a| a.ud2());
+    assert_eq!((info.intr_info.vector(), info.intr_error), (13, 6 << 3 | 2 | 1));
     assert_eq!((info.idt_info.valid(), info.idt_info.vector()), (true, 6));
     // A software interrupt is told of with its length, and RIP stays at it.
-    let (info, machine) = exit(|m| m.cpu.controls.exception_bitmap = 1 << 11, |a| a.int(0x80));
+    let (info, machine) = exit(|m| m.cpu.controls.exception_bitmap = 1 << 13, |a| a.int(0x80));
     assert_eq!((info.idt_info.kind(), info.length, machine.cpu.rip), (EventType::SoftwareInterrupt, 2, CODE));
 }
 

@@ -419,3 +419,31 @@ fn code_that_writes_itself_is_decoded_anew() {
         11,
     );
 }
+
+#[test]
+fn branches_on_comparisons_go_as_flags_say() {
+    // All conditions of CMP and TEST with a branch behind, whole blocks against one instruction at a time.
+    let values = [0u64, 1, 0x7f, 0x80, 0xff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 63, u64::MAX, u64::MAX >> 1];
+    for compare in [0x39u8, 0x85] {
+        for condition in 0..16u8 {
+            for rex in [0x48u8, 0x40] {
+                // CMP or TEST RAX, RBX; Jcc +1; HLT; NOP; HLT.
+                let code = [rex, compare, 0xd8, 0x70 | condition, 1, 0xf4, 0x90, 0xf4];
+                for a in values {
+                    for b in values {
+                        let end = |step: u64| {
+                            let mut machine = Machine::new(Mode::Long, &code);
+                            machine.cpu.regs.gpr[0] = a;
+                            machine.cpu.regs.gpr[3] = b;
+                            for _ in 0..3 {
+                                machine.run(step);
+                            }
+                            (machine.cpu.rip, machine.cpu.rflags(), machine.clock)
+                        };
+                        assert_eq!(end(100), end(1), "{compare:#x} {condition} {a:#x} {b:#x}");
+                    }
+                }
+            }
+        }
+    }
+}

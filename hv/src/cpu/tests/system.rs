@@ -71,8 +71,8 @@ fn faults_reach_their_handlers() {
         a.mov(rax, qword_ptr(rax))
     });
     faults(12, Some(0), |a| {
-        a.mov(rsp, 1u64 << 60)?;
-        a.mov(rax, qword_ptr(rsp))
+        a.mov(rbp, 1u64 << 60)?;
+        a.mov(rax, qword_ptr(rbp))
     });
     faults(3, None, |a| a.int3());
     faults(0x42, None, |a| a.int(0x42));
@@ -82,7 +82,7 @@ fn faults_reach_their_handlers() {
 fn a_missing_gate_is_a_double_fault_and_a_missing_double_fault_a_triple() {
     let mut machine = long(|a| a.ud2());
     machine.gate64(8, 14, HANDLER, 0);
-    // #UD without a gate is #NP, which is contributory; #UD is benign: #NP follows, without a gate too: #DF.
+    // #UD without a gate is #GP, and that without a gate again #GP: two contributory ones in a row.
     exits_for(&mut machine, Reason::HLT);
     assert_eq!((machine.cpu.rip, machine.slot(0)), (HANDLER, 0));
     let mut machine = long(|a| a.ud2());
@@ -188,7 +188,7 @@ fn injected_interrupts_go_through_the_idt() {
     let Machine { cpu, memory, .. } = &mut machine;
     inject(cpu, memory, info, 0, 0).expect("the gate is there");
     assert_eq!((machine.cpu.rip, machine.slot(0)), (HANDLER, CODE));
-    // Without the gate: #NP, #DF, triple fault.
+    // Without the gate: #GP, #DF, triple fault.
     let Machine { cpu, memory, .. } = &mut machine;
     let trap = inject(cpu, memory, info.with_vector(0x21), 0, 0).expect_err("no gate");
     assert!(matches!(&trap, Trap::Exit(info) if info.reason.reason() == Reason::TRIPLE_FAULT), "{trap:?}");
