@@ -429,16 +429,18 @@ fn branches_on_comparisons_go_as_flags_say() {
             for rex in [0x48u8, 0x40] {
                 // CMP or TEST RAX, RBX; Jcc +1; HLT; NOP; HLT.
                 let code = [rex, compare, 0xd8, 0x70 | condition, 1, 0xf4, 0x90, 0xf4];
+                let mut machine = Machine::new(Mode::Long, &code);
                 for a in values {
                     for b in values {
-                        let end = |step: u64| {
-                            let mut machine = Machine::new(Mode::Long, &code);
+                        let mut end = |step: u64| {
                             machine.cpu.regs.gpr[0] = a;
                             machine.cpu.regs.gpr[3] = b;
+                            machine.cpu.rip = CODE;
+                            let before = machine.clock;
                             for _ in 0..3 {
                                 machine.run(step);
                             }
-                            (machine.cpu.rip, machine.cpu.rflags(), machine.clock)
+                            (machine.cpu.rip, machine.cpu.rflags(), machine.clock - before)
                         };
                         assert_eq!(end(100), end(1), "{compare:#x} {condition} {a:#x} {b:#x}");
                     }
