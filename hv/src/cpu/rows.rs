@@ -9,7 +9,9 @@ use super::op::Run;
 use super::ops::alu::*;
 use super::ops::bits::*;
 use super::ops::shift::*;
-use super::ops::{branch, data, decimal, far, flag, io, msr, muldiv, stack, string, system, table, vector, vmx, x87};
+use super::ops::{
+    branch, data, decimal, far, fast, flag, io, msr, muldiv, stack, string, system, table, vector, vmx, x87,
+};
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::exit::Reason;
 use iced_x86::{Instruction, Mnemonic, OpKind};
@@ -397,10 +399,10 @@ fn system_row(i: &Instruction) -> Option<Row> {
         M::Lgs => plain(table::load_far::<5>),
         M::Lss => plain(table::load_far::<2>),
 
-        M::Syscall => ends(far::syscall),
-        M::Sysret | M::Sysretq => make(L::LongCpl0, Never, far::sysret),
-        M::Sysenter => ends(far::sysenter),
-        M::Sysexit | M::Sysexitq => make(L::ProtectedCpl0, Never, far::sysexit),
+        M::Syscall => ends(fast::syscall),
+        M::Sysret | M::Sysretq => make(L::LongCpl0, Never, fast::sysret),
+        M::Sysenter => ends(fast::sysenter),
+        M::Sysexit | M::Sysexitq => make(L::ProtectedCpl0, Never, fast::sysexit),
         M::Swapgs => make(L::LongCpl0, Never, system::swapgs),
         M::Rdfsbase => make(L::FsGsBase, Never, system::read_base::<4>),
         M::Rdgsbase => make(L::FsGsBase, Never, system::read_base::<5>),

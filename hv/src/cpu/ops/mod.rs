@@ -8,6 +8,7 @@ pub(super) mod branch;
 pub(super) mod data;
 pub(super) mod decimal;
 pub(super) mod far;
+pub(super) mod fast;
 pub(super) mod flag;
 pub(super) mod fused;
 pub(super) mod io;
