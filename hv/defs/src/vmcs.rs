@@ -169,6 +169,8 @@ field_value! {
 /// A field together with the type of its value.
 pub struct Field<T> {
     encoding: u32,
+    /// Its row, found when the constant is made, so that an access by a named field is one by a constant index.
+    index: u8,
     value: PhantomData<fn() -> T>,
 }
 
@@ -182,7 +184,11 @@ impl<T> Copy for Field<T> {}
 
 impl<T> Field<T> {
     const fn new(encoding: u32) -> Self {
-        Self { encoding, value: PhantomData }
+        let mut index = 0;
+        while ENCODINGS[index] != encoding {
+            index += 1;
+        }
+        Self { encoding, index: index as u8, value: PhantomData }
     }
 
     /// The field without its type.
@@ -191,11 +197,9 @@ impl<T> Field<T> {
     }
 
     /// The field's row in [`TABLE`].
+    #[inline(always)]
     pub const fn index(self) -> usize {
-        match self.field().index() {
-            Some(index) => index,
-            None => unreachable!(),
-        }
+        self.index as usize
     }
 }
 
