@@ -289,11 +289,15 @@ fn dirtied(field: VmcsField) -> u32 {
     }
 }
 
-/// Writes a field, and notes what that makes dirty.
+/// Writes a field, and notes what that makes dirty: nothing, if it writes what is there already, as hypervisors do more
+/// often than not.
 #[inline]
 fn write_row(vmcs: &mut Vmcs, row: usize, dirtied: u32, value: u64) {
-    vmcs.dirty |= dirtied;
+    let old = vmcs.row(row);
     vmcs.set_row(row, value);
+    if vmcs.row(row) != old {
+        vmcs.dirty |= dirtied;
+    }
 }
 
 /// Whether the VMCS may be wrong about a field while its guest's state is in the CPU.
