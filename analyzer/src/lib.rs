@@ -12,6 +12,8 @@ pub mod report;
 pub mod schema;
 mod source;
 pub mod state;
+#[cfg(test)]
+mod story;
 pub mod tables;
 
 pub use check::{Checked, Limits, check};

@@ -120,7 +120,8 @@ fn table(frame: &DataFrame) -> String {
     let columns = cells(frame, |value| shown(value, true));
     let numeric: Vec<bool> = frame.columns().iter().map(|column| column.dtype().is_numeric()).collect();
     let names: Vec<&str> = frame.columns().iter().map(|column| column.name().as_str()).collect();
-    let width = |at: usize| columns[at].iter().map(|cell| cell.chars().count()).chain([names[at].chars().count()]).max();
+    let width =
+        |at: usize| columns[at].iter().map(|cell| cell.chars().count()).chain([names[at].chars().count()]).max();
     let widths: Vec<usize> = (0..names.len()).map(|at| width(at).unwrap_or(0)).collect();
     let mut text = String::new();
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {

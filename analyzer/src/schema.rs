@@ -87,7 +87,7 @@ impl Table {
         }
         columns.extend(self.kind.fields().iter().map(|field| Column {
             name: field.name,
-            form: form(self.kind, field.name, field.form),
+            form: form(field.form),
             about: about(self.kind, field.name),
         }));
         if self.kind == Kind::Flush {
@@ -97,28 +97,28 @@ impl Table {
     }
 }
 
-const fn form(kind: Kind, name: &str, form: Form) -> &'static str {
+const fn form(form: Form) -> &'static str {
     match form {
-        // In `flushes` a VPID is null where the flush is not of one.
         Form::Number | Form::Vector => "integer",
         Form::Hex | Form::HexOrNone | Form::Address => "bits",
         Form::Flag => "boolean",
-        Form::Word(_) | Form::Reason | Form::VmcsField | Form::EventType | Form::Text => {
-            let _ = (kind, name);
-            "text"
-        }
+        Form::Word(_) | Form::Reason | Form::VmcsField | Form::EventType | Form::Text => "text",
     }
 }
 
 fn about(kind: Kind, column: &str) -> &'static str {
     match (kind, column) {
         (Kind::Exit, "level") => "The guest that was running: 1, 2 or 3.",
-        (Kind::Exit, "reason") => "The basic exit reason by the SDM's name, as `EPT_VIOLATION`; `REASON_n` where it has none.",
+        (Kind::Exit, "reason") => {
+            "The basic exit reason by the SDM's name, as `EPT_VIOLATION`; `REASON_n` where it has none."
+        }
         (Kind::Exit, "reason_code") => "The whole exit-reason field; bit 31 is set when the entry failed.",
         (Kind::Exit, "qualification") => "The exit qualification.",
         (Kind::Exit, "rip") => "Where the guest was.",
         (Kind::Exit, "length") => "Bytes of the instruction that exited; 0 where there is none.",
-        (Kind::Exit, "gpa") => "Guest-physical address, in that guest's own physical memory; 0 for reasons without one.",
+        (Kind::Exit, "gpa") => {
+            "Guest-physical address, in that guest's own physical memory; 0 for reasons without one."
+        }
         (Kind::Exit, "gla") => "Guest-linear address; 0 for reasons without one.",
         (Kind::Exit, "intr_info") => {
             "VM-exit interruption information, or IDT-vectoring information where only that is valid; null when neither."
@@ -128,7 +128,9 @@ fn about(kind: Kind, column: &str) -> &'static str {
         (Kind::Entry, "level") => "The guest that is entered: 1, 2 or 3.",
         (Kind::Entry, "launch") => "Whether it is VMLAUNCH rather than VMRESUME.",
         (Kind::Entry, "vmcs12") => "L1-physical address of the vmcs12; null when L1 itself is entered.",
-        (Kind::Entry, "vmcs02") => "Host-physical address of the VMCS that silicon runs: vmcs01 for L1, a vmcs02 for L2.",
+        (Kind::Entry, "vmcs02") => {
+            "Host-physical address of the VMCS that silicon runs: vmcs01 for L1, a vmcs02 for L2."
+        }
         (Kind::Entry, "vpid") => "The VPID that silicon runs under; 0 without VPID.",
         (Kind::Entry, "eptp") => "The EPT pointer that silicon runs under; null without EPT.",
         (Kind::Entry, "injected") => "Interruption information of what is injected; null when nothing is.",
@@ -170,7 +172,9 @@ fn about(kind: Kind, column: &str) -> &'static str {
         (Kind::Vpid, "op") => "`map` (a fresh vpid02), `hit`, `recycle` (another vpid12's) or `free`.",
         (Kind::Vpid, "vpid12") => "L1's VPID for L2.",
         (Kind::Vpid, "vpid02") => "Silicon's VPID for L2.",
-        (Kind::Ept, "op") => "`map` (added), `zap` (removed), `sync` (changed to what EPT12 says) or `switch` (now in use).",
+        (Kind::Ept, "op") => {
+            "`map` (added), `zap` (removed), `sync` (changed to what EPT12 says) or `switch` (now in use)."
+        }
         (Kind::Ept, "eptp12") => "L1's EPT pointer for L2.",
         (Kind::Ept, "eptp02") => "Silicon's EPT pointer for L2.",
         (Kind::Ept, "gpa") => "The L2-physical address; 0 for a switch.",

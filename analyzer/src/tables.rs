@@ -182,9 +182,8 @@ fn flushes(judged: Vec<Judged>, wanted: &impl Fn(&str) -> bool) -> Vec<Column> {
             columns.push(column(name));
         }
     };
-    let single_vpid = |kind| {
-        matches!(kind, FlushKind::InvvpidAddress | FlushKind::InvvpidSingle | FlushKind::InvvpidRetainGlobals)
-    };
+    let single_vpid =
+        |kind| matches!(kind, FlushKind::InvvpidAddress | FlushKind::InvvpidSingle | FlushKind::InvvpidRetainGlobals);
     let each = || judged.iter();
     add("kind", &|name| word_column(name, each().map(|row| Some(row.flush.kind.name()))));
     add("cause", &|name| word_column(name, each().map(|row| Some(row.flush.cause.name()))));

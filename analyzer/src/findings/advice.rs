@@ -96,7 +96,9 @@ fn trouble(of: &Findings, advice: &mut Vec<Advice>) {
     }
     if of.overview.lost > 0 {
         let lost = many(of.overview.lost, "event is", "events are");
-        let text = format!("{lost} missing from this trace: counts are too low, and verdicts may be wrong; record with larger buffers.");
+        let text = format!(
+            "{lost} missing from this trace: counts are too low, and verdicts may be wrong; record with larger buffers."
+        );
         add(Severity::Note, "lost-events", text);
     }
     if of.overview.truncated {
@@ -117,7 +119,9 @@ fn remedy(row: &FlushRow) -> String {
         }
         (Rule::OneRoot, _) => "use single-context INVEPT of the root that changed".into(),
         (Rule::OwnRoot, _) => "drop the flush for the APIC-access page: L2 has a root or a VPID of its own".into(),
-        (Rule::RootSwitch, _) => "do not flush when a root is only loaded; flush when an entry of it loses something".into(),
+        (Rule::RootSwitch, _) => {
+            "do not flush when a root is only loaded; flush when an entry of it loses something".into()
+        }
         (Rule::SameOwner, Cause::NestedEntry | Cause::NestedExit | Cause::Vpid12Change) => {
             "give L2 a VPID of its own for each vpid12, and flush only when it is recycled".into()
         }
@@ -218,7 +222,8 @@ fn pool(of: &Findings, advice: &mut Vec<Advice>) {
 
 fn multiplication(of: &Findings, advice: &mut Vec<Advice>) {
     let all = &of.multiplication;
-    let (Some(factor), Some(worst)) = (all.factor(), all.reasons.iter().max_by_key(|reason| reason.caused_total())) else {
+    let (Some(factor), Some(worst)) = (all.factor(), all.reasons.iter().max_by_key(|reason| reason.caused_total()))
+    else {
         return;
     };
     if worst.caused_total() == 0 {
@@ -272,9 +277,8 @@ fn vmcs(of: &Findings, advice: &mut Vec<Advice>) {
         advice.push(Advice { severity: Severity::Waste, topic: "same-value-vmwrite", text, saves });
     }
     // Accesses of L1 to fields that KVM's list does not shadow, each of which is an exit.
-    let unshadowed = |row: &&FieldRow| {
-        row.actor == Actor::L1 && row.which == Which::Vmcs12 && row.shadowed() == Shadowed::No
-    };
+    let unshadowed =
+        |row: &&FieldRow| row.actor == Actor::L1 && row.which == Which::Vmcs12 && row.shadowed() == Shadowed::No;
     let rows: Vec<&FieldRow> = of.vmcs.rows.iter().filter(unshadowed).collect();
     let exits: u64 = rows.iter().map(|row| row.accesses()).sum();
     let saves = exits * COSTS.round_trip();

@@ -147,7 +147,10 @@ impl Pass {
         let kind = event.what.kind();
         self.phases.see(number, event);
         match &event.what {
-            What::Vmcs(access) => self.vmcs.see(access),
+            What::Vmcs(access) => {
+                self.vmcs.see(access);
+                self.pools.access(event.at.vcpu, access);
+            }
             What::Pool(pool) => self.pools.see(event.at.vcpu, pool),
             What::Entry(entry) => {
                 if let Some(check) = entry.failed {
@@ -160,7 +163,7 @@ impl Pass {
         }
         self.exits.see(event, &self.costs);
         self.small.see(event);
-        if !matches!(kind, Kind::Exit | Kind::Pool | Kind::Injection) {
+        if !matches!(kind, Kind::Pool | Kind::Injection) {
             self.bench.see(number, event);
             for judged in self.bench.verdicts() {
                 self.phases.judged(&judged);

@@ -2,7 +2,7 @@
 
 use crate::curve::{Curve, Request, curve};
 use hv_defs::cost::Costs;
-use hv_defs::event::{Pool, PoolOp};
+use hv_defs::event::{Actor, Pool, PoolOp, VmcsAccess, VmcsOp, Which};
 use std::collections::BTreeMap;
 
 /// The pool of one vCPU.
@@ -72,6 +72,16 @@ impl Fold {
             PoolOp::Free => Request::Free(pool.vmcs12),
             _ => Request::Use(pool.vmcs12),
         });
+    }
+
+    /// VMCLEAR by L1 gives up the vmcs02 in a pool that is large enough to have it, whether or not this one had.
+    pub(super) fn access(&mut self, vcpu: u16, access: &VmcsAccess) {
+        if access.op == VmcsOp::Clear
+            && (access.actor, access.which) == (Actor::L1, Which::Vmcs12)
+            && let Some(one) = self.vcpus.get_mut(&vcpu)
+        {
+            one.requests.push(Request::Free(access.address));
+        }
     }
 
     pub(super) fn finish(self, costs: &Costs) -> Vec<PoolFinding> {

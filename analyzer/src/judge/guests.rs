@@ -66,8 +66,7 @@ impl Guests {
     /// The guest that is entered.
     pub(super) fn entered(&mut self, vcpu: u16, entry: &Entry) -> Owner {
         let mapped = self.mapped.remove(&vcpu).filter(|(_, vpid02)| *vpid02 == entry.vpid);
-        let vpid12 =
-            if entry.vmcs12 == NO_ADDRESS { Vpid12::NotNested } else { self.vpid12(entry.vmcs12, mapped) };
+        let vpid12 = if entry.vmcs12 == NO_ADDRESS { Vpid12::NotNested } else { self.vpid12(entry.vmcs12, mapped) };
         Owner { vcpu, level: entry.level, vpid12 }
     }
 

@@ -7,6 +7,8 @@
 
 mod guests;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod tlb;
 
 pub use rules::{JudgedBy, Rule, Verdict};

@@ -6,7 +6,7 @@
 use super::Judged;
 use super::guests::{Guests, Owner, Vpid12};
 use super::tlb::{Cpu, Held, Pending, Tag, covers, ep4ta, is_invept, needs_invept, width};
-use hv_defs::event::{Actor, Cause, Entry, EptChange, EptOp, Event, Exit, Flush, FlushKind, Stamp, What};
+use hv_defs::event::{Actor, Cause, Entry, EptChange, EptOp, Event, Flush, FlushKind, Stamp, What};
 use std::collections::{BTreeMap, BTreeSet};
 
 macro_rules! named {
@@ -96,7 +96,7 @@ rules! {
         "L0 took a page or a permission from a root whose entries are not traced, and a guest had run under it.";
     /// An instruction of the guest that L0 must carry out.
     GuestAsked "guest-asked" Required
-        "The guest's own INVVPID must drop what it names, and something had run under that tag.";
+        "The guest's own INVVPID must drop what it names, and something had run under that tag since the last flush.";
     /// L0 emulates the guest's paging.
     GuestPaging "guest-paging" Required
         "L0 emulates a change that the guest made to its paging, and something had run under that tag.";
@@ -108,7 +108,7 @@ rules! {
         "vmcs12 does not enable VPID, so L1 is owed a flush at each entry and exit of L2, and the tag was used again.";
     /// A VPID that changed hands.
     Recycled "recycled" Required
-        "A VPID was taken from one guest for another, and something had run under it.";
+        "A VPID was taken from its guest, to be another's, and something had run under it.";
     /// A vCPU that came back.
     Migrated "migrated" Required
         "The vCPU had run on this CPU before, and what its guest flushed elsewhere was not flushed here.";
@@ -168,6 +168,8 @@ pub(super) struct Judge {
     pub(super) given: Vec<Judged>,
     cpus: BTreeMap<u16, Cpu>,
     guests: Guests,
+    /// The last entry, while it is not known what it dropped by itself.
+    entry: Option<(u64, Stamp, Entry)>,
     /// For each EPT02 root with events, the EP4TA of its EPT12.
     roots: BTreeMap<u64, u64>,
     /// When each EPT02 entry was mapped: by root, address and size.
@@ -187,19 +189,27 @@ fn judged(event: u64, at: Stamp, flush: &Flush, rule: Rule) -> Judged {
 impl Judge {
     pub(super) fn see(&mut self, number: u64, event: &Event) {
         let at = event.at;
+        // What an entry drops by itself is told behind the entry, and was dropped before the guest ran.
+        if let What::Flush(Flush { cause: Cause::HardwareEntry, .. }) = event.what {
+            let entry = self.entry.take_if(|(_, entered, _)| entered.pcpu == at.pcpu);
+            self.enter();
+            self.entry = entry;
+        } else {
+            self.enter();
+        }
         match &event.what {
-            What::Entry(entry) if entry.failed.is_none() => self.entered(number, at, entry),
+            What::Entry(entry) if entry.failed.is_none() => self.entry = Some((number, at, *entry)),
             What::Vmcs(access) => self.guests.access(access),
             What::Vpid(vpid) => self.guests.mapped(at.vcpu, vpid.vpid12, vpid.vpid02),
             What::Ept(change) => self.changed(number, at, change),
             What::Flush(flush) if flush.actor == Actor::L0 => self.flushed(number, at, flush),
             What::Flush(flush) => self.guest_flushed(number, at, flush),
-            What::Exit(Exit { .. }) => {}
             _ => {}
         }
     }
 
     pub(super) fn close(&mut self) {
+        self.enter();
         for vcpu in self.asked.keys().copied().collect::<Vec<_>>() {
             self.answer(vcpu);
         }
@@ -213,9 +223,10 @@ impl Judge {
         }
     }
 
-    fn entered(&mut self, number: u64, at: Stamp, entry: &Entry) {
+    fn enter(&mut self) {
+        let Some((number, at, entry)) = self.entry.take() else { return };
         self.answer(at.vcpu);
-        let owner = self.guests.entered(at.vcpu, entry);
+        let owner = self.guests.entered(at.vcpu, &entry);
         let tag = Tag { vpid: entry.vpid, ep4ta: ep4ta(entry.eptp) };
         self.settle(at.pcpu, tag, owner);
         if owner.level >= 2 {
@@ -340,7 +351,8 @@ impl Judge {
         let harmless = cpu.roots.values().any(|root| root.pending.harmless > 0);
         let traced = |cpu: &Cpu| cpu.roots.keys().all(|root| self.roots.contains_key(root));
         let asked_single = self.asked.get(&at.vcpu).into_iter().flatten();
-        let asked_single = asked_single.map(|asked| asked.judged.flush.kind).any(|kind| kind == FlushKind::InveptSingle);
+        let asked_single =
+            asked_single.map(|asked| asked.judged.flush.kind).any(|kind| kind == FlushKind::InveptSingle);
         match (cpu.roots.len(), changed) {
             (0, _) => Rule::NothingCached,
             (2.., 1) => Rule::OneRoot,
@@ -351,7 +363,13 @@ impl Judge {
             (_, 0) if flush.cause == Cause::InveptEmulation && harmless => Rule::HarmlessChange,
             (_, 0) if flush.cause == Cause::InveptEmulation => Rule::NothingChanged,
             (_, 0) if flush.cause == Cause::RootLoad => Rule::RootSwitch,
-            (_, 0) if traced(cpu) => if harmless { Rule::HarmlessChange } else { Rule::NothingChanged },
+            (_, 0) if traced(cpu) => {
+                if harmless {
+                    Rule::HarmlessChange
+                } else {
+                    Rule::NothingChanged
+                }
+            }
             _ => Rule::NoEvidence,
         }
     }
@@ -359,12 +377,14 @@ impl Judge {
     fn judge_invvpid(&mut self, number: u64, at: Stamp, flush: &Flush) {
         let held = self.cpus.entry(at.pcpu).or_default().invvpid(flush);
         let asked = self.asked.get(&at.vcpu).into_iter().flatten().map(|asked| asked.judged.flush);
-        let asked = asked.filter(|asked| !is_invept(asked.kind)).map(|asked| asked.kind).max_by_key(|kind| width(*kind));
+        let asked =
+            asked.filter(|asked| !is_invept(asked.kind)).map(|asked| asked.kind).max_by_key(|kind| width(*kind));
         let mut narrower = None;
         let rule = match flush.cause {
             _ if held.is_empty() => Rule::NothingCached,
             Cause::InvvpidEmulation if asked.is_some_and(|asked| width(flush.kind) > width(asked)) => {
-                narrower = asked.map(|kind| if kind == FlushKind::InvvpidAll { FlushKind::InvvpidSingle } else { kind }.name());
+                narrower = asked
+                    .map(|kind| if kind == FlushKind::InvvpidAll { FlushKind::InvvpidSingle } else { kind }.name());
                 Rule::WiderThanAsked
             }
             Cause::InvvpidEmulation => Rule::GuestAsked,

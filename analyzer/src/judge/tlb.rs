@@ -1,8 +1,8 @@
 //! What an adversarial TLB could hold: for each physical CPU, the tags that were run under since they were last flushed.
 
 use super::guests::Owner;
-use hv_defs::event::{EptChange, EptOp, Flush, FlushKind};
 use hv_defs::ept::{EptEntry, Eptp};
+use hv_defs::event::{EptChange, EptOp, Flush, FlushKind};
 use std::collections::BTreeMap;
 
 /// The tag of linear mappings (no EP4TA: 0) or of combined ones.
@@ -143,8 +143,12 @@ impl Cpu {
 
     /// What a flush of linear and combined mappings covers, dropped where it drops all of a tag.
     pub(super) fn invvpid(&mut self, flush: &Flush) -> Vec<(Tag, Held)> {
-        let covered: Vec<(Tag, Held)> =
-            self.tags.iter().filter(|(tag, _)| covers(flush, tag.vpid)).map(|(tag, held)| (*tag, held.clone())).collect();
+        let covered: Vec<(Tag, Held)> = self
+            .tags
+            .iter()
+            .filter(|(tag, _)| covers(flush, tag.vpid))
+            .map(|(tag, held)| (*tag, held.clone()))
+            .collect();
         if !matches!(flush.kind, FlushKind::InvvpidAddress | FlushKind::InvvpidRetainGlobals) {
             self.tags.retain(|tag, _| !covers(flush, tag.vpid));
         }
@@ -158,8 +162,7 @@ mod tests {
 
     #[track_caller]
     fn check(old: u64, new: u64, needed: bool) {
-        let change =
-            EptChange { op: EptOp::Sync, eptp12: 0, eptp02: 0x101e, gpa: 0, size: 4096, old, new };
+        let change = EptChange { op: EptOp::Sync, eptp12: 0, eptp02: 0x101e, gpa: 0, size: 4096, old, new };
         assert_eq!(needs_invept(&change), needed, "{old:#x} -> {new:#x}");
     }
 

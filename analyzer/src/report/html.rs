@@ -19,7 +19,11 @@ pub(super) fn draw(documents: &[Document]) -> String {
         escape(&title)
     );
     for (number, document) in documents.iter().enumerate() {
-        let _ = writeln!(page, "<h1>{}</h1>", if document.title.is_empty() { "nvmx report".into() } else { escape(&document.title) });
+        let _ = writeln!(
+            page,
+            "<h1>{}</h1>",
+            if document.title.is_empty() { "nvmx report".into() } else { escape(&document.title) }
+        );
         page += "<nav>";
         for section in &document.sections {
             let _ = write!(page, "<a href=\"#{}-{number}\">{}</a>", section.id, escape(&section.title));
@@ -46,7 +50,11 @@ const fn class(tone: Tone) -> &'static str {
 fn prose(text: &str) -> String {
     let mut html = String::new();
     for (number, part) in text.split('`').enumerate() {
-        let _ = if number % 2 == 1 { write!(html, "<code>{}</code>", escape(part)) } else { write!(html, "{}", escape(part)) };
+        let _ = if number % 2 == 1 {
+            write!(html, "<code>{}</code>", escape(part))
+        } else {
+            write!(html, "{}", escape(part))
+        };
     }
     html
 }

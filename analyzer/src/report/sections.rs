@@ -84,7 +84,10 @@ fn overview(of: &Findings) -> Option<Section> {
     let missed: u64 = of.pools.iter().map(PoolFinding::missed).sum();
     let requests: u64 = of.pools.iter().map(|pool| pool.curve.requests).sum();
     if requests > 0 {
-        facts.push(("pool misses", Cell::number(format!("{} of {}", grouped(missed), grouped(requests)), missed as f64)));
+        facts.push((
+            "pool misses",
+            Cell::number(format!("{} of {}", grouped(missed), grouped(requests)), missed as f64),
+        ));
     }
     section("overview", "Overview", vec![Part::Facts(facts)])
 }
@@ -94,7 +97,8 @@ fn missing(of: &Findings) -> Option<Section> {
     if count == 0 {
         return None;
     }
-    let columns = vec!["event", "instruction", "vCPU", "CPU", "owed by", "flush", "EPT pointer", "first L2 address", "after"];
+    let columns =
+        vec!["event", "instruction", "vCPU", "CPU", "owed by", "flush", "EPT pointer", "first L2 address", "after"];
     let rows = of.flushes.missing.iter().map(|row| {
         vec![
             Cell::count(row.event),
@@ -138,7 +142,18 @@ fn exits(of: &Findings) -> Option<Section> {
     let all: u64 = of.exits.iter().map(|row| row.count).sum();
     let cycles: u64 = of.exits.iter().map(|row| row.handling.sum()).sum();
     let columns = vec![
-        "level", "reason", "by", "exits", "share", "run before p50", "p99", "cycles p50", "p90", "p99", "max", "cycles",
+        "level",
+        "reason",
+        "by",
+        "exits",
+        "share",
+        "run before p50",
+        "p99",
+        "cycles p50",
+        "p90",
+        "p99",
+        "max",
+        "cycles",
         "of handling",
     ];
     let shown = of.exits.iter().take(TOP).map(|row| {
@@ -163,9 +178,10 @@ fn exits(of: &Findings) -> Option<Section> {
     });
     let rows: Vec<_> = shown.collect();
     let rest: u64 = of.exits.iter().skip(TOP).map(|row| row.count).sum();
-    let mut note = "`run before` is what the guest ran from its entry to the exit, in instructions. Cycles are modelled: \
+    let mut note =
+        "`run before` is what the guest ran from its entry to the exit, in instructions. Cycles are modelled: \
                     the exit, what L0 did, and the entry that followed."
-        .to_owned();
+            .to_owned();
     if rest > 0 {
         note += &format!(" {} exits of {} other kinds are not shown.", grouped(rest), of.exits.len() - TOP);
     }
@@ -178,7 +194,17 @@ fn multiplication(of: &Findings) -> Option<Section> {
         return None;
     }
     let columns = vec![
-        "L2 exit", "exits", "reflected", "exits each", "L1 exits", "mostly", "L1 instr. p50", "cycles p50", "p90", "p99", "max",
+        "L2 exit",
+        "exits",
+        "reflected",
+        "exits each",
+        "L1 exits",
+        "mostly",
+        "L1 instr. p50",
+        "cycles p50",
+        "p90",
+        "p99",
+        "max",
         "L0 VMCS accesses",
     ];
     let shown = all.reasons.iter().take(TOP).map(|reason| {
@@ -214,7 +240,11 @@ fn multiplication(of: &Findings) -> Option<Section> {
     let parts: Vec<_> = parts.collect();
     let mut shown = vec![Part::Table(table)];
     if !parts.is_empty() {
-        shown.push(Part::Icicle(Icicle { title: "Exits of silicon, by the L2 exit that caused them".into(), unit: "exits", parts }));
+        shown.push(Part::Icicle(Icicle {
+            title: "Exits of silicon, by the L2 exit that caused them".into(),
+            unit: "exits",
+            parts,
+        }));
     }
     section("multiplication", "What each L2 exit costs", shown)
 }
@@ -247,7 +277,17 @@ fn flushes(of: &Findings) -> Option<Section> {
     }
     let made = flushes.made();
     let columns = vec![
-        "verdict", "cause", "kind", "by", "rule", "flushes", "share", "dropped", "dropped nothing", "cycles", "first event",
+        "verdict",
+        "cause",
+        "kind",
+        "by",
+        "rule",
+        "flushes",
+        "share",
+        "dropped",
+        "dropped nothing",
+        "cycles",
+        "first event",
     ];
     let rows = flushes.rows.iter().take(2 * TOP).map(|row| flush_cells(row, made)).collect();
     let mut rules: Vec<_> = flushes.rows.iter().map(|row| row.rule).collect();
@@ -255,9 +295,10 @@ fn flushes(of: &Findings) -> Option<Section> {
     rules.dedup();
     let rules: Vec<String> = rules.iter().map(|rule| format!("{}: {}", rule.name(), rule.why())).collect();
     let rest: u64 = flushes.rows.iter().skip(2 * TOP).map(|row| row.count).sum();
-    let mut note = "Judged by rule, from the events alone. Cycles are modelled, of the flush and of filling again what it \
+    let mut note =
+        "Judged by rule, from the events alone. Cycles are modelled, of the flush and of filling again what it \
                     dropped."
-        .to_owned();
+            .to_owned();
     if rest > 0 {
         note += &format!(" {} flushes of other kinds are not shown.", grouped(rest));
     }
@@ -271,14 +312,26 @@ fn pools(of: &Findings) -> Option<Section> {
         return None;
     }
     let columns = vec![
-        "vCPU", "requests", "vmcs12s", "slots", "hits", "misses", "recycles", "frees", "written", "skipped", "a hit saves",
-        "knee", "misses there",
+        "vCPU",
+        "requests",
+        "vmcs12s",
+        "slots",
+        "hits",
+        "misses",
+        "recycles",
+        "frees",
+        "written",
+        "skipped",
+        "a hit saves",
+        "knee",
+        "misses there",
     ];
     let rows = of.pools.iter().take(TOP).map(|pool| {
         let knee = pool.curve.knee();
         let there = knee.and_then(|knee| pool.curve.at(knee));
         let or_none = |number: Option<u64>| number.map_or(Cell::text("-"), Cell::count);
-        let saved = pool.saved_by_a_hit.map_or(Cell::text("-"), |saved| Cell::number(format!("{saved:.1} VMWRITEs"), saved));
+        let saved =
+            pool.saved_by_a_hit.map_or(Cell::text("-"), |saved| Cell::number(format!("{saved:.1} VMWRITEs"), saved));
         vec![
             Cell::count(pool.vcpu.into()),
             Cell::count(pool.curve.requests),
@@ -318,7 +371,8 @@ fn pools(of: &Findings) -> Option<Section> {
 }
 
 fn curve_table(pool: &PoolFinding) -> Table {
-    let columns = vec!["slots", "LRU misses", "of requests", "FIFO misses", "optimum", "VMWRITEs saved", "cycles saved"];
+    let columns =
+        vec!["slots", "LRU misses", "of requests", "FIFO misses", "optimum", "VMWRITEs saved", "cycles saved"];
     let none = pool.curve.at(1).map_or(0, |row| row.lru);
     let requests = pool.curve.requests;
     let sizes = pool.curve.sizes.iter();
@@ -348,9 +402,15 @@ fn vmcs(of: &Findings) -> Option<Section> {
     }
     let facts = vec![
         ("VMREADs", Cell::count(vmcs.reads())),
-        ("of what had not changed", Cell::number(share_text(vmcs.same_reads(), vmcs.reads()), vmcs.same_reads() as f64)),
+        (
+            "of what had not changed",
+            Cell::number(share_text(vmcs.same_reads(), vmcs.reads()), vmcs.same_reads() as f64),
+        ),
         ("VMWRITEs", Cell::count(vmcs.writes())),
-        ("of the value that was there", Cell::number(share_text(vmcs.same_writes(), vmcs.writes()), vmcs.same_writes() as f64)),
+        (
+            "of the value that was there",
+            Cell::number(share_text(vmcs.same_writes(), vmcs.writes()), vmcs.same_writes() as f64),
+        ),
     ];
     let columns = vec!["field", "VMCS", "by", "reads", "unchanged", "writes", "same value", "of writes", "KVM shadows"];
     let rows = vmcs.rows.iter().take(TOP + TOP / 2).map(|row| {
@@ -385,7 +445,11 @@ fn vmcs(of: &Findings) -> Option<Section> {
             let text = |text: &str| Cell::text(text);
             vec![text(op.name()), text(which.name()), text(actor.name()), Cell::count(count)]
         });
-        parts.push(Part::Table(Table { columns: vec!["operation", "VMCS", "by", "count"], rows: rows.collect(), note: String::new() }));
+        parts.push(Part::Table(Table {
+            columns: vec!["operation", "VMCS", "by", "count"],
+            rows: rows.collect(),
+            note: String::new(),
+        }));
     }
     section("vmcs", "VMCS accesses", parts)
 }
@@ -408,7 +472,11 @@ fn ept(of: &Findings) -> Option<Section> {
     }
     if !of.ept_pages.is_empty() {
         let rows = of.ept_pages.iter().map(|page| {
-            vec![Cell::number(format!("L{}", page.level), page.level.into()), Cell::address(page.page), Cell::count(page.count)]
+            vec![
+                Cell::number(format!("L{}", page.level), page.level.into()),
+                Cell::address(page.page),
+                Cell::count(page.count),
+            ]
         });
         let left = of.ept_page_count.saturating_sub(of.ept_pages.len() as u64);
         let note = if left > 0 { format!("{} other pages are not shown.", grouped(left)) } else { String::new() };
@@ -422,8 +490,12 @@ fn vpids(of: &Findings) -> Option<Section> {
     if of.vpids.is_empty() {
         return None;
     }
-    let rows = of.vpids.iter().map(|row| vec![Cell::count(row.vcpu.into()), Cell::text(row.op.name()), Cell::count(row.count)]);
-    let table = Table { columns: vec!["vCPU", "VPID map", "count"], rows: rows.take(2 * TOP).collect(), note: String::new() };
+    let rows = of
+        .vpids
+        .iter()
+        .map(|row| vec![Cell::count(row.vcpu.into()), Cell::text(row.op.name()), Cell::count(row.count)]);
+    let table =
+        Table { columns: vec!["vCPU", "VPID map", "count"], rows: rows.take(2 * TOP).collect(), note: String::new() };
     section("vpids", "VPIDs", vec![Part::Table(table)])
 }
 
@@ -448,7 +520,16 @@ fn phases(of: &Findings) -> Option<Section> {
         return None;
     }
     let columns = vec![
-        "mark", "first event", "events", "instructions", "L1 exits", "L2 exits", "VMCS accesses", "flushes", "redundant", "missing",
+        "mark",
+        "first event",
+        "events",
+        "instructions",
+        "L1 exits",
+        "L2 exits",
+        "VMCS accesses",
+        "flushes",
+        "redundant",
+        "missing",
         "pool misses",
     ];
     let rows = of.phases.iter().take(2 * TOP).map(|phase| {
@@ -477,7 +558,14 @@ fn about(of: &Findings) -> Option<Section> {
     let mut parts = vec![Part::Note(format!(
         "Modelled cycles: an instruction {}, an entry {}, an exit {}, VMREAD {}, VMWRITE {}, INVVPID {}, INVEPT {}, refilling a \
          TLB entry {}. They are of the order that is published, and make counts comparable; they are no measurement.",
-        costs.instruction, costs.entry, costs.exit, costs.vmread, costs.vmwrite, costs.invvpid, costs.invept, costs.nested_walk,
+        costs.instruction,
+        costs.entry,
+        costs.exit,
+        costs.vmread,
+        costs.vmwrite,
+        costs.invvpid,
+        costs.invept,
+        costs.nested_walk,
     ))];
     if of.overview.events == 0 {
         parts.insert(0, Part::Note("The trace has no events.".into()));

@@ -31,7 +31,8 @@ pub(super) fn curves(of: &Curves) -> String {
     const TOP: f64 = 12.0;
     const HEIGHT: f64 = 220.0;
     let points = || of.series.iter().flat_map(|(_, points)| points);
-    let (first, last) = (points().map(|point| point.0).min().unwrap_or(0), points().map(|point| point.0).max().unwrap_or(1));
+    let (first, last) =
+        (points().map(|point| point.0).min().unwrap_or(0), points().map(|point| point.0).max().unwrap_or(1));
     let most = ceiling(points().map(|point| point.1).max().unwrap_or(1).max(1));
     let span = (last - first).max(1) as f64;
     let x = |value: u64| LEFT + (value - first.min(value)) as f64 / span * (WIDTH - LEFT - 16.0);

@@ -71,7 +71,8 @@ fn draw_section(text: &mut String, section: &Section, color: bool) {
 fn bar(part: f64) -> String {
     let eighths = (part.clamp(0.0, 1.0) * 64.0).round() as usize;
     let mut text = "█".repeat(eighths / 8);
-    if let Some(rest) = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(eighths % 8).filter(|_| eighths % 8 > 0) {
+    if let Some(rest) = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(eighths % 8).filter(|_| eighths % 8 > 0)
+    {
         text.push(*rest);
     }
     text
@@ -97,7 +98,8 @@ fn draw_table(text: &mut String, table: &Table, color: bool) {
     let names: Vec<String> = table.columns.iter().enumerate().map(|(at, name)| pad(at, name)).collect();
     let _ = writeln!(text, "  {}", paint(names.join("  ").trim_end(), "2", color));
     for (row, cells) in table.rows.iter().zip(&rows) {
-        let cells = row.iter().zip(cells).enumerate().map(|(at, (cell, shown))| paint(&pad(at, shown), code(cell.tone), color));
+        let cells =
+            row.iter().zip(cells).enumerate().map(|(at, (cell, shown))| paint(&pad(at, shown), code(cell.tone), color));
         let line = cells.collect::<Vec<_>>().join("  ");
         let _ = writeln!(text, "  {}", line.trim_end());
     }
