@@ -21,23 +21,29 @@ pub enum Format {
 /// # Errors
 /// The query is wrong, or the trace is damaged.
 pub fn query(tables: &Tables<'_>, sql: &str) -> Result<DataFrame, Error> {
-    let named = extract_table_identifiers(sql, false, true).map_err(wrong)?;
-    let mut context = SQLContext::new();
     let text = sql.to_ascii_lowercase();
     // COUNT(*) wants no columns; any other star and a natural join may mean all.
     let packed: String = text.split_whitespace().collect();
     let all = packed.replace("count(*)", "").contains('*') || text.contains("natural");
-    for name in named {
+    let answer = execute(tables, sql, |column| all || text.contains(column));
+    match answer {
+        // With all columns the message can say which there are.
+        Err(Error::Query { why, .. }) if !all && why.contains("column") => execute(tables, sql, |_| true),
+        answer => answer,
+    }
+}
+
+fn execute(tables: &Tables<'_>, sql: &str, wanted: impl Fn(&str) -> bool) -> Result<DataFrame, Error> {
+    let mut context = SQLContext::new();
+    let own_names = sql.to_ascii_lowercase().contains("with");
+    for name in extract_table_identifiers(sql, false, true).map_err(wrong)? {
         let name = name.trim_matches('"');
-        let Some(table) = schema::table(name) else {
+        match schema::table(name) {
+            Some(table) => context.register(table.name, tables.table_with(table.name, &wanted)?.lazy()),
             // A name that the query itself gives to a part of it is no table of ours.
-            if text.contains("with") {
-                continue;
-            }
-            return Err(Error::NoTable { table: name.into() });
-        };
-        let frame = tables.table_with(table.name, |column| all || text.contains(column))?;
-        context.register(table.name, frame.lazy());
+            None if own_names => {}
+            None => return Err(Error::NoTable { table: name.into() }),
+        }
     }
     context.execute(sql).and_then(|frame| frame.collect()).map_err(wrong)
 }

@@ -125,13 +125,14 @@ fn remedy(row: &FlushRow) -> String {
         (Rule::SameOwner, Cause::NestedEntry | Cause::NestedExit | Cause::Vpid12Change) => {
             "give L2 a VPID of its own for each vpid12, and flush only when it is recycled".into()
         }
-        (Rule::NothingCached, Cause::InveptEmulation | Cause::InvvpidEmulation) => {
+        (Rule::NothingCached, _) if row.actor == Actor::L0 => {
             "skip the flush when nothing ran under the tag since the last one".into()
         }
+        (Rule::NothingCached, _) => "L1 need not flush again before its guest has run".into(),
         (Rule::NothingChanged | Rule::HarmlessChange, _) if row.actor == Actor::L0 => {
             "skip INVEPT when syncing found no present entry that lost anything".into()
         }
-        (Rule::NothingChanged | Rule::HarmlessChange | Rule::NothingCached, _) => {
+        (Rule::NothingChanged | Rule::HarmlessChange, _) => {
             "L1 need not INVEPT when no present entry lost a permission or its page".into()
         }
         _ => format!("drop the `{}` flush where this rule holds", cause.name()),
@@ -147,7 +148,7 @@ fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
         let saves = row.cycles + row.refill_cycles;
         // L1's own flush is an exit to L0, with all that this costs.
         let saves = if row.actor == Actor::L1 { saves + row.count * COSTS.round_trip() } else { saves };
-        if saves * WORTH < of.overview.cycles && row.count * 100 < made {
+        if saves * WORTH < of.overview.cycles && row.count * 20 < made {
             continue;
         }
         let (topic, verdict) = match row.verdict {
@@ -164,7 +165,7 @@ fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
             row.actor.name(),
             row.rule.name(),
             remedy(row),
-            dropped(row),
+            dropped(row) + if row.count == 1 { " it" } else { " them" },
             saved(saves, of.overview.cycles),
         );
         advice.push(Advice { severity: Severity::Waste, topic, text, saves });
@@ -173,9 +174,9 @@ fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
 
 fn dropped(row: &FlushRow) -> String {
     if row.dropped == 0 {
-        "They dropped nothing; without them".into()
+        "Nothing was dropped; without".into()
     } else {
-        format!("They dropped {}; without them", many(row.dropped, "TLB entry", "TLB entries"))
+        format!("{} dropped; without", many(row.dropped, "TLB entry was", "TLB entries were"))
     }
 }
 
@@ -191,7 +192,10 @@ fn pool(of: &Findings, advice: &mut Vec<Advice>) {
         if knee > pool.slots && avoidable * 100 > pool.curve.requests {
             let saves = (avoidable as f64 * pool.miss_cycles) as u64;
             let writes = match pool.saved_by_a_hit {
-                Some(saved) => format!(" and some {} VMWRITEs", grouped((avoidable as f64 * saved) as u64)),
+                Some(saved) if saved >= 1.0 => {
+                    format!(" and some {} VMWRITEs", grouped((avoidable as f64 * saved) as u64))
+                }
+                Some(_) => " but no VMWRITE, as every field is written at a hit too".into(),
                 None => String::new(),
             };
             let text = format!(

@@ -72,7 +72,7 @@ fn draw_section(page: &mut String, section: &Section, number: usize) {
             Part::Facts(facts) => {
                 page.push_str("<dl class=\"facts\">");
                 for (name, cell) in facts {
-                    let wide = if cell.text.chars().count() > 40 { " class=\"wide\"" } else { "" };
+                    let wide = if cell.text.chars().count() > 30 { " class=\"wide\"" } else { "" };
                     let _ = write!(
                         page,
                         "<div{wide}><dt>{}</dt><dd class=\"{}\">{}</dd></div>",
