@@ -44,11 +44,6 @@ impl Story {
         self
     }
 
-    /// The number of the last event.
-    pub(crate) fn last(&self) -> u64 {
-        self.events.len() as u64 - 1
-    }
-
     fn entry(self, level: u8, vmcs12: u64, vpid: u16, eptp: u64) -> Self {
         let injected = InterruptionInfo::default();
         let vmcs02 = 0x5000 + u64::from(level);
@@ -87,32 +82,16 @@ impl Story {
         }))
     }
 
-    pub(crate) fn access(
-        self,
-        actor: Actor,
-        which: Which,
-        address: u64,
-        op: VmcsOp,
-        field: VmcsField,
-        old: u64,
-        value: u64,
-    ) -> Self {
-        self.event(What::Vmcs(VmcsAccess { actor, which, address, op, field, old, value }))
+    /// L1 writes a field of a vmcs12 that was 0.
+    pub(crate) fn write12(self, number: u64, field: VmcsField, value: u64) -> Self {
+        let (actor, which, address, op) = (Actor::L1, Which::Vmcs12, vmcs12(number), VmcsOp::Write);
+        self.event(What::Vmcs(VmcsAccess { actor, which, address, op, field, old: 0, value }))
     }
 
     /// L1 enables VPID for its guest, with this value; 0 disables it.
     pub(crate) fn vpid12(self, number: u64, vpid: u16) -> Self {
-        let at = vmcs12(number);
         let bit = if vpid == 0 { 0 } else { 1 << 5 };
-        self.access(Actor::L1, Which::Vmcs12, at, VmcsOp::Write, SECONDARY_CONTROLS.field(), 0, bit).access(
-            Actor::L1,
-            Which::Vmcs12,
-            at,
-            VmcsOp::Write,
-            VPID.field(),
-            0,
-            vpid.into(),
-        )
+        self.write12(number, SECONDARY_CONTROLS.field(), bit).write12(number, VPID.field(), vpid.into())
     }
 
     pub(crate) fn flush(self, kind: FlushKind, cause: Cause, vpid: u16, eptp: u64) -> Self {

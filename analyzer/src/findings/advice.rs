@@ -157,11 +157,11 @@ fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
         };
         let kind = if row.kind == FlushKind::Transition { "transition".into() } else { row.kind.name().to_uppercase() };
         let text = format!(
-            "{} of {} {} {verdict} ({} by {}, rule {}): {}. {} {}.",
+            "{} of {} {} {verdict} ({kind} for {} by {}, rule {}): {}. {} {}.",
             grouped(row.count),
             many(made, "flush", "flushes"),
             if row.count == 1 { "is" } else { "are" },
-            format!("{kind} for {}", row.cause.name()),
+            row.cause.name(),
             row.actor.name(),
             row.rule.name(),
             remedy(row),

@@ -5,6 +5,8 @@ mod exits;
 mod flushes;
 mod pool;
 mod small;
+#[cfg(test)]
+mod tests;
 mod vmcs;
 
 pub use advice::{Advice, Severity};

@@ -87,7 +87,7 @@ pub(super) struct Fold {
     strangers: BTreeMap<(Actor, Which, VmcsField), Counts>,
     others: BTreeMap<(Actor, Which, VmcsOp), u64>,
     places: HashMap<(Which, u64), usize>,
-    values: Vec<Box<Values>>,
+    values: Vec<Values>,
     last: Option<((Which, u64), usize)>,
 }
 
@@ -120,7 +120,7 @@ impl Fold {
             _ => {
                 let values = &mut self.values;
                 let place = *self.places.entry(key).or_insert_with(|| {
-                    values.push(Box::new([None; COUNT]));
+                    values.push([None; COUNT]);
                     values.len() - 1
                 });
                 self.last = Some((key, place));

@@ -78,8 +78,11 @@ pub(super) struct Icicle {
     pub(super) title: String,
     pub(super) unit: &'static str,
     /// Name, own size and parts.
-    pub(super) parts: Vec<(String, u64, Vec<(String, u64)>)>,
+    pub(super) parts: Vec<Slab>,
 }
+
+/// A part of an icicle, by name and size, with what it is cut into.
+pub(super) type Slab = (String, u64, Vec<(String, u64)>);
 
 /// A part of a section.
 #[derive(Clone, PartialEq, Debug)]

@@ -71,7 +71,7 @@ fn draw_section(text: &mut String, section: &Section, color: bool) {
 fn bar(part: f64) -> String {
     let eighths = (part.clamp(0.0, 1.0) * 64.0).round() as usize;
     let mut text = "█".repeat(eighths / 8);
-    if let Some(rest) = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(eighths % 8).filter(|_| eighths % 8 > 0)
+    if let Some(rest) = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'].get(eighths % 8).filter(|_| !eighths.is_multiple_of(8))
     {
         text.push(*rest);
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use traces::Reader;
 
 /// Records a built-in guest under a policy, changed by `change`.
-pub fn record(guest: &str, policy: &str, change: impl FnOnce(&mut Config)) -> Reader {
+pub(crate) fn record(guest: &str, policy: &str, change: impl FnOnce(&mut Config)) -> Reader {
     let mut config = Config::new(Guest::BuiltIn(guest.into()));
     config.policy = Policy::preset(policy).expect("a preset");
     change(&mut config);
@@ -22,6 +22,6 @@ pub fn record(guest: &str, policy: &str, change: impl FnOnce(&mut Config)) -> Re
 
 /// The findings of a trace.
 #[allow(dead_code)] // Not every test that shares this asks for them.
-pub fn of(reader: &Reader) -> Findings {
+pub(crate) fn of(reader: &Reader) -> Findings {
     findings("trace", Source::Trace(reader)).expect("sound")
 }

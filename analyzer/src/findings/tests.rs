@@ -1,0 +1,112 @@
+//! Findings of short traces on paper, and sums of random ones.
+
+use super::{Findings, findings};
+use crate::Source;
+use crate::judge::Verdict;
+use crate::story::{Story, VPID01};
+use hv_defs::event::*;
+use hv_defs::exit::Reason;
+use proptest::prelude::*;
+
+fn of(story: &Story) -> Findings {
+    findings("story", Source::Events(&story.events)).unwrap()
+}
+
+/// Two L2 CPUIDs that L1 handles, each with a VMREAD and the VMRESUME that enters L2 again: three exits of silicon each.
+/// An EPT violation that L0 handles: one. A last CPUID after which L2 never runs counts for nothing. Events are ten
+/// instructions apart, and five lie from a CPUID's exit to L2's entry: 50 instructions; cycles are those and three round
+/// trips, of an exit (700) and an entry (600) each.
+#[test]
+fn exits_multiply_as_counted() {
+    let mut story = Story::default().l1().exit(1, Reason::VMLAUNCH, Actor::L0);
+    for _ in 0..2 {
+        story = story.l2(0, 2).exit(2, Reason::CPUID, Actor::L1).l1();
+        story = story.exit(1, Reason::VMREAD, Actor::L0).l1().exit(1, Reason::VMRESUME, Actor::L0);
+    }
+    story = story.l2(0, 2).exit(2, Reason::EPT_VIOLATION, Actor::L0).l2(0, 2).exit(2, Reason::CPUID, Actor::L1).l1();
+    story = story.exit(1, Reason::VMXOFF, Actor::L0);
+    let found = of(&story);
+    let rows: Vec<_> = found
+        .multiplication
+        .reasons
+        .iter()
+        .map(|row| (row.reason, row.count, row.reflected, row.resumed, row.caused_total(), row.factor()))
+        .collect();
+    assert_eq!(rows, [(Reason::CPUID, 3, 3, 2, 4, 3.0), (Reason::EPT_VIOLATION, 1, 0, 1, 0, 1.0)]);
+    assert_eq!(found.multiplication.factor(), Some(7.0 / 3.0));
+    let cpuid = &found.multiplication.reasons[0];
+    assert_eq!((cpuid.l1_instructions.percentile(50), cpuid.l1_instructions.sum()), (50, 100));
+    assert_eq!(cpuid.cycles.max(), 50 + 3 * (600 + 700));
+    // A guest runs ten instructions from each entry to its exit; the last exit has no entry behind it.
+    let exits: u64 = found.exits.iter().map(|row| row.count).sum();
+    assert_eq!(exits, 10);
+    assert!(found.exits.iter().all(|row| row.guest.count() == 0 || row.guest.max() == 10));
+    assert_eq!(found.exits.iter().map(|row| row.handling.count()).sum::<u64>(), exits - 1);
+}
+
+/// Two misses of 100 fields and two hits of 20: a hit saves 80.
+#[test]
+fn a_hit_saves_what_a_miss_writes_more() {
+    let story = Story::default().pool(PoolOp::Miss, 0, 0, 100, 0).pool(PoolOp::Miss, 1, 1, 100, 0);
+    let found = of(&story.pool(PoolOp::Hit, 0, 0, 20, 80).pool(PoolOp::Hit, 1, 1, 20, 80));
+    let [pool] = &found.pools[..] else { panic!() };
+    assert_eq!((pool.hits, pool.missed(), pool.slots, pool.skipped), (2, 2, 2, 160));
+    assert_eq!(pool.saved_by_a_hit, Some(80.0));
+    // A, B, A, B: one slot misses four times, two miss twice.
+    assert_eq!(pool.curve.sizes.iter().map(|row| row.lru).collect::<Vec<_>>(), [4, 2]);
+}
+
+/// Marks cut: what is before the first is the start's.
+#[test]
+fn phases_begin_at_marks() {
+    let story = Story::default().l1().exit(1, Reason::CPUID, Actor::L0).event(What::Mark(7)).l1();
+    let found = of(&story.exit(1, Reason::CPUID, Actor::L0).event(What::Mark(7)));
+    let phases: Vec<_> =
+        found.phases.iter().map(|phase| (phase.mark, phase.first, phase.events, phase.l1_exits)).collect();
+    assert_eq!(phases, [(None, 0, 2, 1), (Some(7), 2, 3, 1), (Some(7), 5, 1, 0)]);
+    assert_eq!(found.phases.iter().map(|phase| phase.instructions).collect::<Vec<_>>(), [30, 30, 0]);
+}
+
+/// A random event, of few guests, tags and pages, so that they meet.
+fn step() -> impl Strategy<Value = fn(Story) -> Story> {
+    prop::sample::select(vec![
+        (|story| story.l1()) as fn(Story) -> Story,
+        |story| story.l2(0, 2),
+        |story| story.l2_under(1, 2, 0),
+        |story| story.exit(1, Reason::VMREAD, Actor::L0),
+        |story| story.exit(2, Reason::CPUID, Actor::L1),
+        |story| story.flush(FlushKind::InvvpidSingle, Cause::NestedEntry, VPID01, 0),
+        |story| story.flush(FlushKind::InvvpidAll, Cause::InvvpidEmulation, 0, 0),
+        |story| story.flush(FlushKind::InveptAll, Cause::EptZap, 0, 0),
+        |story| story.flush(FlushKind::InveptSingle, Cause::Guest, 0, crate::story::eptp12(0)),
+        |story| story.flush(FlushKind::InveptSingle, Cause::InveptEmulation, 0, crate::story::eptp02(0)),
+        |story| story.ept(EptOp::Map, 0, 0x7000, 0, 0x5037),
+        |story| story.ept(EptOp::Zap, 0, 0x7000, 0x5037, 0),
+        |story| story.vpid12(0, 7),
+        |story| story.vpid12(1, 0),
+        |story| story.on(0, 1),
+        |story| story.on(1, 0),
+        |story| story.event(What::Mark(3)),
+        |story| story.pool(PoolOp::Recycle, 1, 0, 9, 1),
+    ])
+}
+
+proptest! {
+    /// However they are grouped, the parts sum to the whole, and every flush has one verdict.
+    #[test]
+    fn sums_by_any_grouping_equal_the_total(steps in prop::collection::vec(step(), 0..80)) {
+        let story = steps.into_iter().fold(Story::default(), |story, step| step(story));
+        let found = of(&story);
+        let count = |kind| story.events.iter().filter(|event| event.what.kind() == kind).count() as u64;
+        prop_assert_eq!(found.exits.iter().map(|row| row.count).sum::<u64>(), count(Kind::Exit));
+        prop_assert_eq!(found.flushes.made(), count(Kind::Flush));
+        let made = Verdict::ALL.iter().filter(|verdict| **verdict != Verdict::Missing);
+        prop_assert_eq!(made.map(|verdict| found.flushes.count(*verdict)).sum::<u64>(), count(Kind::Flush));
+        prop_assert_eq!(found.overview.counts.iter().map(|(_, count)| count).sum::<u64>(), story.events.len() as u64);
+        prop_assert_eq!(found.phases.iter().map(|phase| phase.events).sum::<u64>(), story.events.len() as u64);
+        prop_assert_eq!(found.phases.iter().map(|phase| phase.missing).sum::<u64>(), found.flushes.count(Verdict::Missing));
+        prop_assert_eq!(found.pools.iter().map(|pool| pool.missed()).sum::<u64>(), count(Kind::Pool));
+        let missing = found.flushes.rows.iter().filter(|row| row.verdict == Verdict::Missing).map(|row| row.count);
+        prop_assert_eq!(missing.sum::<u64>(), found.flushes.missing.len() as u64);
+    }
+}
