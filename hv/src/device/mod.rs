@@ -143,7 +143,6 @@ impl Board {
                 // The command pulses output lines, each low bit that is clear one of them; line 0 resets.
                 return Some(reset("by the keyboard controller"));
             }
-            RESET_CONTROL if value & 4 != 0 => return Some(reset("by port 0xcf9")),
             _ => {}
         }
         None
@@ -167,6 +166,8 @@ impl Bus for Board {
         self.advance(now);
         match port {
             MARK_PORT if size == 4 => return Some(BusEvent::Mark(value)),
+            // A wider write there is for the PCI configuration address beside it, which this board does not have.
+            RESET_CONTROL if size == 1 && value & 4 != 0 => return Some(reset("by port 0xcf9")),
             DEBUG_EXIT_PORT..=DEBUG_EXIT_LAST => {
                 let code = value << 1 | 1;
                 let text = format!("the guest left through isa-debug-exit with status {code}");
@@ -240,6 +241,7 @@ mod tests {
         check(&[(KEYBOARD_COMMAND, 1, 0xd1)], None);
         check(&[(RESET_CONTROL, 1, 2)], None);
         check(&[(RESET_CONTROL, 1, 6)], stop(StopKind::Reset, 0));
+        check(&[(RESET_CONTROL - 1, 4, 0xffff_ffff)], None);
         check(&[(0x80, 1, 0x55)], None);
     }
 
