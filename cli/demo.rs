@@ -55,27 +55,27 @@ pub fn demo(args: &DemoArgs, print: &Print) -> Result<Status> {
 
     let summary = &recorded.summary;
     let mut out = print.out();
-    writeln!(out, "The guest's console said:")?;
     for line in String::from_utf8_lossy(&console).lines() {
-        writeln!(out, "    {line}")?;
+        print.detail(line);
     }
+    let about = hv::guests::by_name(GUEST).map_or("", |guest| guest.about);
+    writeln!(out, "Ran:      {about}")?;
     writeln!(
         out,
-        "Recorded: {} over {}, {}.",
+        "Recorded: {} over {}, in {}",
         of(summary.events, "event"),
         of(runs.verdict.instructions, "instruction"),
         bytes(summary.bytes)
     )?;
-    writeln!(out, "Replayed: {} identical runs, digest {:016x}.", runs.identical, runs.verdict.digest)?;
-    writeln!(out, "Found:")?;
-    for line in study::summary(&findings) {
-        writeln!(out, "    {line}")?;
+    writeln!(out, "Replayed: {} identical runs, one digest {:016x}", runs.identical, runs.verdict.digest)?;
+    for (place, line) in study::summary(&findings).iter().enumerate() {
+        writeln!(out, "{:<9} {line}", if place == 0 { "Found:" } else { "" })?;
     }
-    writeln!(out, "Report: {}", page.display())?;
-    writeln!(out, "Next:   nvmx tui {}", trace.display())?;
+    writeln!(out, "Report:   {}", page.display())?;
+    writeln!(out, "Try next: nvmx tui {}", trace.display())?;
     writeln!(
         out,
-        "        nvmx query {} 'SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason ORDER BY n DESC'",
+        "          nvmx query {} 'SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason ORDER BY n DESC'",
         trace.display()
     )?;
     out.flush()?;

@@ -29,6 +29,7 @@ fn policy(args: &PolicyArgs) -> Policy {
         root_load: args.root_load.unwrap_or(preset.root_load),
         pool: args.pool.unwrap_or(preset.pool),
         vmcs02_writes: args.vmcs02_writes.unwrap_or(preset.vmcs02_writes),
+        shadowing: args.shadowing.unwrap_or(preset.shadowing),
         ..preset
     }
 }

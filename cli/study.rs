@@ -95,7 +95,11 @@ pub fn summary(found: &Findings) -> Vec<String> {
         ),
         format!("vmcs02 pool: {}, {}", of(hits, "hit"), of(missed, "miss")),
     ];
-    lines.extend(found.advice.iter().take(3).map(|advice| format!("{}: {}", advice.severity.name(), advice.text)));
+    // The report has the whole of each piece of advice; its first clause says what it is about.
+    let clause = |text: &str| text.split([':', ';']).next().unwrap_or_default().trim_end_matches('.').to_owned();
+    lines.extend(
+        found.advice.iter().take(3).map(|advice| format!("{}: {}", advice.severity.name(), clause(&advice.text))),
+    );
     lines
 }
 

@@ -4,7 +4,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use hv_defs::config::Log;
 use hv_defs::event::Kind;
-use hv_defs::policy::{PRESETS, Preset, RootLoad, Tags, TransitionFlush, Vmcs02Writes};
+use hv_defs::policy::{PRESETS, Preset, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use std::path::PathBuf;
 
 /// Record, replay and analyse nested virtualisation.
@@ -212,6 +212,9 @@ pub struct PolicyArgs {
     /// Which VPIDs L1 and its L2s run under
     #[arg(long, value_name = "TAGS", value_parser = word(Tags::ALL, Tags::name))]
     pub vpid: Option<Tags>,
+    /// How VMCS shadowing is offered to an L1 whose L2s are hypervisors
+    #[arg(long, value_name = "HOW", value_parser = word(&[Shadowing::Off, Shadowing::Emulated], Shadowing::name))]
+    pub shadowing: Option<Shadowing>,
     /// When a nested entry or exit flushes
     #[arg(long, value_name = "WHEN", value_parser = word(FLUSHES, TransitionFlush::name))]
     pub transition_flush: Option<TransitionFlush>,
