@@ -13,6 +13,7 @@ pub fn config(args: &MachineArgs, log: Log) -> Config {
         policy: policy(&args.policy),
         tlb_entries: args.tlb,
         seed: args.seed,
+        slice: args.slice,
         log,
         max_instructions: args.max_instructions,
         stop_on: args.stop_on.clone(),

@@ -186,6 +186,9 @@ pub struct MachineArgs {
     /// Seeds all that the guest may take as random
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Machine")]
     pub seed: u64,
+    /// Instructions after which another vCPU has its turn and the guest is given input
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Machine")]
+    pub slice: u64,
     /// Stop after that many instructions
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub max_instructions: Option<u64>,

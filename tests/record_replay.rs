@@ -101,7 +101,9 @@ fn typed_input_is_recorded_and_replayed() {
     let folder = folder("input");
     let (trace, keys) = (folder.join("typed.nvmx"), folder.join("keys"));
     fs::write(&keys, "hello\n").unwrap();
-    let by_file = nvmx(&["record", "demo", "--input", word(&keys), "-o", word(&trace)]).expect(0);
+    // The machine asks for input when a slice ends.
+    let words = ["record", "demo", "--slice", "1000", "-o", word(&trace)];
+    let by_file = nvmx(&[&words[..], &["--input", word(&keys)]].concat()).expect(0);
     let inputs = "SELECT kind, value FROM inputs";
     let typed = nvmx(&["query", word(&trace), inputs, "--format", "csv"]).expect(0).out;
     let want: String = "hello\n".bytes().map(|byte| format!("console,{byte}\n")).collect();
@@ -109,11 +111,11 @@ fn typed_input_is_recorded_and_replayed() {
     nvmx(&["replay", word(&trace)]).expect(0);
     // Two recordings with the same input are the same too.
     let again = folder.join("again.nvmx");
-    nvmx(&["record", "demo", "--input", word(&keys), "-o", word(&again)]).expect(0);
+    nvmx(&["record", "demo", "--slice", "1000", "--input", word(&keys), "-o", word(&again)]).expect(0);
     assert!(fs::read(&trace).unwrap() == fs::read(&again).unwrap());
     // From a pipe, when it comes is the world's business; that it replays is ours.
     let mut child = command()
-        .args(["record", "demo", "-o", word(&trace)])
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

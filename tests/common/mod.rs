@@ -1,6 +1,6 @@
 //! Running the binary, and places for its files.
 
-#![allow(dead_code)] // Every test program uses a part of this.
+#![allow(dead_code, unreachable_pub)] // Every test program uses a part of this.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
