@@ -1,11 +1,51 @@
 //! From the machine's options to its configuration.
 
+use super::fail::{Fails, Result, Status};
 use super::words::{MachineArgs, PolicyArgs};
-use hv_defs::config::{Config, Guest, Log};
+use hv_defs::config::{Config, Guest, ImageKind, Log};
 use hv_defs::policy::Policy;
+use std::path::Path;
+use traces::Image;
+
+/// A machine that the options describe.
+pub struct Described {
+    /// Its configuration.
+    pub config: Config,
+    /// What it boots from.
+    pub images: Vec<Image>,
+    /// What to call its guest.
+    pub name: String,
+}
+
+/// The machine that the options describe, to be logged at `log`. Reads the images.
+///
+/// # Errors
+/// An image cannot be read.
+pub fn describe(args: &MachineArgs, log: Log) -> Result<Described> {
+    let mut images = Vec::new();
+    let files = [(ImageKind::Kernel, &args.kernel), (ImageKind::Initrd, &args.initrd)];
+    for (kind, path) in files.into_iter().filter_map(|(kind, path)| Some((kind, path.as_ref()?))) {
+        let what = format!("cannot read the {kind} {}", path.display());
+        let bytes = std::fs::read(path).or_hint(Status::Usage, what, "name a readable file")?;
+        images.push(Image::new(kind, file_name(path), bytes));
+    }
+    let name = match (&args.guest, images.first()) {
+        (Some(guest), _) => guest.clone(),
+        (None, kernel) => kernel.map(|kernel| kernel.name.clone()).unwrap_or_default(),
+    };
+    Ok(Described { config: config(args, log), images, name })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
 
 /// The configuration that the options describe, to be logged at `log`.
-pub fn config(args: &MachineArgs, log: Log) -> Config {
+fn config(args: &MachineArgs, log: Log) -> Config {
+    let guest = match (&args.guest, &args.kernel) {
+        (_, Some(kernel)) => Guest::Kernel { name: file_name(kernel), append: args.append.clone().unwrap_or_default() },
+        (guest, None) => Guest::BuiltIn(guest.clone().unwrap_or_default()),
+    };
     Config {
         memory: args.mem,
         vcpus: args.cpus,
@@ -17,7 +57,7 @@ pub fn config(args: &MachineArgs, log: Log) -> Config {
         log,
         max_instructions: args.max_instructions,
         stop_on: args.stop_on.clone(),
-        ..Config::new(Guest::BuiltIn(args.guest.clone()))
+        ..Config::new(guest)
     }
 }
 
@@ -72,5 +112,7 @@ mod tests {
         assert_eq!((config.max_instructions, config.stop_on.as_deref()), (Some(1000), Some("ok")));
         assert_eq!(config.log, Log::Vmcs);
         assert_eq!(parsed("nvmx record demo --log exits").log, Log::Exits);
+        let kernel = parsed("nvmx run --kernel /boot/vmlinuz --append quiet").guest;
+        assert_eq!(kernel, Guest::Kernel { name: "vmlinuz".into(), append: "quiet".into() });
     }
 }

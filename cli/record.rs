@@ -2,49 +2,49 @@
 
 use super::console::Console;
 use super::fail::{Failure, Result, Status};
-use super::machine::config;
+use super::machine::describe;
 use super::print::{Print, bytes, of};
 use super::words::{MachineArgs, RecordArgs, RunArgs};
-use hv_defs::config::Log;
+use hv_defs::config::{Config, Guest, Log};
 use hv_defs::event::{Stop, StopKind};
 use recorder::Error;
 use std::path::{Path, PathBuf};
 
 /// `nvmx run`.
 pub fn run(args: &RunArgs, print: &Print) -> Result<Status> {
-    let config = config(&args.machine, Log::Exits);
+    let machine = describe(&args.machine, Log::Exits)?;
     let mut console = open(&args.machine)?;
-    let ran = console.with(|outside| recorder::run(&config, &[], outside));
+    let ran = console.with(|outside| recorder::run(&machine.config, &machine.images, outside));
     let closed = console.close();
-    let stop = ran.map_err(|error| failure(error, &args.machine.guest, None))?;
+    let stop = ran.map_err(|error| failure(error, &machine.name, None))?;
     closed?;
-    ended(&stop, print)
+    ended(&machine.config, &stop, print)
 }
 
 /// `nvmx record`.
 pub fn record(args: &RecordArgs, print: &Print) -> Result<Status> {
-    let config = config(&args.machine, args.log);
-    let path = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.nvmx", args.machine.guest)));
+    let machine = describe(&args.machine, args.log)?;
+    let path = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.nvmx", machine.name)));
     let mut console = open(&args.machine)?;
-    let recorded = console.with(|outside| recorder::record(&config, &[], &path, outside));
+    let recorded = console.with(|outside| recorder::record(&machine.config, &machine.images, &path, outside));
     let closed = console.close();
-    let recorded = recorded.map_err(|error| failure(error, &args.machine.guest, Some(&path)))?;
+    let recorded = recorded.map_err(|error| failure(error, &machine.name, Some(&path)))?;
     closed?;
     let summary = &recorded.summary;
     print.note(format!("recorded {} in {}, {}", of(summary.events, "event"), path.display(), bytes(summary.bytes)));
-    ended(&recorded.stop, print)
+    ended(&machine.config, &recorded.stop, print)
 }
 
 fn open(args: &MachineArgs) -> Result<Console> {
     // Built-in guests have no use for Ctrl-C.
-    Console::open(args.input.as_deref(), false)
+    Console::open(args.input.as_deref(), args.kernel.is_some())
 }
 
 /// Says how the run ended, and what that means for the exit status.
-fn ended(stop: &Stop, print: &Print) -> Result<Status> {
+fn ended(config: &Config, stop: &Stop, print: &Print) -> Result<Status> {
     let failed = match stop.kind {
-        // What a guest built in here gives when it found something wrong is not 0, which arrives as status 1.
-        StopKind::DebugExit => stop.code != 1,
+        // A guest that is built in gives 0 when all is well, which arrives as status 1. What others mean is theirs.
+        StopKind::DebugExit => stop.code != 1 && matches!(config.guest, Guest::BuiltIn(_)),
         StopKind::TripleFault | StopKind::Unsupported => true,
         StopKind::Reset | StopKind::Idle | StopKind::MaxInstructions | StopKind::StopOn | StopKind::World => false,
     };
@@ -66,9 +66,7 @@ pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
         None => format!("cannot run {guest}"),
     };
     match error {
-        Error::Machine(error) => {
-            Failure::new(Status::Usage, what, error, "`nvmx guests` lists the guests that are built in")
-        }
+        Error::Machine(error) => Failure::new(Status::Usage, what, error, "see `nvmx guests` and `nvmx run --help`"),
         Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "put it beside the trace"),
         Error::Create { source, .. } => Failure::new(Status::Usage, what, source, "name a file that can be written"),
         Error::Trace { events, source } => {

@@ -67,9 +67,9 @@ pub enum Command {
     #[command(after_help = "Examples:
   nvmx run demo
   nvmx run flush-storm --policy kvm-2011
-  nvmx run demo --max-instructions 1000000
+  nvmx run --kernel vmlinuz --initrd initrd.img --append \"console=ttyS0\" --mem 256M
 
-On a terminal, Ctrl-A x ends the run. The last line says how the run ended and, if the guest
+On a terminal, Ctrl-A x ends the run; Ctrl-C does so too for a built-in guest. The last line says how the run ended and, if the guest
 used isa-debug-exit, with which status.")]
     Run(RunArgs),
     /// Run a guest and record it
@@ -169,8 +169,17 @@ pub struct RecordArgs {
 #[derive(Args)]
 pub struct MachineArgs {
     /// Built-in guest: see `nvmx guests`
-    #[arg(value_name = "GUEST")]
-    pub guest: String,
+    #[arg(value_name = "GUEST", required_unless_present = "kernel")]
+    pub guest: Option<String>,
+    /// Kernel to boot instead: bzImage, 64-bit ELF or multiboot
+    #[arg(long, value_name = "FILE", conflicts_with = "guest")]
+    pub kernel: Option<PathBuf>,
+    /// Its initrd
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Its command line
+    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
+    pub append: Option<String>,
     /// L1's memory: a number with K, M or G; without one, mebibytes
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size, help_heading = "Machine")]
     pub mem: u64,

@@ -46,6 +46,26 @@ fn a_guest_that_is_not_there() {
 }
 
 #[test]
+fn a_kernel_that_is_not_there_or_none() {
+    let folder = folder("kernel");
+    let none = folder.join("none");
+    fs::write(&none, "a text and no kernel\n".repeat(1000)).unwrap();
+    let trace = folder.join("none.nvmx");
+    for command in [&["run"][..], &["record", "-o", word(&trace)]] {
+        let check = |words: &[&str], says: &[&str]| check(&[command, words].concat(), 2, says);
+        check(&["--kernel", "/nowhere/vmlinuz"], &["kernel", "/nowhere/vmlinuz", "No such file"]);
+        check(&["--kernel", word(&none)], &["none"]);
+        check(
+            &["--kernel", word(&none), "--initrd", "/nowhere/initrd"],
+            &["initrd", "/nowhere/initrd", "No such file"],
+        );
+        check(&["--initrd", word(&none)], &["--kernel"]);
+        check(&["demo", "--kernel", word(&none)], &["--kernel"]);
+    }
+    assert!(!trace.exists(), "nothing was recorded");
+}
+
+#[test]
 fn wrong_words() {
     let check = |words: &str, says: &[&str]| line(words).expect(2).one_line(says);
     check("frobnicate", &["frobnicate", "nvmx --help"]);

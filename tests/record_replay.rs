@@ -114,12 +114,8 @@ fn typed_input_is_recorded_and_replayed() {
     nvmx(&["record", "demo", "--slice", "1000", "--input", word(&keys), "-o", word(&again)]).expect(0);
     assert!(fs::read(&trace).unwrap() == fs::read(&again).unwrap());
     // From a pipe, when it comes is the world's business; that it replays is ours.
-    let mut child = command()
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
+    let mut child =
+        command().args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary starts");
     child.stdin.take().unwrap().write_all(b"hello\n").unwrap();
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(0));
