@@ -77,10 +77,27 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
+/// Ends the loop when its thread panics: the terminal is given back by then, and nothing may draw on it.
+struct StopOnPanic(Arc<AtomicBool>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
 /// A thread that does the effects of a lane, one after another.
-fn worker(lane: Lane, reader: Arc<Reader>, done: mpsc::Sender<Msg>) -> io::Result<mpsc::Sender<Effect>> {
+fn worker(
+    lane: Lane,
+    reader: Arc<Reader>,
+    done: mpsc::Sender<Msg>,
+    stop: Arc<AtomicBool>,
+) -> io::Result<mpsc::Sender<Effect>> {
     let (ask, asked) = mpsc::channel::<Effect>();
     thread::Builder::new().name(format!("tui {lane:?}")).spawn(move || {
+        let _guard = StopOnPanic(stop);
         while let Ok(effect) = asked.recv() {
             if done.send(Msg::Done(lane, perform(&reader, effect))).is_err() {
                 return;
@@ -95,6 +112,23 @@ const IDLE: Duration = Duration::from_millis(200);
 /// And when something is.
 const BUSY: Duration = Duration::from_millis(10);
 
+/// Ends the process when the loop does not heed `stop` within a second. A terminal that has gone away keeps the loop in
+/// crossterm's poll for ever.
+fn watch(stop: Arc<AtomicBool>) -> io::Result<()> {
+    const HANGUP: i32 = 129;
+    thread::Builder::new().name("tui watch".into()).spawn(move || {
+        while !stop.load(Ordering::SeqCst) {
+            thread::sleep(IDLE);
+        }
+        thread::sleep(Duration::from_secs(1));
+        if TAKEN.load(Ordering::SeqCst) {
+            give_back();
+            std::process::exit(HANGUP);
+        }
+    })?;
+    Ok(())
+}
+
 /// Shows a trace until the user quits, or SIGTERM or SIGHUP ask for it.
 pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -104,10 +138,11 @@ pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, stop.clone()).map_err(Error::Terminal)?;
     }
+    watch(stop.clone()).map_err(Error::Terminal)?;
     let theme = Theme::from_environment(|name| std::env::var(name).ok());
     let reader = Arc::new(reader);
     let (done, replies) = mpsc::channel();
-    let start = |lane| worker(lane, reader.clone(), done.clone()).map_err(Error::Terminal);
+    let start = |lane| worker(lane, reader.clone(), done.clone(), stop.clone()).map_err(Error::Terminal);
     let lanes = [start(Lane::Screen)?, start(Lane::Long)?, start(Lane::Whole)?];
     let size = crossterm::terminal::size().map_err(Error::Terminal)?;
     let mut model = Model::new(about(&reader, name), theme, size);
