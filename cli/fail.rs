@@ -132,7 +132,9 @@ pub fn usage(error: &clap::Error) -> Status {
 /// Turns a panic, which is a bug of ours, into one line.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
-        let what = info.payload_as_str().unwrap_or("no message");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref().copied());
+        let what = text.unwrap_or("no message");
         let place = info.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
         say(&format!(
             "internal error{place}: {what}: this is a bug in nvmx {}; please report it with the command line",
