@@ -2,7 +2,6 @@
 
 use super::guard::{self, Guard};
 use super::op::{self, Op, Run};
-use super::ops::fused::Part;
 use super::rows;
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FastFormatter, Instruction, OpKind, Register};
 
@@ -112,29 +111,7 @@ pub(super) fn number(register: Register) -> u8 {
 
 impl<'a> Form<'a> {
     fn new(instruction: &'a Instruction, bytes: &[u8], mode: Mode, before: u16) -> Self {
-        let blank = Op {
-            run: op::unsupported,
-            then: op::unsupported,
-            imm: 0,
-            disp: 0,
-            reg: 0,
-            rm: 0,
-            base: 0,
-            index: 0,
-            scale: 0,
-            seg: 3,
-            base_mask: 0,
-            index_mask: 0,
-            rip_mask: 0,
-            seg_mask: 0,
-            address_bits: 64,
-            len: instruction.len() as u8,
-            offset: instruction.ip() as u16,
-            before,
-            extra: 0,
-            guard: Guard::NONE,
-            part: Part::None,
-        };
+        let blank = Op { len: instruction.len() as u8, offset: instruction.ip() as u16, before, ..Op::BLANK };
         let prefixes = Prefixes::new(bytes, mode);
         let mut form = Self { instruction, mode, width: 0, ea: EaKind::Offset, op: blank, prefixes };
         form.op.address_bits = 8 * form.address_size() as u8;

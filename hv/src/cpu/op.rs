@@ -70,6 +70,31 @@ pub(super) struct Op {
 }
 
 impl Op {
+    /// No operands, and nothing to do that is there.
+    pub(super) const BLANK: Self = Self {
+        run: unsupported,
+        then: unsupported,
+        imm: 0,
+        disp: 0,
+        reg: 0,
+        rm: 0,
+        base: 0,
+        index: 0,
+        scale: 0,
+        seg: 3,
+        base_mask: 0,
+        index_mask: 0,
+        rip_mask: 0,
+        seg_mask: 0,
+        address_bits: 64,
+        len: 0,
+        offset: 0,
+        before: 0,
+        extra: 0,
+        guard: super::guard::Guard::NONE,
+        part: Part::None,
+    };
+
     /// What it does where only it is to run.
     #[inline(always)]
     pub(super) fn alone(&self) -> Run {
@@ -344,27 +369,5 @@ pub(super) fn fall(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt>
 
 /// The op at the end of a block of `count` instructions and `bytes` bytes. It counts for none.
 pub(super) fn end(bytes: u16, count: u16) -> Op {
-    Op {
-        run: fall,
-        then: fall,
-        imm: 0,
-        disp: 0,
-        reg: 0,
-        rm: 0,
-        base: 0,
-        index: 0,
-        scale: 0,
-        seg: 3,
-        base_mask: 0,
-        index_mask: 0,
-        rip_mask: 0,
-        seg_mask: 0,
-        address_bits: 64,
-        len: 0,
-        offset: bytes,
-        before: count,
-        extra: 0,
-        guard: super::guard::Guard::NONE,
-        part: Part::None,
-    }
+    Op { run: fall, then: fall, offset: bytes, before: count, ..Op::BLANK }
 }

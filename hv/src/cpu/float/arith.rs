@@ -1,6 +1,6 @@
 //! The operations that IEEE 754 defines exactly.
 
-use super::round::{Packed, Wide, round, shift_sticky};
+use super::round::{Packed, Wide, round};
 use super::{Env, Format, Num, Rounding, flag, invalid, propagate};
 use core::cmp::Ordering;
 
@@ -69,21 +69,10 @@ pub(crate) fn add(a: Num, b: Num, env: &mut Env) -> Raw {
         ) => {
             let x = Wide { sign: sa, exponent: ea, significand: u128::from(ma) << 64 };
             let y = Wide { sign: sb, exponent: eb, significand: u128::from(mb) << 64 };
-            sum(x, y).map_or_else(|| zero_sum(env), Raw::Finite)
+            x.plus(y).map_or_else(|| zero_sum(env), Raw::Finite)
         }
         _ => Raw::Special(invalid(env)),
     }
-}
-
-/// The sum of two wide values that have at least two bits of room between them and their sticky bit, `None` for zero.
-fn sum(x: Wide, y: Wide) -> Option<Wide> {
-    let (x, y) = if (x.exponent, x.significand) >= (y.exponent, y.significand) { (x, y) } else { (y, x) };
-    // One bit of headroom for the carry.
-    let exponent = x.exponent + 1;
-    let big = x.significand >> 1 | x.significand & 1;
-    let small = shift_sticky(y.significand, (x.exponent - y.exponent).unsigned_abs().saturating_add(1));
-    let significand = if x.sign == y.sign { big + small } else { big - small };
-    (significand != 0).then(|| Wide::normalised(x.sign, exponent, significand))
 }
 
 /// `a * b`.
@@ -135,7 +124,7 @@ pub(crate) fn fma(a: Num, b: Num, c: Num, env: &mut Env) -> Raw {
     match c {
         Num::Finite { sign, exponent, significand } => {
             let addend = Wide { sign, exponent, significand: u128::from(significand) << 64 };
-            sum(exact, addend).map_or_else(|| zero_sum(env), Raw::Finite)
+            exact.plus(addend).map_or_else(|| zero_sum(env), Raw::Finite)
         }
         Num::Zero(_) => Raw::Finite(exact),
         _ => Raw::Special(c),

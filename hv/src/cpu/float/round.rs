@@ -30,6 +30,19 @@ impl Wide {
         let shift = significand.leading_zeros();
         Self { sign, exponent: exponent - shift as i32, significand: significand << shift }
     }
+
+    /// The sum, sticky where bits fall below; `None` for zero.
+    pub(crate) fn plus(self, other: Self) -> Option<Self> {
+        let (x, y) = if (self.exponent, self.significand) >= (other.exponent, other.significand) {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        let big = x.significand >> 1 | x.significand & 1;
+        let small = shift_sticky(y.significand, x.exponent.abs_diff(y.exponent).saturating_add(1));
+        let significand = if x.sign == y.sign { big + small } else { big - small };
+        (significand != 0).then(|| Self::normalised(x.sign, x.exponent + 1, significand))
+    }
 }
 
 /// Shifts right, and keeps what is shifted out as a sticky bit 0.

@@ -5,7 +5,7 @@
 //! See: SDM "Transcendental Instruction Accuracy" and "Approximation of Pi".
 
 use super::arith::Raw;
-use super::round::{Wide, shift_sticky};
+use super::round::Wide;
 use super::{Env, Num, invalid, propagate};
 
 const PI: Wide = Wide { sign: false, exponent: 1, significand: 0xc90f_daa2_2168_c234_c4c6_628b_80dc_1cd1 };
@@ -30,19 +30,6 @@ impl Wide {
         let (high, low) = wide_product(self.significand, other.significand);
         let sign = self.sign != other.sign;
         Self::normalised(sign, self.exponent + other.exponent + 1, high | u128::from(low != 0))
-    }
-
-    /// The sum; `None` for zero.
-    fn plus(self, other: Self) -> Option<Self> {
-        let (x, y) = if (self.exponent, self.significand) >= (other.exponent, other.significand) {
-            (self, other)
-        } else {
-            (other, self)
-        };
-        let big = x.significand >> 1 | x.significand & 1;
-        let small = shift_sticky(y.significand, x.exponent.abs_diff(y.exponent).saturating_add(1));
-        let significand = if x.sign == y.sign { big + small } else { big - small };
-        (significand != 0).then(|| Self::normalised(x.sign, x.exponent + 1, significand))
     }
 
     /// The quotient, by long division.

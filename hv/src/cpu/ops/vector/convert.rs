@@ -2,7 +2,7 @@
 
 use super::float::{Double, Real, Single, Sse, pack, unpack};
 use super::moves::{by_vex, store};
-use super::{Encoding, encoding, memory_source, plain};
+use super::{Encoding, encoding, memory_source, plain, vex};
 use crate::cpu::decode::Form;
 use crate::cpu::float::{self, Env, Format, Num, Raw, Rounding, flag};
 use crate::cpu::op::{Flow, Op, Run};
@@ -10,10 +10,6 @@ use crate::cpu::rows::Row;
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use iced_x86::{Instruction, Mnemonic, OpKind};
-
-fn vex(form: &Form) -> bool {
-    matches!(encoding(form), Encoding::Vex128 | Encoding::Vex256)
-}
 
 /// Runs `f` with no flags, then puts those back that were there.
 fn each<T>(env: &mut Env, f: impl FnOnce(&mut Env) -> T) -> T {

@@ -5,7 +5,7 @@
 //! own arithmetic is used.
 
 use super::moves::store;
-use super::{Encoding, encoding, memory_source, plain, three};
+use super::{Encoding, memory_source, plain, three, vex};
 use crate::cpu::decode::Form;
 use crate::cpu::float::{self, Env, Format, NanRule, Num, Raw, Rounding, flag};
 use crate::cpu::op::{Flow, Op, Run};
@@ -534,10 +534,6 @@ fn comi<R: Real, const SIGNAL: bool>(form: &mut Form) -> Option<Run> {
 fn predicate<'a, 'i>(form: &'a mut Form<'i>) -> &'a mut Form<'i> {
     form.op.imm &= if vex(form) { 31 } else { 7 };
     form
-}
-
-fn vex(form: &Form) -> bool {
-    matches!(encoding(form), Encoding::Vex128 | Encoding::Vex256)
 }
 
 impl Cpu {

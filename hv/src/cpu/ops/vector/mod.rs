@@ -223,6 +223,11 @@ fn encoding(form: &Form) -> Encoding {
     }
 }
 
+/// Whether a form is in VEX encoding.
+fn vex(form: &Form) -> bool {
+    matches!(encoding(form), Encoding::Vex128 | Encoding::Vex256)
+}
+
 /// Whether the last operand that is no immediate lies in memory.
 fn memory_source(form: &Form) -> bool {
     let i = form.instruction;

@@ -1,6 +1,6 @@
 //! Moves between vector registers, general registers and memory.
 
-use super::{Encoding, encoding, plain};
+use super::{Encoding, encoding, plain, vex};
 use crate::cpu::decode::Form;
 use crate::cpu::op::{Flow, Op, Run};
 use crate::cpu::rows::Row;
@@ -55,10 +55,6 @@ fn direction(form: &Form) -> Option<bool> {
         OpKind::Memory => Some(true),
         _ => super::memory_source(form).then_some(false),
     }
-}
-
-fn vex(form: &Form) -> bool {
-    matches!(encoding(form), Encoding::Vex128 | Encoding::Vex256)
 }
 
 /// Moves of whole registers. What VEX does not write is zero.

@@ -1,7 +1,7 @@
 //! Single elements, masks, tests, widenings, string comparisons, and blends by a mask register.
 
 use super::moves::{by_vex, store};
-use super::{Encoding, encoding, memory_source, plain};
+use super::{Encoding, encoding, memory_source, plain, vex};
 use crate::cpu::decode::Form;
 use crate::cpu::lanes;
 use crate::cpu::op::{Flow, Op, Run};
@@ -9,31 +9,6 @@ use crate::cpu::rows::Row;
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use iced_x86::{Instruction, Mnemonic};
-
-fn vex(form: &Form) -> bool {
-    matches!(encoding(form), Encoding::Vex128 | Encoding::Vex256)
-}
-
-/// [`by_vex`] where it is known already.
-macro_rules! by_vex_flag {
-    ($vex:expr, |$cpu:ident, $memory:ident, $op:ident| $body:block) => {
-        if $vex {
-            |$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
-                $cpu.avx()?;
-                let (low, high): (u128, u128) = $body;
-                $cpu.set_vex($op.reg, low, high);
-                Ok(Flow::Next)
-            }
-        } else {
-            |$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
-                $cpu.sse()?;
-                let (low, _): (u128, u128) = $body;
-                $cpu.set_xmm($op.reg, low);
-                Ok(Flow::Next)
-            }
-        }
-    };
-}
 
 /// PINSRB, PINSRW, PINSRD and PINSRQ, of `BITS`.
 fn insert<const BITS: u32>(form: &mut Form) -> Option<Run> {
@@ -102,18 +77,19 @@ fn extract<const BITS: u32>(form: &mut Form) -> Option<Run> {
 
 fn insertps(form: &mut Form) -> Option<Run> {
     let in_memory = memory_source(form);
-    let vex = vex(form);
+    // A VEX form names its first source apart from its destination.
+    let apart = u32::from(vex(form));
     if !in_memory {
-        form.op.index = form.register(if vex { 2 } else { 1 });
+        form.op.index = form.register(1 + apart);
     }
-    form.op.rm = form.register(if vex { 1 } else { 0 });
+    form.op.rm = form.register(apart);
     Some(if in_memory {
-        by_vex_flag!(vex, |cpu, memory, op| {
+        by_vex!(form, |cpu, memory, op| {
             let value = cpu.read_small(memory, op, 4)? as u32;
             (lanes::insertps_value(cpu.xmm(op.rm), value, op.imm as u8), 0)
         })
     } else {
-        by_vex_flag!(vex, |cpu, _memory, op| { (lanes::insertps(cpu.xmm(op.rm), cpu.xmm(op.index), op.imm as u8), 0) })
+        by_vex!(form, |cpu, _memory, op| { (lanes::insertps(cpu.xmm(op.rm), cpu.xmm(op.index), op.imm as u8), 0) })
     })
 }
 
