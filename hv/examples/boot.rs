@@ -1,0 +1,64 @@
+//! Boots a kernel with nothing around the machine: its console on stdout, and at the end the instructions, the exits and
+//! the speed on stderr. What `nvmx run` does, in a program that is built in seconds.
+//!
+//!     cargo run --release -p hv --example boot -- KERNEL [INITRD [APPEND [MEBIBYTES [VCPUS [PCPUS]]]]]
+
+use core::ops::ControlFlow;
+use hv::machine::{Image, Machine};
+use hv::world::World;
+use hv_defs::config::{Config, Guest, ImageKind, Log};
+use hv_defs::event::{Event, InputKind, What};
+use std::io::Write;
+use std::time::Instant;
+
+/// Stdout, and a count of exits.
+#[derive(Default)]
+struct Outside {
+    exits: u64,
+}
+
+impl World for Outside {
+    fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
+        self.exits += events.iter().filter(|event| matches!(event.what, What::Exit(_))).count() as u64;
+        ControlFlow::Continue(())
+    }
+
+    fn console(&mut self, bytes: &[u8]) {
+        let mut out = std::io::stdout();
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    }
+
+    fn input(&mut self, _poll: u64, _now: u64, _idle_until: Option<u64>) -> Option<(InputKind, u64)> {
+        None
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let word = |at: usize| words.get(at).map(String::as_str);
+    let kernel = word(0).ok_or("usage: boot KERNEL [INITRD [APPEND [MEBIBYTES [VCPUS [PCPUS]]]]]")?;
+    let mut images = vec![Image { kind: ImageKind::Kernel, bytes: std::fs::read(kernel)? }];
+    if let Some(initrd) = word(1).filter(|name| !name.is_empty()) {
+        images.push(Image { kind: ImageKind::Initrd, bytes: std::fs::read(initrd)? });
+    }
+    let append = word(2).unwrap_or_default().to_owned();
+    let mut config = Config::new(Guest::Kernel { name: kernel.to_owned(), append });
+    config.memory = word(3).map_or(Ok(256), str::parse::<u64>)? << 20;
+    config.vcpus = word(4).map_or(Ok(1), str::parse)?;
+    config.pcpus = word(5).map_or(Ok(1), str::parse)?;
+    config.log = Log::Exits;
+    let mut machine = Machine::new(&config, &images)?;
+    let mut outside = Outside::default();
+    let start = Instant::now();
+    let stop = machine.run(&mut outside);
+    let seconds = start.elapsed().as_secs_f64();
+    let instructions = machine.now() as f64;
+    eprintln!("{}", stop.text);
+    eprintln!(
+        "{:.0} million instructions, {} exits, {seconds:.1} s: {:.1} million instructions a second",
+        instructions / 1e6,
+        outside.exits,
+        instructions / 1e6 / seconds
+    );
+    Ok(())
+}
