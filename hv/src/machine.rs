@@ -1,13 +1,15 @@
 //! The machine: a guest, L0 on its silicon, the board, and the loop that gives each vCPU its turn.
 //!
 //! A turn is a number of instructions. Turns go round the vCPUs that can run, and round the physical CPUs, so that with
-//! more vCPUs than CPUs, or fewer, vCPUs migrate. When all wait, the clock goes on to the board's next deadline. All of
-//! it depends on the configuration and on the world's answers alone.
+//! more vCPUs than CPUs, or fewer, vCPUs migrate. A turn ends early when the vCPU waits or spins, and when an interrupt or
+//! its like comes to another vCPU: who sends one mostly waits for the answer, and would spin its turn away. When all
+//! wait, the clock goes on to the board's next deadline. All of it depends on the configuration and on the world's
+//! answers alone.
 
 use crate::boot::{self, Loaded};
-use crate::device::Board;
+use crate::device::{Board, ioapic_id};
 use crate::guests;
-use crate::l0::{self, Bus, L0, L0_MEMORY, Ran};
+use crate::l0::{self, L0, L0_MEMORY, Ran};
 use crate::silicon::{Pcpu, Silicon};
 use crate::soft::SoftSilicon;
 use crate::world::{Log, World};
@@ -105,6 +107,10 @@ pub struct Machine {
     vcpu: usize,
     pcpu: Pcpu,
     turn_end: u64,
+    /// The turn is over before its end.
+    yields: bool,
+    /// When the world is asked next, at the latest at the end of the turn then.
+    poll_at: u64,
     polls: u64,
     next_digest: u64,
     /// The last bytes of the console, where the text to stop on may have begun.
@@ -128,12 +134,14 @@ impl Machine {
         let silicon = SoftSilicon::new(size, config.pcpus, config.tlb_entries, config.seed);
         let mut machine = Self {
             l0: L0::new(config, silicon)?,
-            board: Board::new(config.memory),
+            board: Board::new(config.memory, config.vcpus),
             log: Log::default(),
             doing: vec![Doing::Waits; config.vcpus.into()],
             vcpu: 0,
             pcpu: 0,
             turn_end: config.slice,
+            yields: false,
+            poll_at: config.slice,
             polls: 0,
             next_digest: config.digest_interval,
             shown: Vec::new(),
@@ -176,8 +184,9 @@ impl Machine {
                 text: format!("{now} instructions were run"),
             }));
         }
-        if self.doing[self.vcpu] != Doing::Runs || now >= self.turn_end {
-            if now >= self.turn_end {
+        let over = now >= self.turn_end || core::mem::take(&mut self.yields);
+        if self.doing[self.vcpu] != Doing::Runs || over {
+            if now >= self.poll_at {
                 self.turn_over(world)?;
             }
             if !self.next_turn() {
@@ -194,10 +203,15 @@ impl Machine {
         let ran = self.l0.run_vcpu(self.vcpu, self.pcpu, &mut self.board, &mut self.log, until);
         self.show(world, &ran)?;
         self.drain(world)?;
+        self.arrivals();
         match ran {
             Ran::Ready | Ran::Slice => ControlFlow::Continue(()),
+            Ran::Spins => {
+                self.yields = true;
+                ControlFlow::Continue(())
+            }
             Ran::Halted => {
-                let refuses = self.now() == now && self.board.interrupt(self.vcpu as u16, now).is_some();
+                let refuses = self.now() == now && self.board.wakes(self.vcpu as u16, now);
                 self.doing[self.vcpu] = if refuses { Doing::Refuses } else { Doing::Waits };
                 ControlFlow::Continue(())
             }
@@ -205,7 +219,17 @@ impl Machine {
         }
     }
 
-    /// What happens at the end of a turn that was used up: a digest when one is due, and a question to the world.
+    /// Looks at what has come to which vCPU.
+    fn arrivals(&mut self) {
+        for vcpu in self.board.arrivals(self.l0.silicon.retired()) {
+            if self.doing[vcpu] == Doing::Refuses {
+                self.doing[vcpu] = Doing::Waits;
+            }
+            self.yields |= vcpu != self.vcpu;
+        }
+    }
+
+    /// What happens at the end of a turn when the slice is used up: a digest when one is due, and a question to the world.
     fn turn_over(&mut self, world: &mut dyn World) -> ControlFlow<Option<Stop>> {
         let now = self.now();
         if self.config.digest_interval != 0 && now >= self.next_digest {
@@ -220,10 +244,11 @@ impl Machine {
     /// Gives the turn to the next vCPU that can run, on the next physical CPU. Returns whether there is one.
     fn next_turn(&mut self) -> bool {
         let now = self.now();
+        self.yields = false;
         let count = self.doing.len();
         for step in 1..=count {
             let vcpu = (self.vcpu + step) % count;
-            if self.doing[vcpu] == Doing::Waits && self.board.interrupt(vcpu as u16, now).is_some() {
+            if self.doing[vcpu] == Doing::Waits && self.board.wakes(vcpu as u16, now) {
                 self.doing[vcpu] = Doing::Runs;
             }
             if self.doing[vcpu] == Doing::Runs {
@@ -231,6 +256,9 @@ impl Machine {
                 if step < count || now >= self.turn_end {
                     self.pcpu = (self.pcpu + 1) % usize::from(self.config.pcpus);
                     self.turn_end = now.saturating_add(self.config.slice);
+                    if now >= self.poll_at {
+                        self.poll_at = self.turn_end;
+                    }
                 }
                 self.vcpu = vcpu;
                 return true;
@@ -390,7 +418,10 @@ fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
             let Some(kernel) = image(ImageKind::Kernel) else { return Err(MachineError::NoKernel(name.clone())) };
             let kernel =
                 boot::Kernel { name, image: kernel, initrd: image(ImageKind::Initrd), append, memory: config.memory };
-            boot::load(&kernel).map_err(|source| MachineError::Kernel { name: name.clone(), source })
+            let mut loaded =
+                boot::load(&kernel).map_err(|source| MachineError::Kernel { name: name.clone(), source })?;
+            loaded.memory.push(boot::mptable::tables(config.vcpus, ioapic_id(config.vcpus)));
+            Ok(loaded)
         }
     }
 }

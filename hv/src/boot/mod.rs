@@ -5,6 +5,7 @@
 
 mod elf;
 mod linux;
+pub mod mptable;
 mod multiboot;
 
 use crate::l0::Start;

@@ -1,12 +1,18 @@
 //! The board: what a small PC has beside its CPUs and memory. Devices know the machine's clock, in instructions retired,
 //! as nanoseconds: a nominal 1 GHz. They hold no other time, and do no I/O: output is collected, input is handed in.
 
+mod apics;
+mod ioapic;
+mod lapic;
+mod message;
 mod pic;
 mod pit;
 mod rtc;
 mod serial;
 
-use crate::l0::{Bus, BusEvent};
+use crate::l0::{Bus, BusEvent, Signals};
+use apics::Apics;
+pub use apics::ioapic_id;
 use hv_defs::addr::Gpa;
 use hv_defs::event::{Stop, StopKind};
 use pic::Pics;
@@ -45,6 +51,11 @@ pub struct Board {
     serial: Serial,
     rtc: Rtc,
     pics: Pics,
+    /// The PIC's output, as it was last looked at.
+    intr: bool,
+    apics: Apics,
+    /// The vector that [`Bus::interrupt`] told of last, and whether it is the PIC's.
+    told: (u8, bool),
     pit: Pit,
     /// When the timer's output rises next.
     edge: Option<u64>,
@@ -53,12 +64,15 @@ pub struct Board {
 }
 
 impl Board {
-    /// The board of a machine with `memory` bytes of RAM, as after power-on.
-    pub fn new(memory: u64) -> Self {
+    /// The board of a machine with `memory` bytes of RAM and `vcpus` vCPUs, as firmware leaves it.
+    pub fn new(memory: u64, vcpus: u16) -> Self {
         Self {
             serial: Serial::new(),
             rtc: Rtc::new(memory),
             pics: Pics::default(),
+            intr: false,
+            apics: Apics::new(vcpus),
+            told: (0, false),
             pit: Pit::new(),
             edge: None,
             typed: VecDeque::new(),
@@ -67,7 +81,49 @@ impl Board {
 
     /// The instruction at which something happens on the board by itself; `None` when nothing ever will.
     pub fn deadline(&self) -> Option<u64> {
-        self.edge.filter(|_| !self.pics.is_masked(TIMER_LINE))
+        let unheard = self.pics.is_masked(TIMER_LINE) && self.apics.is_masked(pin(TIMER_LINE));
+        let timer = self.edge.filter(|_| !unheard);
+        match (timer, self.apics.deadline()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The vCPUs to which an interrupt or its like has come since the last call, as of `now`, in order.
+    pub fn arrivals(&mut self, now: u64) -> Vec<usize> {
+        self.advance(now);
+        self.apics.take_news()
+    }
+
+    /// Whether something waits for a vCPU.
+    pub fn wakes(&mut self, vcpu: u16, now: u64) -> bool {
+        self.interrupt(vcpu, now).is_some() || self.signals(vcpu).any()
+    }
+
+    /// Sets an ISA interrupt line, which is wired to the PIC and to the I/O APIC.
+    fn set_line(&mut self, line: u8, high: bool) {
+        if high {
+            self.pics.raise(line);
+        } else {
+            self.pics.lower(line);
+        }
+        self.pic_output();
+        self.apics.set_pin(pin(line), high);
+    }
+
+    /// A line goes high and low again: what an edge-triggered one is for.
+    fn pulse(&mut self, line: u8) {
+        self.set_line(line, true);
+        self.set_line(line, false);
+    }
+
+    /// The first local APIC sees the PIC's output rise.
+    fn pic_output(&mut self) {
+        let intr = self.pics.pending().is_some();
+        if intr && !core::mem::replace(&mut self.intr, intr) {
+            self.apics.ext_int();
+        }
+        self.intr = intr;
     }
 
     /// Console bytes that the guest has sent since the last call.
@@ -97,18 +153,17 @@ impl Board {
 
     fn serial_line(&mut self) {
         if self.serial.take_interrupt() {
-            self.pics.raise(SERIAL_LINE);
-            self.pics.lower(SERIAL_LINE);
+            self.pulse(SERIAL_LINE);
         }
     }
 
     /// Carries the board's clock on to `now`.
     fn advance(&mut self, now: u64) {
         if self.edge.is_some_and(|edge| edge <= now) {
-            self.pics.raise(TIMER_LINE);
-            self.pics.lower(TIMER_LINE);
+            self.pulse(TIMER_LINE);
             self.edge = self.pit.next_edge(now);
         }
+        self.apics.advance(now);
     }
 
     fn read_byte(&mut self, port: u16, now: u64) -> u8 {
@@ -132,7 +187,10 @@ impl Board {
                 self.serial.write((port - SERIAL_PORT) as u8, value);
                 self.serial_line();
             }
-            PIC_MASTER | 0x21 | PIC_SLAVE | 0xa1 | PIC_EDGE_LEVEL | 0x4d1 => self.pics.write(port, value),
+            PIC_MASTER | 0x21 | PIC_SLAVE | 0xa1 | PIC_EDGE_LEVEL | 0x4d1 => {
+                self.pics.write(port, value);
+                self.pic_output();
+            }
             PIT_PORT..=0x43 => {
                 self.pit.write((port - PIT_PORT) as u8, value, now);
                 self.edge = self.pit.next_edge(now);
@@ -147,6 +205,11 @@ impl Board {
         }
         None
     }
+}
+
+/// The I/O APIC's pin of an ISA line: the timer's is 2, as on every PC; line 2 itself is the cascade.
+const fn pin(line: u8) -> u8 {
+    if line == TIMER_LINE { 2 } else { line }
 }
 
 fn reset(how: &str) -> BusEvent {
@@ -183,27 +246,75 @@ impl Bus for Board {
         event
     }
 
-    fn mmio_read(&mut self, _vcpu: u16, _at: Gpa, _size: u8, _now: u64) -> Option<u64> {
-        None
+    fn mmio_read(&mut self, vcpu: u16, at: Gpa, size: u8, now: u64) -> Option<u64> {
+        self.advance(now);
+        self.apics.read(vcpu, at, size, now)
     }
 
-    fn mmio_write(&mut self, _vcpu: u16, _at: Gpa, _size: u8, _value: u64, _now: u64) -> bool {
-        false
+    fn mmio_write(&mut self, vcpu: u16, at: Gpa, size: u8, value: u64, now: u64) -> bool {
+        self.advance(now);
+        self.apics.write(vcpu, at, size, value, now)
     }
 
     fn interrupt(&mut self, vcpu: u16, now: u64) -> Option<u8> {
-        if vcpu != 0 {
-            return None;
-        }
         self.advance(now);
-        self.pics.pending()
+        let by_pic = match vcpu {
+            0 if self.apics.takes_ext_int() => self.pics.pending(),
+            _ => None,
+        };
+        let vector = by_pic.or_else(|| self.apics.pending(vcpu))?;
+        self.told = (vector, by_pic.is_some());
+        Some(vector)
     }
 
-    fn acknowledge(&mut self, vcpu: u16, now: u64) {
-        if vcpu == 0 {
-            self.advance(now);
-            self.pics.acknowledge();
+    fn acknowledge(&mut self, vcpu: u16, _now: u64) {
+        match self.told {
+            (_, true) => {
+                self.pics.acknowledge();
+                self.pic_output();
+            }
+            (vector, false) => self.apics.acknowledge(vcpu, vector),
         }
+    }
+
+    fn signals(&mut self, vcpu: u16) -> Signals {
+        self.apics.signals(vcpu)
+    }
+
+    fn take_nmi(&mut self, vcpu: u16) {
+        self.apics.take_nmi(vcpu);
+    }
+
+    fn take_init(&mut self, vcpu: u16, reset: bool) {
+        self.apics.take_init(vcpu, reset);
+    }
+
+    fn take_start_up(&mut self, vcpu: u16) {
+        self.apics.take_start_up(vcpu);
+    }
+
+    fn read_apic_msr(&mut self, vcpu: u16, index: u32, now: u64) -> Option<u64> {
+        self.apics.read_msr(vcpu, index, now)
+    }
+
+    fn write_apic_msr(&mut self, vcpu: u16, index: u32, value: u64, now: u64) -> bool {
+        self.apics.write_msr(vcpu, index, value, now)
+    }
+
+    fn tsc_moved(&mut self, vcpu: u16, offset: u64, now: u64) {
+        self.apics.set_tsc_offset(vcpu, offset, now);
+    }
+
+    fn cr8(&mut self, vcpu: u16) -> u8 {
+        self.apics.cr8(vcpu)
+    }
+
+    fn set_cr8(&mut self, vcpu: u16, cr8: u8) {
+        self.apics.set_cr8(vcpu, cr8);
+    }
+
+    fn held_by_tpr(&mut self, vcpu: u16) -> bool {
+        self.apics.held_by_tpr(vcpu)
     }
 }
 
@@ -212,7 +323,7 @@ mod tests {
     use super::*;
 
     fn check(writes: &[(u16, u8, u32)], expected: Option<BusEvent>) {
-        let mut board = Board::new(16 << 20);
+        let mut board = Board::new(16 << 20, 2);
         let mut last = None;
         for (port, size, value) in writes {
             last = board.io_out(*port, *size, *value, 0);
@@ -247,16 +358,16 @@ mod tests {
 
     #[test]
     fn stray_ports_read_all_ones() {
-        let mut board = Board::new(16 << 20);
+        let mut board = Board::new(16 << 20, 2);
         assert_eq!(board.io_in(0x1234, 1, 0), 0xff);
         assert_eq!(board.io_in(0x1234, 2, 0), 0xffff);
         assert_eq!(board.io_in(0xffff, 4, 0), 0xffff_ffff);
-        assert_eq!(board.mmio_read(0, Gpa(0xfee0_0000), 4, 0), None);
+        assert_eq!(board.mmio_read(0, Gpa(0xfed0_0000), 4, 0), None);
     }
 
     #[test]
     fn the_console_gathers_what_is_sent_and_interrupts_for_what_is_typed() {
-        let mut board = Board::new(16 << 20);
+        let mut board = Board::new(16 << 20, 2);
         for byte in *b"hello" {
             assert_eq!(board.io_out(SERIAL_PORT, 1, u32::from(byte), 0), None);
         }
@@ -278,7 +389,7 @@ mod tests {
 
     #[test]
     fn the_timer_interrupts_at_its_deadline() {
-        let mut board = Board::new(16 << 20);
+        let mut board = Board::new(16 << 20, 2);
         for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe)] {
             board.io_out(port, 1, value, 0);
         }

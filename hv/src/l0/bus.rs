@@ -12,7 +12,26 @@ pub enum BusEvent {
     Stop(Stop),
 }
 
+/// What waits for a vCPU beside interrupts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Signals {
+    /// An NMI.
+    pub nmi: bool,
+    /// An INIT.
+    pub init: bool,
+    /// A start-up IPI: the page number where it is to start.
+    pub start_up: Option<u8>,
+}
+
+impl Signals {
+    /// Whether there is one.
+    pub const fn any(&self) -> bool {
+        self.nmi || self.init || self.start_up.is_some()
+    }
+}
+
 /// The devices, as L0 asks them. `now` is the machine's clock, in instructions retired.
+/// A board need not have APICs: then the methods that are about them do nothing.
 pub trait Bus {
     /// Reads `size` (1, 2 or 4) bytes from a port; all ones where nothing answers.
     fn io_in(&mut self, port: u16, size: u8, now: u64) -> u32;
@@ -31,4 +50,45 @@ pub trait Bus {
 
     /// The vCPU took the interrupt that [`Bus::interrupt`] told of last.
     fn acknowledge(&mut self, vcpu: u16, now: u64);
+
+    /// What waits for this vCPU beside interrupts.
+    fn signals(&mut self, _vcpu: u16) -> Signals {
+        Signals::default()
+    }
+
+    /// The vCPU takes its NMI.
+    fn take_nmi(&mut self, _vcpu: u16) {}
+
+    /// The vCPU takes its INIT: it waits for a start-up IPI from now on, and its local APIC is reset, if `reset`; else it
+    /// was its L1 that was told.
+    fn take_init(&mut self, _vcpu: u16, _reset: bool) {}
+
+    /// The vCPU takes its start-up IPI.
+    fn take_start_up(&mut self, _vcpu: u16) {}
+
+    /// Reads one of the MSRs that are the local APIC's: IA32_APIC_BASE, IA32_TSC_DEADLINE, x2APIC's. `None` is #GP(0).
+    fn read_apic_msr(&mut self, _vcpu: u16, _index: u32, _now: u64) -> Option<u64> {
+        None
+    }
+
+    /// Writes one of the MSRs that are the local APIC's. `false` is #GP(0).
+    fn write_apic_msr(&mut self, _vcpu: u16, _index: u32, _value: u64, _now: u64) -> bool {
+        false
+    }
+
+    /// The vCPU's TSC is `now + offset` from now on.
+    fn tsc_moved(&mut self, _vcpu: u16, _offset: u64, _now: u64) {}
+
+    /// The task priority, as CR8 has it.
+    fn cr8(&mut self, _vcpu: u16) -> u8 {
+        0
+    }
+
+    /// The vCPU set its task priority through CR8.
+    fn set_cr8(&mut self, _vcpu: u16, _cr8: u8) {}
+
+    /// Whether the task priority alone keeps an interrupt from the vCPU.
+    fn held_by_tpr(&mut self, _vcpu: u16) -> bool {
+        false
+    }
 }

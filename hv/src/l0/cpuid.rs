@@ -4,20 +4,28 @@ use super::cx::Cx;
 use super::next::Next;
 use crate::silicon::Silicon;
 use hv_defs::vmcs;
-use hv_defs::x86::Cr4;
+use hv_defs::x86::{Cr4, msr};
 
 /// Time-stamp counter ticks in a second: one an instruction, at this nominal speed.
 pub(super) const TSC_HZ: u64 = 1_000_000_000;
 
 const BRAND: &[u8; 48] = b"nvmx nested virtual CPU @ 1.00GHz\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-/// Family 6, model 106, stepping 6.
-const SIGNATURE: u32 = 0x0006_06a6;
+/// IA32_APIC_BASE's enable bit.
+const APIC_ENABLED: u64 = 1 << 11;
 
-/// Leaf 1 ECX: SSE3, SSSE3, CX16, PCID, SSE4.1, SSE4.2, POPCNT, hypervisor present.
-const LEAF1_ECX: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 31;
+/// Family 6, model 106, stepping 6.
+pub(super) const SIGNATURE: u32 = 0x0006_06a6;
+
+/// Leaf 1 ECX: SSE3, SSSE3, CX16, PCID, SSE4.1, SSE4.2, x2APIC, POPCNT, TSC deadline, hypervisor present.
+const LEAF1_ECX: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 23 | 1 << 24 | 1 << 31;
 const VMX: u32 = 1 << 5;
 const PCID: u32 = 1 << 17;
+/// Leaf 7 EBX.
+const TSC_ADJUST: u32 = 1 << 1;
+/// Leaf 1 EDX: a local APIC, while IA32_APIC_BASE enables it; several logical CPUs in the package.
+const APIC: u32 = 1 << 9;
+const HTT: u32 = 1 << 28;
 /// Leaf 1 EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, SEP, MTRR, PGE, CMOV, PAT, PSE36, CLFSH, MMX, FXSR, SSE, SSE2.
 const LEAF1_EDX: u32 = 1
     | 1 << 2
@@ -49,18 +57,30 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, (vcpu, vcpus): (u16, u16), cr4: Cr4
         0 => [0x16, text(b"Genu", 0), text(b"ntel", 0), text(b"ineI", 0)],
         1 => {
             let ecx = LEAF1_ECX & !PCID | VMX | feature(17, Cr4::PCIDE);
-            [SIGNATURE, u32::from(vcpu) << 24 | 1 << 16 | 8 << 8, ecx, LEAF1_EDX]
+            let packaged = u32::from(vcpus).next_power_of_two().min(128);
+            let edx = LEAF1_EDX | APIC | if vcpus > 1 { HTT } else { 0 };
+            [SIGNATURE, u32::from(vcpu) << 24 | packaged << 16 | 8 << 8, ecx, edx]
         }
         2 => [0x00ff_ff01, 0, 0, 0],
         // A data and an instruction cache of 32 KiB, and 2 MiB of second level.
-        4 => match subleaf {
-            0 => [0x121, 7 << 22 | 63, 63, 0],
-            1 => [0x122, 7 << 22 | 63, 63, 0],
-            2 => [0x143, 15 << 22 | 63, 2047, 0],
-            _ => [0; 4],
-        },
+        4 => {
+            let cores = (u32::from(vcpus).next_power_of_two().min(64) - 1) << 26;
+            match subleaf {
+                0 => [cores | 0x121, 7 << 22 | 63, 63, 0],
+                1 => [cores | 0x122, 7 << 22 | 63, 63, 0],
+                2 => [cores | 0x143, 15 << 22 | 63, 2047, 0],
+                _ => [0; 4],
+            }
+        }
+        // The APIC's timer runs always.
+        6 => [1 << 2, 0, 0, 0],
         7 if subleaf == 0 => {
-            let ebx = feature(0, Cr4::FSGSBASE) | feature(7, Cr4::SMEP) | 1 << 9 | 1 << 10 | feature(20, Cr4::SMAP);
+            let ebx = feature(0, Cr4::FSGSBASE)
+                | TSC_ADJUST
+                | feature(7, Cr4::SMEP)
+                | 1 << 9
+                | 1 << 10
+                | feature(20, Cr4::SMAP);
             [0, ebx, 0, 0]
         }
         // One thread a core, all cores in one package.
@@ -96,6 +116,12 @@ impl<S: Silicon> Cx<'_, S> {
         let mut answer = cpuid(leaf, subleaf, place, cr4, self.shared.address_bits);
         if leaf == 1 && self.get(vmcs::GUEST_CR4) & Cr4::OSXSAVE.bits() != 0 {
             answer[2] |= 1 << 27;
+        }
+        if leaf == 1 {
+            let base = self.bus.read_apic_msr(self.vcpu.id, msr::APIC_BASE, self.at.instruction);
+            if base.is_none_or(|base| base & APIC_ENABLED == 0) {
+                answer[3] &= !APIC;
+            }
         }
         for (register, value) in [0, 3, 1, 2].into_iter().zip(answer) {
             self.set_gpr(register, u64::from(value));

@@ -44,6 +44,7 @@ impl<S: Silicon> Cx<'_, S> {
                     return Next::Raise(Fault::GP);
                 }
                 self.silicon.registers(self.cpu).cr8 = value;
+                self.forget_held();
                 Next::Skip
             }
             (CrAccessKind::MovFrom, 8) => {
@@ -149,7 +150,7 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// The running guest changed its own paging in a way that drops its linear translations, and L0 emulated it.
-    fn flush_guest_linear(&mut self) {
+    pub(super) fn flush_guest_linear(&mut self) {
         let vpid = self.get(vmcs::VPID);
         if vpid != 0 {
             let cause = hv_defs::event::Cause::GuestPaging;

@@ -6,13 +6,13 @@ use super::next::Fault;
 use super::vmx::Report;
 use crate::silicon::Silicon;
 use hv_defs::controls::{ExitControls, Interruptibility, PinBased, PrimaryControls};
-use hv_defs::event::{Injection, What};
+use hv_defs::event::{Injection, Stop, What};
 use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::vmcs;
 use hv_defs::x86::{Rflags, Vector};
 
 /// Whether the vCPU can be entered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Ready {
     /// Yes.
     Go,
@@ -20,6 +20,8 @@ pub(super) enum Ready {
     Briefly,
     /// It waits for an interrupt.
     Waits,
+    /// The run is over.
+    Ends(Stop),
 }
 
 /// The pending-debug-exceptions field's BS.
@@ -34,7 +36,7 @@ fn doubles(first: u8, second: Vector) -> bool {
 
 impl<S: Silicon> Cx<'_, S> {
     /// Has the next entry inject an event.
-    fn inject(&mut self, info: InterruptionInfo, error_code: u32, length: u32) {
+    pub(super) fn inject(&mut self, info: InterruptionInfo, error_code: u32, length: u32) {
         if info.has_error_code() {
             self.update(vmcs::ENTRY_EXCEPTION_ERROR_CODE, error_code);
         }
@@ -117,8 +119,16 @@ impl<S: Silicon> Cx<'_, S> {
     /// Gives the vCPU the board's interrupt, if there is one: to the guest that runs, or by an exit to L1 that asked to
     /// be told.
     pub(super) fn deliver(&mut self) -> Ready {
+        let signals = self.bus.signals(self.vcpu.id);
+        if (signals.any() || self.vcpu.waits_for_sipi)
+            && let Some(ready) = self.signalled(signals)
+        {
+            return ready;
+        }
+        self.tell_cr8();
         let waiting = self.vcpu.requeued.or_else(|| self.bus.interrupt(self.vcpu.id, self.at.instruction));
         let Some(vector) = waiting else {
+            self.watch_held();
             return if self.vcpu.halted { Ready::Waits } else { Ready::Go };
         };
         let injecting = self.get(vmcs::ENTRY_INTERRUPTION_INFO).valid();
@@ -145,14 +155,22 @@ impl<S: Silicon> Cx<'_, S> {
             self.acknowledge();
             self.vcpu.halted = false;
             self.inject(external(vector), 0, 0);
+            if self.bus.interrupt(self.vcpu.id, self.at.instruction).is_some() {
+                self.ask_for(PrimaryControls::INTERRUPT_WINDOW_EXITING);
+            }
             return Ready::Go;
         }
         if self.vcpu.halted {
             return Ready::Waits;
         }
-        let primary = self.get(vmcs::PRIMARY_CONTROLS) | PrimaryControls::INTERRUPT_WINDOW_EXITING;
-        self.update(vmcs::PRIMARY_CONTROLS, primary);
+        self.ask_for(PrimaryControls::INTERRUPT_WINDOW_EXITING);
         Ready::Go
+    }
+
+    /// Has the guest exit as soon as something can be delivered.
+    pub(super) fn ask_for(&mut self, window: PrimaryControls) {
+        let primary = self.get(vmcs::PRIMARY_CONTROLS) | window;
+        self.update(vmcs::PRIMARY_CONTROLS, primary);
     }
 }
 

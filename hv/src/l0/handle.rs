@@ -63,13 +63,20 @@ impl<S: Silicon> Cx<'_, S> {
                 self.set(vmcs::PRIMARY_CONTROLS, primary);
                 Next::Resume
             }
+            Reason::NMI_WINDOW => {
+                let mut primary = self.get(vmcs::PRIMARY_CONTROLS);
+                primary.remove(PrimaryControls::NMI_WINDOW_EXITING);
+                self.set(vmcs::PRIMARY_CONTROLS, primary);
+                Next::Resume
+            }
             Reason::HLT => Next::Halt,
+            Reason::PAUSE => Next::Spin,
             Reason::IO_INSTRUCTION => self.handle_io(exit),
             Reason::RDMSR => self.handle_msr(false),
             Reason::WRMSR => self.handle_msr(true),
             Reason::CR_ACCESS => self.handle_cr(exit),
             // Caches are not modelled; a MONITOR that never waits is one that was woken at once.
-            Reason::INVD | Reason::WBINVD | Reason::MONITOR | Reason::MWAIT | Reason::PAUSE => Next::Skip,
+            Reason::INVD | Reason::WBINVD | Reason::MONITOR | Reason::MWAIT => Next::Skip,
             Reason::XSETBV => self.handle_xsetbv(),
             // There are no performance counters.
             Reason::RDPMC => Next::Raise(Fault::GP),

@@ -84,6 +84,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     fn mmio_load(&mut self, at: Gpa, size: u8) -> u64 {
         // Nothing there answers with all ones, as a bus does.
+        self.tell_cr8();
         let value = self.bus.mmio_read(self.vcpu.id, at, size, self.at.instruction).unwrap_or(u64::MAX);
         value & u64::MAX >> (64 - u32::from(size) * 8)
     }
@@ -91,7 +92,9 @@ impl<S: Silicon> Cx<'_, S> {
     fn mmio_store(&mut self, at: Gpa, size: u8, value: u64) -> bool {
         let value = value & u64::MAX >> (64 - u32::from(size) * 8);
         // A write to nothing is lost, as on a bus.
+        self.tell_cr8();
         let _ = self.bus.mmio_write(self.vcpu.id, at, size, value, self.at.instruction);
+        self.ask_cr8();
         true
     }
 

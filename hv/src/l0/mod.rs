@@ -33,6 +33,7 @@ mod saved;
 mod setup;
 mod shadow;
 mod shadowing;
+mod signal;
 mod start;
 mod vcpu;
 mod vmcs02;
@@ -40,7 +41,7 @@ mod vmcs12;
 mod vmx;
 mod vpid;
 
-pub use bus::{Bus, BusEvent};
+pub use bus::{Bus, BusEvent, Signals};
 pub use start::{Segment, Start};
 
 use crate::silicon::{Pcpu, Registers, Silicon};
@@ -96,6 +97,8 @@ pub enum Ran {
     Ready,
     /// `until` was reached; the vCPU can go on.
     Slice,
+    /// The exit was handled; the vCPU can go on, but does nothing but wait for another: it spins.
+    Spins,
     /// The vCPU (or its L2) waits for an interrupt. It need not be run before the board has one for it.
     Halted,
     /// The run is over.
@@ -233,9 +236,11 @@ impl<S: Silicon> L0<S> {
                 level: 1,
                 halted: true,
                 started: false,
+                waits_for_sipi: id != 0,
+                cr8: 0,
                 entry_pending: false,
                 requeued: None,
-                msrs: msr::Msrs::new(id),
+                msrs: msr::Msrs::new(),
                 vmx: Operation::default(),
                 vmcs12: vmcs12::Vmcs12::new(),
                 pool: pool::Pool::default(),

@@ -22,7 +22,6 @@ pub(super) struct Msrs {
     pub(super) feature_control: u64,
     pub(super) tsc_offset: u64,
     tsc_adjust: u64,
-    apic_base: u64,
     misc_enable: u64,
     mtrr_variable: [u64; 16],
     mtrr_fixed: [u64; 11],
@@ -32,12 +31,11 @@ pub(super) struct Msrs {
 
 impl Msrs {
     /// As after a reset.
-    pub(super) fn new(vcpu: u16) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             feature_control: FEATURE_CONTROL,
             tsc_offset: 0,
             tsc_adjust: 0,
-            apic_base: 0xfee0_0800 | if vcpu == 0 { 0x100 } else { 0 },
             misc_enable: 1,
             mtrr_variable: [0; 16],
             mtrr_fixed: [0x0606_0606_0606_0606; 11],
@@ -71,6 +69,11 @@ pub(super) fn bitmap_place(index: u32, write: bool) -> Option<(u64, u32)> {
     Some((u64::from(low / 8) + base + if write { 0x800 } else { 0 }, low % 8))
 }
 
+/// An MSR that is the local APIC's.
+fn is_apic(index: u32) -> bool {
+    matches!(index, msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_FIRST..=msr::X2APIC_LAST)
+}
+
 /// A passed MSR that lies in a VMCS field.
 fn in_vmcs(index: u32) -> Option<Field<u64>> {
     Some(match index {
@@ -95,6 +98,10 @@ impl<S: Silicon> Cx<'_, S> {
         if let Some(field) = in_vmcs(index) {
             return Some(self.get(field));
         }
+        if is_apic(index) {
+            self.tell_cr8();
+            return self.bus.read_apic_msr(self.vcpu.id, index, self.at.instruction);
+        }
         let msrs = &self.vcpu.msrs;
         Some(match index {
             msr::TSC => {
@@ -108,7 +115,6 @@ impl<S: Silicon> Cx<'_, S> {
                 self.silicon.retired().wrapping_add(msrs.tsc_offset).wrapping_add(l2)
             }
             msr::TSC_ADJUST => msrs.tsc_adjust,
-            msr::APIC_BASE => msrs.apic_base,
             msr::FEATURE_CONTROL => msrs.feature_control,
             msr::MISC_ENABLE => msrs.misc_enable,
             msr::MTRRCAP => 0x508,
@@ -141,6 +147,13 @@ impl<S: Silicon> Cx<'_, S> {
             }
             return good;
         }
+        if is_apic(index) {
+            self.tell_cr8();
+            let good = index != msr::APIC_BASE || value >> self.shared.address_bits == 0;
+            let written = good && self.bus.write_apic_msr(self.vcpu.id, index, value, self.at.instruction);
+            self.ask_cr8();
+            return written;
+        }
         let msrs = &mut self.vcpu.msrs;
         match index {
             msr::TSC => {
@@ -156,7 +169,6 @@ impl<S: Silicon> Cx<'_, S> {
                 msrs.tsc_offset = msrs.tsc_offset.wrapping_add(change);
                 self.shift_tsc(change);
             }
-            msr::APIC_BASE if value & 0x6ff == 0 && value >> self.shared.address_bits == 0 => msrs.apic_base = value,
             msr::MISC_ENABLE => msrs.misc_enable = value,
             msr::MTRR_DEF_TYPE if value & !0xcff == 0 => msrs.mtrr_default = value,
             VARIABLE..=VARIABLE_LAST => msrs.mtrr_variable[(index - VARIABLE) as usize] = value,
@@ -185,6 +197,7 @@ impl<S: Silicon> Cx<'_, S> {
     fn shift_tsc(&mut self, change: u64) {
         let offset = self.get(vmcs::TSC_OFFSET).wrapping_add(change);
         self.set(vmcs::TSC_OFFSET, offset);
+        self.bus.tsc_moved(self.vcpu.id, self.vcpu.msrs.tsc_offset, self.at.instruction);
     }
 
     fn write_efer(&mut self, value: u64) -> bool {

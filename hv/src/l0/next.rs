@@ -46,6 +46,8 @@ pub(super) enum Next {
     Skip,
     /// The guest takes an exception.
     Raise(Fault),
+    /// The guest goes on behind the instruction, which says that it spins.
+    Spin,
     /// The guest goes on behind the instruction once an interrupt comes.
     Halt,
     /// The exit goes to L1 as it came.

@@ -17,20 +17,7 @@ impl<S: Silicon> L0<S> {
     /// When there is no such vCPU or physical CPU.
     pub fn start(&mut self, vcpu: usize, cpu: Pcpu, start: &Start, bus: &mut dyn Bus, log: &mut Log) {
         self.bring(vcpu, cpu, bus, log);
-        let mut cx = self.cx(vcpu, cpu, bus, log);
-        let bitmap = match cx.vcpu.bitmap {
-            Some(bitmap) => bitmap,
-            None => {
-                let Some(frame) = cx.shared.frames.take() else { return };
-                cx.put_own_bitmap(frame);
-                cx.clear_vmcs(VMCS01);
-                cx.load_vmcs(VMCS01);
-                *cx.vcpu.bitmap.insert(frame)
-            }
-        };
-        cx.write_vmcs01(start, bitmap.0);
-        cx.vcpu.started = true;
-        cx.vcpu.halted = false;
+        self.cx(vcpu, cpu, bus, log).begin(start);
     }
 
     /// Has a vCPU's registers and VMCSs on a physical CPU.
@@ -66,6 +53,25 @@ impl<S: Silicon> L0<S> {
 }
 
 impl<S: Silicon> Cx<'_, S> {
+    /// Gives the vCPU its state before its first instruction; `None` when L0's memory is used up.
+    pub(super) fn begin(&mut self, start: &Start) -> Option<()> {
+        let bitmap = match self.vcpu.bitmap {
+            Some(bitmap) => bitmap,
+            None => {
+                let frame = self.shared.frames.take()?;
+                self.put_own_bitmap(frame);
+                self.clear_vmcs(VMCS01);
+                self.load_vmcs(VMCS01);
+                *self.vcpu.bitmap.insert(frame)
+            }
+        };
+        self.write_vmcs01(start, bitmap.0);
+        self.vcpu.started = true;
+        self.vcpu.halted = false;
+        self.vcpu.waits_for_sipi = false;
+        Some(())
+    }
+
     /// The vCPU came from another physical CPU: its VMCSs are cleared there, and what this CPU still holds of its
     /// VPIDs and EPT pointers from an earlier stay is dropped, since it may be out of date.
     fn migrated(&mut self, from: Pcpu) {

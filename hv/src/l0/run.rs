@@ -30,6 +30,7 @@ impl<S: Silicon> Cx<'_, S> {
             Ready::Go => end,
             Ready::Briefly => self.at.instruction,
             Ready::Waits => return Ran::Halted,
+            Ready::Ends(stop) => return Ran::Stop(stop),
         };
         let entered_at = self.at;
         let saved = &self.vcpu.saved[self.vcpu.current];
@@ -140,6 +141,10 @@ impl<S: Silicon> Cx<'_, S> {
                 }
             }
             Next::Skip => self.skip(exit),
+            Next::Spin => {
+                self.skip(exit);
+                return Ran::Spins;
+            }
             Next::Raise(fault) => self.raise(fault, exit),
             Next::Halt => {
                 self.skip(exit);

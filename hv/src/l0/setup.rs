@@ -60,6 +60,11 @@ pub(super) fn missing<S: Silicon>(silicon: &S, vpid: bool) -> Option<&'static st
     None
 }
 
+/// PAUSEs this close to one another, in TSC ticks, are a loop's; and this long a loop spins. Shorter than KVM's window of
+/// 4096, since here it is always another's turn that is spun away.
+const PLE_GAP: u32 = 128;
+const PLE_WINDOW: u32 = 1024;
+
 /// IA32_PAT after a reset.
 const PAT: u64 = 0x0007_0406_0007_0406;
 
@@ -111,9 +116,17 @@ impl<S: Silicon> Cx<'_, S> {
             | SecondaryControls::EPT
             | SecondaryControls::UNRESTRICTED_GUEST;
         secondary.set(SecondaryControls::VPID, vpid != 0);
+        // Whoever spins on a lock lets the others run: on one CPU they could not let it go meanwhile.
+        let silicon =
+            SecondaryControls::from_bits_retain((self.silicon.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32);
+        if self.shared.roots_in_use.len() > 1 && silicon.contains(SecondaryControls::PAUSE_LOOP_EXITING) {
+            secondary |= SecondaryControls::PAUSE_LOOP_EXITING;
+            self.set(vmcs::PLE_GAP, PLE_GAP);
+            self.set(vmcs::PLE_WINDOW, PLE_WINDOW);
+        }
         let mut entry = vmcs02::ENTRY;
         entry.set(EntryControls::IA32E_MODE_GUEST, start.efer & Efer::LMA.bits() != 0);
-        let pin = PinBased::from_bits_retain(limits.pin.adjust(vmcs02::PIN.bits()));
+        let pin = PinBased::from_bits_retain(limits.pin.adjust(vmcs02::PIN_WITH_NMIS.bits()));
         self.set(vmcs::PIN_BASED_CONTROLS, pin);
         let primary = PrimaryControls::from_bits_retain(limits.primary.adjust(vmcs02::PRIMARY.bits()));
         self.set(vmcs::PRIMARY_CONTROLS, primary);
@@ -126,7 +139,7 @@ impl<S: Silicon> Cx<'_, S> {
         self.set(vmcs::CR3_TARGET_COUNT, 0);
         self.set(vmcs::ENTRY_INTERRUPTION_INFO, Default::default());
         self.set(vmcs::MSR_BITMAP, bitmap);
-        self.set(vmcs::TSC_OFFSET, 0);
+        self.set(vmcs::TSC_OFFSET, self.vcpu.msrs.tsc_offset);
         self.set(vmcs::XSS_EXITING_BITMAP, 0);
         self.set(vmcs::VPID, vpid);
         let eptp01 = self.shared.ept01.pointer;

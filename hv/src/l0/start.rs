@@ -87,6 +87,17 @@ impl Start {
         }
     }
 
+    /// Real mode at page `vector` of the first MiB, as after an INIT and a start-up IPI. EDX tells the CPU's signature.
+    /// See: SDM "Processor State After Reset" and "Typical AP Initialization Sequence".
+    pub fn start_up(vector: u8, signature: u32) -> Self {
+        let mut start = Self::reset();
+        start.gpr[2] = signature.into();
+        start.rip = 0;
+        start.segments[1].selector = u16::from(vector) << 8;
+        start.segments[1].base = u64::from(vector) << 12;
+        start
+    }
+
     /// Real mode at the reset vector, as after power-on.
     pub fn reset() -> Self {
         let data = Segment { selector: 0, base: 0, limit: 0xffff, rights: AccessRights::from_bits(0x93) };

@@ -46,6 +46,10 @@ pub(super) struct Vcpu {
     pub(super) halted: bool,
     /// It has been given a state to start from.
     pub(super) started: bool,
+    /// It waits for a start-up IPI, and nothing else counts.
+    pub(super) waits_for_sipi: bool,
+    /// The task priority that the board was told last.
+    pub(super) cr8: u8,
     /// L1 has entered L2, and silicon has not done so yet.
     pub(super) entry_pending: bool,
     /// An interrupt whose delivery was cut short, to be delivered once it can be.

@@ -108,6 +108,8 @@ pub(super) const PRIMARY: PrimaryControls = PrimaryControls::HLT_EXITING
     .union(PrimaryControls::ACTIVATE_SECONDARY);
 /// What L0 wants of the pin-based controls.
 pub(super) const PIN: PinBased = PinBased::EXTERNAL_INTERRUPT_EXITING.union(PinBased::NMI_EXITING);
+/// That with virtual NMIs, by which a guest that L0 gives NMIs itself unblocks them as it would without NMI exiting.
+pub(super) const PIN_WITH_NMIS: PinBased = PIN.union(PinBased::VIRTUAL_NMIS);
 /// What L0 wants of the exit controls.
 pub(super) const EXIT: ExitControls = ExitControls::HOST_ADDRESS_SPACE_SIZE
     .union(ExitControls::SAVE_DEBUG_CONTROLS)
@@ -197,7 +199,7 @@ impl<S: Silicon> Cx<'_, S> {
         let entry12 = vmcs12.get(vmcs::ENTRY_CONTROLS);
         let secondary12 = self.secondary12();
 
-        let pin = PIN | pin12;
+        let pin = pin12 | if pin12.contains(PinBased::NMI_EXITING) { PIN } else { PIN_WITH_NMIS };
         let mut primary = PRIMARY | primary12;
         primary.remove(PrimaryControls::IO_BITMAPS);
         let virtual_apic = Gpa(self.vcpu.vmcs12.get(vmcs::VIRTUAL_APIC_ADDRESS));
