@@ -1,0 +1,403 @@
+//! Several CPUs: one starts the others by INIT and start-up IPIs; then they share a lock, send one another interrupts and
+//! NMIs, and are woken by their timers. Each step's outcome is a mark with one exact value.
+
+#[path = "support/collect.rs"]
+mod collect;
+#[path = "support/elf.rs"]
+mod image;
+
+use collect::{Run, run_in};
+use hv_defs::config::{Config, Guest};
+use hv_defs::event::{StopKind, What};
+use iced_x86::code_asm::*;
+use iced_x86::{Code, IcedError, Instruction};
+use image::{AT, elf, kernel};
+
+/// Where the started CPUs begin, in real mode: page 1. What follows it goes to the same place.
+const TRAMPOLINE: u64 = 0x1000;
+/// What the loader left: page tables that map 4 GiB one to one, and a GDT with flat code at 0x10 and data at 0x18.
+const PML4: u32 = 0x9000;
+const GDT: u32 = 0x500;
+const IDT: u64 = 0x20_0000;
+const STACKS: u64 = 0x21_0000;
+
+// Words that the CPUs share.
+const ONLINE: u64 = 0x22_0000;
+const LOCK: u64 = 0x22_0040;
+const COUNTER: u64 = 0x22_0080;
+const DONE: u64 = 0x22_00c0;
+const PINGS: u64 = 0x22_0100;
+const PONGS: u64 = 0x22_0140;
+const TICKS: u64 = 0x22_0180;
+const TICK_TSC: u64 = 0x22_0188;
+const NMIS: u64 = 0x22_01c0;
+
+/// What each CPU adds to the counter, one at a time.
+const ADDS: u32 = 1000;
+const ROUNDS: u32 = 100;
+
+const PING: u32 = 0x40;
+const PONG: u32 = 0x41;
+const TICK: u32 = 0xe0;
+
+const ID: u32 = 0x02;
+const EOI: u32 = 0x0b;
+const SVR: u32 = 0x0f;
+const ICR: u32 = 0x30;
+const ICR_HIGH: u32 = 0x31;
+const LVT_TIMER: u32 = 0x32;
+const INITIAL: u32 = 0x38;
+const DIVIDE: u32 = 0x3e;
+
+type Asm = Result<(), IcedError>;
+
+/// The kernel's code, by the mode that it uses its local APICs in.
+struct Kernel {
+    a: CodeAssembler,
+    x2apic: bool,
+    cpus: u32,
+}
+
+impl Kernel {
+    /// Writes a register of the local APIC. Changes RAX, RCX and RDX.
+    fn apic(&mut self, register: u32, value: u32) -> Asm {
+        self.a.mov(eax, value)?;
+        if self.x2apic {
+            self.a.xor(edx, edx)?;
+            self.a.mov(ecx, 0x800 + register)?;
+            self.a.wrmsr()
+        } else {
+            self.a.mov(ecx, 0xfee0_0000u32 + (register << 4))?;
+            self.a.mov(dword_ptr(rcx), eax)
+        }
+    }
+
+    /// Sends an interrupt to the APIC with an ID.
+    fn send(&mut self, to: u32, command: u32) -> Asm {
+        if self.x2apic {
+            self.a.mov(eax, command)?;
+            self.a.mov(edx, to)?;
+            self.a.mov(ecx, 0x800 + ICR)?;
+            self.a.wrmsr()
+        } else {
+            self.apic(ICR_HIGH, to << 24)?;
+            self.apic(ICR, command)
+        }
+    }
+
+    /// Enables the local APIC, and leaves its ID in EBX.
+    fn enable(&mut self) -> Asm {
+        if self.x2apic {
+            self.a.mov(ecx, 0x1bu32)?;
+            self.a.rdmsr()?;
+            self.a.or(eax, 0x400)?;
+            self.a.wrmsr()?;
+            self.a.mov(ecx, 0x800 + ID)?;
+            self.a.rdmsr()?;
+            self.a.mov(ebx, eax)?;
+        } else {
+            self.a.mov(ecx, 0xfee0_0000u32 + (ID << 4))?;
+            self.a.mov(ebx, dword_ptr(rcx))?;
+            self.a.shr(ebx, 24)?;
+        }
+        self.apic(SVR, 0x1ff)
+    }
+
+    /// A handler that counts, does `more`, and ends the interrupt unless it is an NMI.
+    fn handler(
+        &mut self,
+        counter: u64,
+        ends: bool,
+        more: impl FnOnce(&mut Self) -> Asm,
+    ) -> Result<CodeLabel, IcedError> {
+        let mut skip = self.a.create_label();
+        let mut at = self.a.create_label();
+        self.a.jmp(skip)?;
+        self.a.set_label(&mut at)?;
+        for register in [rax, rcx, rdx] {
+            self.a.push(register)?;
+        }
+        self.a.lock().inc(qword_ptr(counter))?;
+        more(self)?;
+        if ends {
+            self.apic(EOI, 0)?;
+        }
+        for register in [rdx, rcx, rax] {
+            self.a.pop(register)?;
+        }
+        self.a.iretq()?;
+        self.a.set_label(&mut skip)?;
+        self.a.zero_bytes()?;
+        Ok(at)
+    }
+
+    fn gate(&mut self, vector: u32, at: CodeLabel) -> Asm {
+        let gate = IDT + u64::from(vector) * 16;
+        self.a.lea(rax, ptr(at))?;
+        self.a.mov(word_ptr(gate), ax)?;
+        self.a.mov(dword_ptr(gate + 2), 0x8e00_0010u32 as i32)?;
+        self.a.mov(word_ptr(gate + 4), 0x8e00u32)?;
+        self.a.shr(rax, 16)?;
+        self.a.mov(word_ptr(gate + 6), ax)?;
+        self.a.mov(word_ptr(gate + 2), 0x10u32)
+    }
+
+    /// Waits until a word has a value: spinning, or halted between interrupts.
+    fn wait(&mut self, word: u64, value: u32, halted: bool) -> Asm {
+        let (mut again, mut done) = (self.a.create_label(), self.a.create_label());
+        self.a.set_label(&mut again)?;
+        if halted {
+            self.a.cli()?;
+        }
+        self.a.cmp(dword_ptr(word), value)?;
+        self.a.je(done)?;
+        if halted {
+            self.a.sti()?;
+            self.a.hlt()?;
+        } else {
+            self.a.pause()?;
+        }
+        self.a.jmp(again)?;
+        self.a.set_label(&mut done)?;
+        self.a.zero_bytes()
+    }
+
+    /// Marks what EAX holds.
+    fn mark(&mut self) -> Asm {
+        self.a.mov(edx, 0xe9au32)?;
+        self.a.out(dx, eax)
+    }
+
+    /// Adds to the counter under the lock, [`ADDS`] times.
+    fn adds(&mut self) -> Asm {
+        let (mut again, mut take, mut taken) = (self.a.create_label(), self.a.create_label(), self.a.create_label());
+        self.a.mov(ecx, ADDS)?;
+        self.a.set_label(&mut again)?;
+        self.a.mov(eax, 1u32)?;
+        self.a.set_label(&mut take)?;
+        self.a.xchg(dword_ptr(LOCK), eax)?;
+        self.a.test(eax, eax)?;
+        self.a.jz(taken)?;
+        self.a.pause()?;
+        self.a.jmp(take)?;
+        self.a.set_label(&mut taken)?;
+        // Not one instruction, or the lock would not be needed.
+        self.a.mov(eax, dword_ptr(COUNTER))?;
+        self.a.inc(eax)?;
+        self.a.mov(dword_ptr(COUNTER), eax)?;
+        self.a.mov(dword_ptr(LOCK), 0)?;
+        self.a.dec(ecx)?;
+        self.a.jnz(again)?;
+        self.a.lock().inc(dword_ptr(DONE))
+    }
+
+    fn load_idt(&mut self) -> Asm {
+        self.a.sub(rsp, 16)?;
+        self.a.mov(word_ptr(rsp), 0xfffu32)?;
+        self.a.mov(rax, IDT)?;
+        self.a.mov(qword_ptr(rsp + 2), rax)?;
+        self.a.lidt(ptr(rsp))?;
+        self.a.add(rsp, 16)
+    }
+
+    fn code(mut self) -> Result<Vec<u8>, IcedError> {
+        let mut aps = self.a.create_label();
+        let mut bytes = self.a.create_label();
+        let ping = self.handler(PINGS, true, |k| k.send(0, 0x4000 | PONG))?;
+        let pong = self.handler(PONGS, true, |_| Ok(()))?;
+        let tick = self.handler(TICKS, true, |k| {
+            k.a.rdtsc()?;
+            k.a.mov(dword_ptr(TICK_TSC), eax)
+        })?;
+        let nmi = self.handler(NMIS, false, |_| Ok(()))?;
+        for (vector, at) in [(2, nmi), (PING, ping), (PONG, pong), (TICK, tick)] {
+            self.gate(vector, at)?;
+        }
+        self.load_idt()?;
+        self.enable()?;
+
+        // The others are started by one message to all of them, twice as software does.
+        self.a.lea(rsi, ptr(bytes))?;
+        self.a.mov(edi, TRAMPOLINE as u32)?;
+        self.a.mov(ecx, 0x80u32)?;
+        self.a.rep().movsb()?;
+        // The far jump's target is the only thing in it that is not known beforehand.
+        self.a.lea(rax, ptr(aps))?;
+        self.a.mov(dword_ptr(TRAMPOLINE + 0x78), eax)?;
+        for command in [0xc_4500u32, 0xc_4601, 0xc_4601] {
+            self.send(0, command)?;
+        }
+        self.wait(ONLINE, self.cpus - 1, false)?;
+        self.adds()?;
+        self.wait(DONE, self.cpus, false)?;
+        self.a.mov(eax, dword_ptr(COUNTER))?;
+        self.mark()?;
+
+        // A ping is answered before the next, and both wait halted.
+        self.a.mov(ebp, 1u32)?;
+        let mut again = self.a.create_label();
+        self.a.set_label(&mut again)?;
+        self.send(1, 0x4000 | PING)?;
+        let (mut waits, mut answered) = (self.a.create_label(), self.a.create_label());
+        self.a.set_label(&mut waits)?;
+        self.a.cli()?;
+        self.a.cmp(dword_ptr(PONGS), ebp)?;
+        self.a.je(answered)?;
+        self.a.sti()?;
+        self.a.hlt()?;
+        self.a.jmp(waits)?;
+        self.a.set_label(&mut answered)?;
+        self.a.inc(ebp)?;
+        self.a.cmp(ebp, ROUNDS)?;
+        self.a.jbe(again)?;
+        self.a.mov(eax, dword_ptr(PINGS))?;
+        self.a.shl(eax, 16)?;
+        self.a.add(eax, dword_ptr(PONGS))?;
+        self.mark()?;
+
+        // A second NMI comes through only if the first one's IRET has unblocked them.
+        for count in 1..=2 {
+            self.send(1, 0x4400)?;
+            self.wait(NMIS, count, false)?;
+        }
+        self.a.mov(eax, dword_ptr(NMIS))?;
+        self.mark()?;
+
+        // The TSC deadline: how far beyond it the handler reads the TSC.
+        self.apic(LVT_TIMER, 2 << 17 | TICK)?;
+        self.a.rdtsc()?;
+        self.a.add(eax, 100_000)?;
+        self.a.mov(ebp, eax)?;
+        self.a.mov(ecx, 0x6e0u32)?;
+        self.a.wrmsr()?;
+        self.wait(TICKS, 1, true)?;
+        self.a.mov(eax, dword_ptr(TICK_TSC))?;
+        self.a.sub(eax, ebp)?;
+        self.mark()?;
+
+        // Periods of 1000 ticks of the 25 MHz crystal: four of them.
+        self.apic(DIVIDE, 0xb)?;
+        self.apic(LVT_TIMER, 1 << 17 | TICK)?;
+        self.apic(INITIAL, 1000)?;
+        self.wait(TICKS, 2, true)?;
+        self.a.mov(ebp, dword_ptr(TICK_TSC))?;
+        self.wait(TICKS, 6, true)?;
+        self.a.mov(eax, dword_ptr(TICK_TSC))?;
+        self.a.sub(eax, ebp)?;
+        self.mark()?;
+        self.apic(INITIAL, 0)?;
+
+        // One CPU is started anew: it comes online and adds once more.
+        self.send(1, 0x4500)?;
+        self.send(1, 0x4601)?;
+        self.wait(DONE, self.cpus + 1, false)?;
+        self.a.mov(eax, dword_ptr(COUNTER))?;
+        self.mark()?;
+        self.a.xor(eax, eax)?;
+        self.a.out(0xf4, al)?;
+
+        self.a.set_label(&mut aps)?;
+        self.a.mov(eax, 0x18u32)?;
+        self.a.mov(ds, eax)?;
+        self.a.mov(es, eax)?;
+        self.a.mov(ss, eax)?;
+        self.a.mov(esp, 0x6000u32)?;
+        self.enable()?;
+        self.a.shl(ebx, 12)?;
+        self.a.lea(rsp, ptr(rbx + STACKS))?;
+        self.load_idt()?;
+        self.a.lock().inc(dword_ptr(ONLINE))?;
+        self.adds()?;
+        let mut idle = self.a.create_label();
+        self.a.set_label(&mut idle)?;
+        self.a.sti()?;
+        self.a.hlt()?;
+        self.a.jmp(idle)?;
+
+        self.a.set_label(&mut bytes)?;
+        self.a.db(&trampoline()?)?;
+        self.a.assemble(AT)
+    }
+}
+
+/// From real mode to 64-bit mode at once, by way of a far pointer at 0x78 of the page.
+fn trampoline() -> Result<Vec<u8>, IcedError> {
+    let mut a = CodeAssembler::new(16)?;
+    a.cli()?;
+    // LGDT with a 32-bit base.
+    a.db(&[0x66, 0x0f, 0x01, 0x16, 0x70, 0x10])?;
+    a.mov(eax, 0xa0u32)?;
+    a.mov(cr4, eax)?;
+    a.mov(eax, PML4)?;
+    a.mov(cr3, eax)?;
+    a.mov(ecx, 0xc000_0080u32)?;
+    a.rdmsr()?;
+    a.or(eax, 0x100)?;
+    a.wrmsr()?;
+    a.mov(eax, 0x8000_0011u32)?;
+    a.mov(cr0, eax)?;
+    a.add_instruction(Instruction::with1(Code::Jmp_m1632, iced_x86::MemoryOperand::with_displ(0x1078, 2))?)?;
+    let mut bytes = a.assemble(TRAMPOLINE)?;
+    bytes.resize(0x70, 0);
+    bytes.extend(31u16.to_le_bytes());
+    bytes.extend(GDT.to_le_bytes());
+    bytes.resize(0x7c, 0);
+    bytes.extend(0x10u16.to_le_bytes());
+    bytes.resize(0x80, 0);
+    Ok(bytes)
+}
+
+fn config(vcpus: u16, pcpus: u16) -> Config {
+    let guest = Guest::Kernel { name: "smp".to_owned(), append: String::new() };
+    Config { memory: 16 << 20, vcpus, pcpus, max_instructions: Some(100_000_000), ..Config::new(guest) }
+}
+
+fn boot(config: &Config, x2apic: bool) -> Run {
+    let a = CodeAssembler::new(64).expect("64 bits");
+    let code = Kernel { a, x2apic, cpus: config.vcpus.into() }.code().expect("code that assembles");
+    run_in(config, &kernel(elf(&code)), Run::default())
+}
+
+fn marks(run: &Run) -> Vec<u32> {
+    let marks = run.events.iter().filter_map(|event| match event.what {
+        What::Mark(mark) => Some(mark),
+        _ => None,
+    });
+    marks.collect()
+}
+
+fn check(config: &Config, x2apic: bool) {
+    let run = boot(config, x2apic);
+    let stop = run.stop.as_ref().expect("an end");
+    assert_eq!(stop.kind, StopKind::DebugExit, "{}", stop.text);
+    let marks = marks(&run);
+    let cpus = u32::from(config.vcpus);
+    let [counted, pings, nmis, late, periods, again] = marks[..] else { panic!("{marks:?}") };
+    assert_eq!((counted, pings, nmis), (cpus * ADDS, ROUNDS << 16 | ROUNDS, 2));
+    assert!(late < 100, "the handler runs {late} ticks behind its deadline");
+    assert!(periods.abs_diff(160_000) < 100, "four periods last {periods} ticks");
+    assert_eq!(again, (cpus + 1) * ADDS);
+}
+
+#[test]
+fn cpus_start_one_another_and_work_together() {
+    check(&config(2, 1), false);
+}
+
+#[test]
+fn in_x2apic_mode_too() {
+    check(&config(2, 1), true);
+}
+
+#[test]
+fn on_any_number_of_cpus_and_physical_ones_and_any_slice() {
+    for (vcpus, pcpus, slice, x2apic) in [(2, 2, 1_000_000, true), (4, 2, 1000, false), (5, 3, 77, true)] {
+        check(&Config { slice, ..config(vcpus, pcpus) }, x2apic);
+    }
+}
+
+#[test]
+fn two_runs_are_one() {
+    let run = || boot(&config(3, 2), true);
+    assert_eq!(run().events, run().events);
+}
