@@ -9,6 +9,7 @@
 pub mod boot;
 pub mod cpu;
 pub mod device;
+pub mod features;
 pub mod guests;
 pub mod l0;
 pub mod machine;
@@ -19,3 +20,4 @@ pub mod soft;
 pub mod vmcs;
 pub mod vmx;
 pub mod world;
+pub mod xsave;

@@ -3,6 +3,7 @@
 use super::guard::{self, Guard};
 use super::op::{self, Op, Run};
 use super::rows;
+use crate::features;
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FastFormatter, Instruction, OpKind, Register};
 
 /// What of the CPU's mode decides how bytes decode.
@@ -332,12 +333,11 @@ pub(super) fn decode(bytes: &[u8], mode: Mode, offset: u16, before: u16) -> Deco
         return Decoded::Op(form.op, true);
     }
     let mut form = Form::new(&instruction, bytes, mode, before);
-    let Some(row) = rows::row(&instruction) else {
-        if rows::is_absent(&instruction) {
-            form.op.run = op::undefined;
-        }
+    if features::is_absent(&instruction) {
+        form.op.run = op::undefined;
         return Decoded::Op(form.op, true);
-    };
+    }
+    let Some(row) = rows::row(&instruction) else { return Decoded::Op(form.op, true) };
     let run: Run = match (row.build)(&mut form) {
         Some(run) => run,
         None => return Decoded::Op(form.op, true),

@@ -47,73 +47,6 @@ pub(super) fn row(i: &Instruction) -> Option<Row> {
     system_row(i).or_else(|| integer_row(i)).or_else(|| vector::row(i)).or_else(|| x87::row(i))
 }
 
-/// Beginnings of the names of features that this CPU does not have and CPUID does not show: their instructions are #UD.
-const ABSENT: &[&str] = &[
-    "AMX",
-    "AVX512",
-    "AVX_",
-    "CET",
-    "CLZERO",
-    "CMPCCXADD",
-    "CYRIX",
-    "D3NOW",
-    "ENQCMD",
-    "FMA4",
-    "FRED",
-    "GEODE",
-    "GFNI",
-    "HLE",
-    "HRESET",
-    "INVLPGB",
-    "KL",
-    "KNC",
-    "LKGS",
-    "LWP",
-    "MCOMMIT",
-    "MONITORX",
-    "MOVDIR",
-    "MPX",
-    "MSRLIST",
-    "PADLOCK",
-    "PBNDKB",
-    "PCONFIG",
-    "PREFETCHITI",
-    "PTWRITE",
-    "RAO",
-    "RDPRU",
-    "RMPQUERY",
-    "RTM",
-    "SEAM",
-    "SEV",
-    "SGX",
-    "SKINIT",
-    "SM3",
-    "SM4",
-    "SMM",
-    "SNP",
-    "SSE4A",
-    "SVM",
-    "TBM",
-    "TDX",
-    "TSXLDTRK",
-    "UINTR",
-    "UDBG",
-    "USER_MSR",
-    "VAES",
-    "VPCLMULQDQ",
-    "WAITPKG",
-    "WRMSRNS",
-    "XOP",
-];
-
-/// Whether an instruction without a row belongs to a feature that there is not.
-pub(super) fn is_absent(i: &Instruction) -> bool {
-    i.cpuid_features().iter().any(|feature| {
-        let name = format!("{feature:?}");
-        ABSENT.iter().any(|absent| name.starts_with(absent))
-    })
-}
-
 fn is_string(i: &Instruction) -> bool {
     i.is_string_instruction()
 }
@@ -242,6 +175,8 @@ fn integer_row(i: &Instruction) -> Option<Row> {
         | M::Prefetchw
         | M::Prefetchwt1
         | M::Prefetch
+        | M::Rdsspd
+        | M::Rdsspq
         | M::Reservednop
         | M::Endbr64
         | M::Endbr32
@@ -376,7 +311,7 @@ fn system_row(i: &Instruction) -> Option<Row> {
         M::Monitor => make(L::Cpl0, Primary(P::MONITOR_EXITING, Reason::MONITOR), system::monitor),
         M::Mwait => make(L::Cpl0, Primary(P::MWAIT_EXITING, Reason::MWAIT), system::mwait),
         M::Rsm => make(L::Any, Never, far::ud),
-        M::Getsec => make(L::Smx, Always(Reason::GETSEC), info),
+        M::Getsec | M::Getsecq => make(L::Smx, Always(Reason::GETSEC), info),
 
         M::Invlpg => make(L::Cpl0, Never, system::invlpg),
         M::Invpcid => make(L::Any, Never, system::invpcid).map(|row| Row { ends: true, ..row }),

@@ -2,7 +2,10 @@
 
 use super::cx::Cx;
 use super::next::Next;
+use crate::features::{self, Answer, Needs};
 use crate::silicon::Silicon;
+use crate::xsave::{self, XCR0};
+use hv_defs::controls::SecondaryControls;
 use hv_defs::vmcs;
 use hv_defs::x86::{Cr4, msr};
 
@@ -17,54 +20,60 @@ const APIC_ENABLED: u64 = 1 << 11;
 /// Family 6, model 106, stepping 6.
 pub(super) const SIGNATURE: u32 = 0x0006_06a6;
 
-/// Leaf 1 ECX: SSE3, SSSE3, CX16, PCID, SSE4.1, SSE4.2, x2APIC, POPCNT, TSC deadline, hypervisor present.
-const LEAF1_ECX: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 23 | 1 << 24 | 1 << 31;
-const VMX: u32 = 1 << 5;
-const PCID: u32 = 1 << 17;
-/// Leaf 7 EBX.
-const TSC_ADJUST: u32 = 1 << 1;
-/// Leaf 1 EDX: a local APIC, while IA32_APIC_BASE enables it; several logical CPUs in the package.
-const APIC: u32 = 1 << 9;
+/// Leaf 1 ECX: a hypervisor is present, and what CR4.OSXSAVE shows as.
+const HYPERVISOR: u32 = 1 << 31;
+const OSXSAVE: u32 = 1 << 27;
+/// Leaf 1 EDX: several logical CPUs in the package.
 const HTT: u32 = 1 << 28;
-/// Leaf 1 EDX: FPU, DE, PSE, TSC, MSR, PAE, CX8, SEP, MTRR, PGE, CMOV, PAT, PSE36, CLFSH, MMX, FXSR, SSE, SSE2.
-const LEAF1_EDX: u32 = 1
-    | 1 << 2
-    | 1 << 3
-    | 1 << 4
-    | 1 << 5
-    | 1 << 6
-    | 1 << 8
-    | 1 << 11
-    | 1 << 12
-    | 1 << 13
-    | 1 << 15
-    | 1 << 16
-    | 1 << 17
-    | 1 << 19
-    | 1 << 23
-    | 1 << 24
-    | 1 << 25
-    | 1 << 26;
+/// Leaf 7 ECX: what CR4.PKE shows as.
+const OSPKE: u32 = 1 << 4;
+
+/// What CPUID depends on beside the leaf.
+pub(super) struct Asked {
+    /// The vCPU, and how many there are.
+    pub(super) place: (u16, u16),
+    /// The bits of CR4 that silicon has.
+    pub(super) cr4: Cr4,
+    /// The secondary processor-based controls that guests run with.
+    pub(super) controls: SecondaryControls,
+    /// Bits of a physical address.
+    pub(super) address_bits: u32,
+    /// The guest's own CR4.
+    pub(super) guest_cr4: Cr4,
+    /// XCR0.
+    pub(super) xcr0: u64,
+    /// Whether IA32_APIC_BASE enables the local APIC.
+    pub(super) apic: bool,
+}
 
 fn text(from: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(core::array::from_fn(|byte| from[at + byte]))
 }
 
-/// CPUID's answer: EAX, EBX, ECX, EDX, by the `vcpu`th of `vcpus`. `cr4` holds the bits of CR4 that silicon has.
-pub(super) fn cpuid(leaf: u32, subleaf: u32, (vcpu, vcpus): (u16, u16), cr4: Cr4, address_bits: u32) -> [u32; 4] {
-    let feature = |bit: u32, control: Cr4| if cr4.contains(control) { 1 << bit } else { 0 };
+/// CPUID's answer: EAX, EBX, ECX, EDX.
+pub(super) fn cpuid(leaf: u32, subleaf: u32, asked: &Asked) -> Answer {
+    let (vcpu, vcpus) = asked.place;
+    // Other leaves have no subleaves, and ECX may be anything.
+    let part = if matches!(leaf, 7 | 0xd) { subleaf } else { 0 };
+    let [a, b, c, d] = features::bits(leaf, part, |needs| match needs {
+        Needs::Nothing => true,
+        Needs::Cr4(bits) => asked.cr4.contains(bits),
+        Needs::Control(control) => asked.controls.contains(control),
+        Needs::Apic => asked.apic,
+    });
+    let flag = |set: bool, bits: u32| if set { bits } else { 0 };
     match leaf {
         0 => [0x16, text(b"Genu", 0), text(b"ntel", 0), text(b"ineI", 0)],
         1 => {
-            let ecx = LEAF1_ECX & !PCID | VMX | feature(17, Cr4::PCIDE);
-            let packaged = u32::from(vcpus).next_power_of_two().min(128);
-            let edx = LEAF1_EDX | APIC | if vcpus > 1 { HTT } else { 0 };
-            [SIGNATURE, u32::from(vcpu) << 24 | packaged << 16 | 8 << 8, ecx, edx]
+            let many = flag(vcpus > 1, HTT);
+            let count = u32::from(vcpus.next_power_of_two().min(128));
+            let c = c | HYPERVISOR | flag(asked.guest_cr4.contains(Cr4::OSXSAVE), OSXSAVE);
+            [SIGNATURE, u32::from(vcpu) << 24 | count << 16 | 8 << 8, c, d | many]
         }
         2 => [0x00ff_ff01, 0, 0, 0],
-        // A data and an instruction cache of 32 KiB, and 2 MiB of second level.
+        // A data and an instruction cache of 32 KiB, and 2 MiB of second level, to each core.
         4 => {
-            let cores = (u32::from(vcpus).next_power_of_two().min(64) - 1) << 26;
+            let cores = (u32::from(vcpus.next_power_of_two()) - 1).min(63) << 26;
             match subleaf {
                 0 => [cores | 0x121, 7 << 22 | 63, 63, 0],
                 1 => [cores | 0x122, 7 << 22 | 63, 63, 0],
@@ -72,16 +81,11 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, (vcpu, vcpus): (u16, u16), cr4: Cr4
                 _ => [0; 4],
             }
         }
-        // The APIC's timer runs always.
+        // The APIC timer never stops.
         6 => [1 << 2, 0, 0, 0],
-        7 if subleaf == 0 => {
-            let ebx = feature(0, Cr4::FSGSBASE)
-                | TSC_ADJUST
-                | feature(7, Cr4::SMEP)
-                | 1 << 9
-                | 1 << 10
-                | feature(20, Cr4::SMAP);
-            [0, ebx, 0, 0]
+        7 => {
+            let keys = asked.guest_cr4.contains(Cr4::PKE) && subleaf == 0;
+            [a, b, c | flag(keys, OSPKE), d]
         }
         // One thread a core, all cores in one package.
         0xb => match subleaf {
@@ -89,12 +93,12 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, (vcpu, vcpus): (u16, u16), cr4: Cr4
             1 => [vcpus.next_power_of_two().trailing_zeros(), vcpus.into(), 2 << 8 | 1, vcpu.into()],
             other => [0, 0, other & 0xff, vcpu.into()],
         },
+        0xd if asked.cr4.contains(Cr4::OSXSAVE) => extended_state(subleaf, [a, b, c, d], asked.xcr0),
         0x15 => [1, 40, (TSC_HZ / 40) as u32, 0],
         0x16 => [(TSC_HZ / 1_000_000) as u32, (TSC_HZ / 1_000_000) as u32, 100, 0],
         0x4000_0000 => [0x4000_0000, text(b"nvmx", 0), text(b"nvmx", 0), text(b"nvmx", 0)],
         0x8000_0000 => [0x8000_0008, 0, 0, 0],
-        // LAHF in 64-bit mode; SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
-        0x8000_0001 => [0, 0, 1, 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29],
+        0x8000_0001 => [a, b, c, d],
         0x8000_0002..=0x8000_0004 => {
             let at = (leaf - 0x8000_0002) as usize * 16;
             core::array::from_fn(|word| text(BRAND, at + word * 4))
@@ -102,8 +106,20 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, (vcpu, vcpus): (u16, u16), cr4: Cr4
         0x8000_0006 => [0, 0, 2048 << 16 | 8 << 12 | 64, 0],
         // Invariant TSC.
         0x8000_0007 => [0, 0, 0, 1 << 8],
-        0x8000_0008 => [48 << 8 | address_bits, 0, 0, 0],
+        0x8000_0008 => [48 << 8 | asked.address_bits, b, 0, 0],
         _ => [0; 4],
+    }
+}
+
+/// Leaf 0xd: what XSAVE saves, and where. The components lie in their order, without gaps.
+fn extended_state(subleaf: u32, features: Answer, xcr0: u64) -> Answer {
+    match subleaf {
+        0 => [XCR0 as u32, xsave::standard_size(xcr0), xsave::standard_size(XCR0), (XCR0 >> 32) as u32],
+        1 => [features[0], xsave::compacted_size(xcr0), 0, 0],
+        other => match xsave::component(other) {
+            Some(component) => [component.bytes, component.at, 0, 0],
+            None => [0; 4],
+        },
     }
 }
 
@@ -111,18 +127,17 @@ impl<S: Silicon> Cx<'_, S> {
     /// CPUID by L1.
     pub(super) fn handle_cpuid(&mut self) -> Next {
         let (leaf, subleaf) = (self.gpr(0) as u32, self.gpr(1) as u32);
-        let cr4 = Cr4::from_bits_retain(self.shared.capabilities.cr4_fixed1);
-        let place = (self.vcpu.id, self.shared.roots_in_use.len() as u16);
-        let mut answer = cpuid(leaf, subleaf, place, cr4, self.shared.address_bits);
-        if leaf == 1 && self.get(vmcs::GUEST_CR4) & Cr4::OSXSAVE.bits() != 0 {
-            answer[2] |= 1 << 27;
-        }
-        if leaf == 1 {
-            let base = self.bus.read_apic_msr(self.vcpu.id, msr::APIC_BASE, self.at.instruction);
-            if base.is_none_or(|base| base & APIC_ENABLED == 0) {
-                answer[3] &= !APIC;
-            }
-        }
+        let apic_base = self.bus.read_apic_msr(self.vcpu.id, msr::APIC_BASE, self.at.instruction);
+        let asked = Asked {
+            place: (self.vcpu.id, self.shared.roots_in_use.len() as u16),
+            cr4: Cr4::from_bits_retain(self.shared.capabilities.cr4_fixed1),
+            controls: SecondaryControls::from_bits_retain(self.shared.capabilities.secondary.one),
+            address_bits: self.shared.address_bits,
+            guest_cr4: Cr4::from_bits_retain(self.get(vmcs::GUEST_CR4)),
+            xcr0: self.silicon.registers(self.cpu).xcr0,
+            apic: apic_base.is_some_and(|base| base & APIC_ENABLED != 0),
+        };
+        let answer = cpuid(leaf, subleaf, &asked);
         for (register, value) in [0, 3, 1, 2].into_iter().zip(answer) {
             self.set_gpr(register, u64::from(value));
         }
@@ -134,17 +149,37 @@ impl<S: Silicon> Cx<'_, S> {
 mod tests {
     use super::*;
 
+    fn ask(leaf: u32, subleaf: u32, xcr0: u64) -> Answer {
+        let cr4 = Cr4::SMEP | Cr4::VMXE | Cr4::OSXSAVE;
+        let (guest_cr4, controls) = (Cr4::OSXSAVE, SecondaryControls::empty());
+        cpuid(leaf, subleaf, &Asked { place: (3, 6), cr4, controls, address_bits: 40, guest_cr4, xcr0, apic: true })
+    }
+
     #[test]
     fn it_is_an_intel_with_vmx() {
-        let ask = |leaf| cpuid(leaf, 0, (3, 6), Cr4::SMEP, 40);
-        let [_, b, c, d] = ask(0);
+        let [_, b, c, d] = ask(0, 0, 1);
         let name: Vec<u8> = [b, d, c].into_iter().flat_map(u32::to_le_bytes).collect();
         assert_eq!(name, b"GenuineIntel");
-        assert_eq!(ask(1)[2] & VMX, VMX);
-        assert_eq!(ask(1)[1] >> 24, 3);
-        assert_eq!(ask(7)[1] & (1 << 7 | 1 << 20), 1 << 7);
-        assert_eq!(ask(0x8000_0008)[0], 0x3028);
-        assert_eq!(ask(0x1234), [0; 4]);
-        assert_eq!(cpuid(0xb, 1, (3, 6), Cr4::SMEP, 40), [3, 6, 0x201, 3]);
+        assert_eq!(ask(1, 0, 1)[2] & (1 << 5 | OSXSAVE), 1 << 5 | OSXSAVE);
+        assert_eq!(ask(1, 0, 1)[1] >> 16, 0x0308);
+        // SMEP is there, SMAP and INVPCID are not.
+        assert_eq!(ask(7, 0, 1)[1] & (1 << 7 | 1 << 10 | 1 << 20), 1 << 7);
+        assert_eq!(ask(0x8000_0008, 0, 1)[0], 0x3028);
+        assert_eq!(ask(0x1234, 0, 1), [0; 4]);
+        assert_eq!(ask(0x8000_0001, 0, 1), ask(0x8000_0001, 77, 1));
+        assert_eq!(ask(0xb, 1, 1), [3, 6, 0x201, 3]);
+    }
+
+    #[test]
+    fn the_extended_state_has_sizes() {
+        assert_eq!(ask(0xd, 0, 1)[1], 576);
+        assert_eq!(ask(0xd, 0, 7)[1], 832);
+        assert_eq!(ask(0xd, 2, 7)[..2], [256, 576]);
+        assert_eq!(ask(0xd, 1, 1)[1], 576);
+        assert_eq!(ask(0xd, 63, 7), [0; 4]);
+        let [mask, _, most, _] = ask(0xd, 0, 1);
+        let end = (2..63).map(|number| ask(0xd, number, 1)).filter(|answer| answer[0] != 0);
+        assert_eq!(end.map(|answer| answer[0] + answer[1]).max(), Some(most));
+        assert_eq!(u64::from(mask), XCR0);
     }
 }

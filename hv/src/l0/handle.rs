@@ -6,6 +6,7 @@ use super::exit::Exit;
 use super::next::{Fault, Next, unsupported};
 use super::shadow::Filled;
 use crate::silicon::Silicon;
+use crate::xsave::is_xcr0;
 use hv_defs::addr::{Gpa, L2Gpa, PAGE_SIZE};
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::ept::Eptp;
@@ -86,8 +87,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     fn handle_xsetbv(&mut self) -> Next {
         let value = self.gpr(2) << 32 | self.gpr(0) & 0xffff_ffff;
-        let avx_without_sse = value & 6 == 4;
-        if self.cpl() != 0 || self.gpr(1) as u32 != 0 || value & 1 == 0 || value & !7 != 0 || avx_without_sse {
+        if self.cpl() != 0 || self.gpr(1) as u32 != 0 || !is_xcr0(value) {
             return Next::Raise(Fault::GP);
         }
         self.silicon.registers(self.cpu).xcr0 = value;

@@ -85,10 +85,13 @@ const CR4_OFFERED: Cr4 = Cr4::VME
     .union(Cr4::PCE)
     .union(Cr4::OSFXSR)
     .union(Cr4::OSXMMEXCPT)
+    .union(Cr4::UMIP)
     .union(Cr4::FSGSBASE)
     .union(Cr4::PCIDE)
+    .union(Cr4::OSXSAVE)
     .union(Cr4::SMEP)
-    .union(Cr4::SMAP);
+    .union(Cr4::SMAP)
+    .union(Cr4::PKE);
 
 /// What became of a vCPU that was run until its next exit.
 #[derive(Clone, PartialEq, Eq, Debug)]

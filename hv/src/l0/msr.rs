@@ -1,5 +1,6 @@
 //! MSRs of the running guest, as L0 emulates them, and which of them it lets pass.
 
+use super::cpuid::TSC_HZ;
 use super::cx::Cx;
 use super::operand::is_canonical;
 use crate::silicon::Silicon;
@@ -10,6 +11,51 @@ use hv_defs::x86::{Cr0, Efer, msr};
 
 /// IA32_FEATURE_CONTROL as firmware leaves it: locked, VMXON outside SMX enabled.
 const FEATURE_CONTROL: u64 = 5;
+
+/// IA32_ARCH_CAPABILITIES: of the known side channels, none is there, and IBRS once set stays so.
+const ARCH_CAPABILITIES: u64 = RDCL_NO
+    | IBRS_ALL
+    | SKIP_L1DFL_VMENTRY
+    | SSB_NO
+    | MDS_NO
+    | IF_PSCHANGE_MC_NO
+    | TAA_NO
+    | SBDR_SSDP_NO
+    | FBSDP_NO
+    | PSDP_NO
+    | BHI_NO
+    | PBRSB_NO
+    | GDS_NO
+    | RFDS_NO
+    | ITS_NO;
+const RDCL_NO: u64 = 1 << 0;
+const IBRS_ALL: u64 = 1 << 1;
+const SKIP_L1DFL_VMENTRY: u64 = 1 << 3;
+const SSB_NO: u64 = 1 << 4;
+const MDS_NO: u64 = 1 << 5;
+const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
+const TAA_NO: u64 = 1 << 8;
+const SBDR_SSDP_NO: u64 = 1 << 13;
+const FBSDP_NO: u64 = 1 << 14;
+const PSDP_NO: u64 = 1 << 15;
+const BHI_NO: u64 = 1 << 20;
+const PBRSB_NO: u64 = 1 << 24;
+const GDS_NO: u64 = 1 << 26;
+const RFDS_NO: u64 = 1 << 27;
+const ITS_NO: u64 = 1 << 62;
+
+/// IA32_SPEC_CTRL's bits that may be set: IBRS, STIBP, SSBD.
+const SPEC_CTRL: u64 = 7;
+
+/// IA32_MISC_ENABLE: fast strings; branch traces and precise samples are not had, which cannot be written.
+const MISC_ENABLE: u64 = MISC_FAST_STRINGS | MISC_READ_ONLY;
+const MISC_FAST_STRINGS: u64 = 1;
+const MISC_READ_ONLY: u64 = 1 << 11 | 1 << 12;
+/// Beside fast strings: the limit of CPUID's leaves and the disabling of NX, which are kept and do nothing.
+const MISC_WRITABLE: u64 = MISC_FAST_STRINGS | MISC_READ_ONLY | 1 << 18 | 1 << 22 | 1 << 34;
+
+/// MSR_PLATFORM_INFO: the ratio of the nominal speed to 100 MHz.
+const PLATFORM_INFO: u64 = (TSC_HZ / 100_000_000) << 8;
 
 /// MTRRs: 8 variable pairs, 11 fixed.
 const VARIABLE: u32 = 0x200;
@@ -23,6 +69,7 @@ pub(super) struct Msrs {
     pub(super) tsc_offset: u64,
     tsc_adjust: u64,
     misc_enable: u64,
+    spec_ctrl: u64,
     mtrr_variable: [u64; 16],
     mtrr_fixed: [u64; 11],
     mtrr_default: u64,
@@ -36,7 +83,8 @@ impl Msrs {
             feature_control: FEATURE_CONTROL,
             tsc_offset: 0,
             tsc_adjust: 0,
-            misc_enable: 1,
+            misc_enable: MISC_ENABLE,
+            spec_ctrl: 0,
             mtrr_variable: [0; 16],
             mtrr_fixed: [0x0606_0606_0606_0606; 11],
             mtrr_default: 0xc06,
@@ -89,6 +137,19 @@ fn is_pat(value: u64) -> bool {
     value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
 }
 
+fn is_mtrr_type(kind: u8) -> bool {
+    matches!(kind, 0 | 1 | 4..=6)
+}
+
+/// Whether a variable MTRR takes a value: of a pair the first is a base with a type, the second a mask with a valid bit.
+fn is_variable_mtrr(index: u32, value: u64, address_bits: u32) -> bool {
+    let low = match index % 2 {
+        0 => is_mtrr_type(value as u8) && value & 0xf00 == 0,
+        _ => value & 0x7ff == 0,
+    };
+    low && value >> address_bits == 0
+}
+
 impl<S: Silicon> Cx<'_, S> {
     /// RDMSR; `None` is #GP(0).
     pub(super) fn read_msr(&mut self, index: u32) -> Option<u64> {
@@ -121,7 +182,11 @@ impl<S: Silicon> Cx<'_, S> {
             msr::MTRR_DEF_TYPE => msrs.mtrr_default,
             VARIABLE..=VARIABLE_LAST => msrs.mtrr_variable[(index - VARIABLE) as usize],
             msr::MCG_STATUS => msrs.mcg_status,
-            msr::PLATFORM_ID | msr::MCG_CAP | msr::SPEC_CTRL => 0,
+            msr::SPEC_CTRL => msrs.spec_ctrl,
+            msr::ARCH_CAPABILITIES => ARCH_CAPABILITIES,
+            msr::PLATFORM_INFO => PLATFORM_INFO,
+            // There are no machine-check banks.
+            msr::PLATFORM_ID | msr::MISC_FEATURES_ENABLES | msr::MCG_CAP => 0,
             msr::BIOS_SIGN_ID => 0x1 << 32,
             msr::DEBUGCTL => self.get(vmcs::GUEST_DEBUGCTL),
             msr::PAT => self.get(vmcs::GUEST_PAT),
@@ -169,11 +234,18 @@ impl<S: Silicon> Cx<'_, S> {
                 msrs.tsc_offset = msrs.tsc_offset.wrapping_add(change);
                 self.shift_tsc(change);
             }
-            msr::MISC_ENABLE => msrs.misc_enable = value,
-            msr::MTRR_DEF_TYPE if value & !0xcff == 0 => msrs.mtrr_default = value,
-            VARIABLE..=VARIABLE_LAST => msrs.mtrr_variable[(index - VARIABLE) as usize] = value,
+            msr::MISC_ENABLE if value & !MISC_WRITABLE == 0 => {
+                msrs.misc_enable = value & !MISC_READ_ONLY | MISC_ENABLE & MISC_READ_ONLY;
+            }
+            msr::MISC_FEATURES_ENABLES if value == 0 => {}
+            msr::MTRR_DEF_TYPE if value & !0xcff == 0 && is_mtrr_type(value as u8) => msrs.mtrr_default = value,
+            VARIABLE..=VARIABLE_LAST if is_variable_mtrr(index, value, self.shared.address_bits) => {
+                msrs.mtrr_variable[(index - VARIABLE) as usize] = value;
+            }
             msr::MCG_STATUS if value & !7 == 0 => msrs.mcg_status = value,
-            msr::BIOS_SIGN_ID | msr::SPEC_CTRL | msr::PRED_CMD => {}
+            msr::SPEC_CTRL if value & !SPEC_CTRL == 0 => msrs.spec_ctrl = value,
+            msr::PRED_CMD if value & !1 == 0 => {}
+            msr::BIOS_SIGN_ID => {}
             // Branch traces and the like are not had: only what reads back as written may be written.
             msr::DEBUGCTL if value & !3 == 0 => self.set(vmcs::GUEST_DEBUGCTL, value),
             msr::PAT if is_pat(value) => self.set(vmcs::GUEST_PAT, value),
@@ -187,8 +259,8 @@ impl<S: Silicon> Cx<'_, S> {
             msr::TSC_AUX if value >> 32 == 0 => self.silicon.registers(self.cpu).tsc_aux = value,
             msr::XSS if value == 0 => self.silicon.registers(self.cpu).xss = value,
             _ => match FIXED.iter().position(|fixed| *fixed == index) {
-                Some(fixed) => msrs.mtrr_fixed[fixed] = value,
-                None => return false,
+                Some(fixed) if value.to_le_bytes().into_iter().all(is_mtrr_type) => msrs.mtrr_fixed[fixed] = value,
+                _ => return false,
             },
         }
         true

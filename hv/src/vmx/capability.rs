@@ -98,6 +98,7 @@ impl Capabilities {
                 .union(SecondaryControls::VMCS_SHADOWING)
                 .union(SecondaryControls::RDSEED_EXITING)
                 .union(SecondaryControls::PML)
+                .union(SecondaryControls::XSAVES)
                 .union(SecondaryControls::MODE_BASED_EXECUTE)
                 .union(SecondaryControls::TSC_SCALING)
                 .bits(),

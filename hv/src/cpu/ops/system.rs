@@ -501,7 +501,7 @@ fn xgetbv_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     if cpu.regs.gpr[1] as u32 > 1 {
         return cpu.gp();
     }
-    let value = cpu.regs.xcr0;
+    let value = if cpu.regs.gpr[1] as u32 == 0 { cpu.regs.xcr0 } else { cpu.regs.xcr0 & cpu.components_in_use() };
     cpu.set_edx_eax(value);
     cpu.checked(op)
 }

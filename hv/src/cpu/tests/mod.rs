@@ -2,5 +2,7 @@
 
 mod exits;
 mod fuzz;
+mod gather;
 mod integer;
+mod opcodes;
 mod system;

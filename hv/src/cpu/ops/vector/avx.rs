@@ -11,10 +11,10 @@ use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-type Pair = (u128, u128);
+pub(super) type Pair = (u128, u128);
 
 impl Cpu {
-    fn ymm(&self, number: u8) -> Pair {
+    pub(super) fn ymm(&self, number: u8) -> Pair {
         (self.xmm(number), self.ymm_high(number))
     }
 }

@@ -7,6 +7,7 @@
 mod avx;
 mod convert;
 mod float;
+mod gather;
 mod moves;
 mod packed;
 mod scalar;
@@ -31,6 +32,7 @@ pub(in crate::cpu) fn row(i: &Instruction) -> Option<Row> {
         .or_else(|| convert::row(i))
         .or_else(|| scalar::row(i))
         .or_else(|| avx::row(i))
+        .or_else(|| gather::row(i))
         .or_else(|| state::row(i))
 }
 

@@ -5,10 +5,11 @@
 
 use super::{Encoding, MXCSR, X87, XMM, YMM_HIGH, encoding, plain};
 use crate::cpu::decode::Form;
-use crate::cpu::op::{Flow, Op, Run, W64};
+use crate::cpu::op::{Flow, Op, Run, W32, W64};
 use crate::cpu::rows::Row;
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
+use crate::xsave::{self, PKRU};
 use hv_defs::x86::{Cr0, Cr4, Vector};
 use iced_x86::{Instruction, Mnemonic};
 
@@ -163,9 +164,6 @@ fn fxrstor(_: &mut Form) -> Option<Run> {
     })
 }
 
-/// State components: x87, SSE, AVX.
-const COMPONENTS: u64 = 7;
-
 fn xsave_checks(cpu: &mut Cpu, op: &Op, write: bool) -> Result<u64, Halt> {
     if !cpu.has_cr4(Cr4::OSXSAVE) {
         return cpu.ud();
@@ -182,15 +180,10 @@ fn requested(cpu: &Cpu) -> u64 {
     cpu.regs.gpr[2] << 32 | cpu.regs.gpr[0] & 0xffff_ffff
 }
 
-/// Components that are not in their initial configuration. See: SDM "Processor Tracking of XSAVE-Managed State".
-fn in_use(cpu: &Cpu) -> u64 {
-    let image = &cpu.regs.extended.0;
-    let zero = |range: core::ops::Range<usize>| image[range].iter().all(|&byte| byte == 0);
-    let x87 = image[..2] != 0x037fu16.to_le_bytes() || !zero(2..24) || !zero(X87..XMM);
-    let count = registers(cpu);
-    let sse = !zero(XMM..XMM + 16 * count) || cpu.mxcsr() != 0x1f80;
-    let avx = !zero(YMM_HIGH..YMM_HIGH + 16 * count);
-    u64::from(x87) | u64::from(sse) << 1 | u64::from(avx) << 2
+/// Whether bytes, whose number is a multiple of eight, are all zero.
+fn zero(bytes: &[u8]) -> bool {
+    let word = |chunk: &[u8]| chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    bytes.chunks_exact(8).map(word).fold(0, |all, word| all | word) == 0
 }
 
 /// XSAVE, and the forms that save only what is in use (`OPTIMIZE`), compact (`COMPACT`) and supervisor state
@@ -201,12 +194,12 @@ fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(_: &
             cpu.xsaves_allowed(op, true)?;
         }
         let at = xsave_checks(cpu, op, true)?;
-        let mask = requested(cpu) & cpu.regs.xcr0 & COMPONENTS;
-        let used = in_use(cpu);
+        let mask = requested(cpu) & cpu.regs.xcr0;
+        let used = cpu.components_in_use();
         let count = registers(cpu);
         let image = legacy_image(cpu);
-        let total = if mask & 4 != 0 { 832 } else { 576 };
-        cpu.probe(memory, op.seg(), at, total)?;
+        let total = if COMPACT { xsave::compacted_size(mask) } else { xsave::standard_size(mask) };
+        cpu.probe(memory, op.seg(), at, total.into())?;
         let saved = if OPTIMIZE { mask & used } else { mask };
         if saved & 1 != 0 {
             write_block(cpu, memory, op, at, &image[..24])?;
@@ -222,6 +215,11 @@ fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(_: &
         if saved & 4 != 0 {
             let high = cpu.regs.extended.clone();
             write_block(cpu, memory, op, at + YMM_HIGH as u64, &high.0[YMM_HIGH..YMM_HIGH + 16 * count])?;
+        }
+        if saved & PKRU != 0 {
+            let place = if COMPACT { xsave::compacted_at(mask, 9) } else { xsave::standard_size(PKRU) - 8 };
+            let pkru = cpu.regs.pkru;
+            cpu.store::<W64>(memory, op.seg(), at + u64::from(place), pkru.into())?;
         }
         let old = cpu.load::<W64>(memory, op.seg(), at + 512)?;
         if COMPACT {
@@ -243,7 +241,7 @@ fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
             cpu.xsaves_allowed(op, false)?;
         }
         let at = xsave_checks(cpu, op, false)?;
-        let mask = requested(cpu) & cpu.regs.xcr0 & COMPONENTS;
+        let mask = requested(cpu) & cpu.regs.xcr0;
         let mut header = [0; 64];
         read_block(cpu, memory, op, at + 512, &mut header)?;
         let word = |index: usize| {
@@ -253,7 +251,7 @@ fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
         };
         let (present, layout) = (word(0), word(1));
         let compact = layout >> 63 != 0;
-        let known = cpu.regs.xcr0 & COMPONENTS;
+        let known = cpu.regs.xcr0;
         let bad = if compact {
             let components = layout & !(1 << 63);
             components & !known != 0 || present & !components != 0 || header[16..].iter().any(|&byte| byte != 0)
@@ -269,6 +267,11 @@ fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
         let with_avx = mask & present & 4 != 0;
         if with_avx {
             read_block(cpu, memory, op, at + YMM_HIGH as u64, &mut high)?;
+        }
+        let mut pkru = 0;
+        if mask & present & PKRU != 0 {
+            let place = if compact { xsave::compacted_at(layout, 9) } else { xsave::standard_size(PKRU) - 8 };
+            pkru = cpu.load::<W32>(memory, op.seg(), at + u64::from(place))? as u32;
         }
         let mxcsr = u32::from_le_bytes([image[24], image[25], image[26], image[27]]);
         let takes_mxcsr = if compact { mask & present & 2 != 0 } else { mask & 6 != 0 };
@@ -292,11 +295,30 @@ fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
         if mask & 4 != 0 {
             cpu.regs.extended.0[YMM_HIGH..YMM_HIGH + end].copy_from_slice(&high[..end]);
         }
+        if mask & PKRU != 0 && cpu.regs.pkru != pkru {
+            cpu.regs.pkru = pkru;
+            cpu.mode_changed();
+        }
         Ok(Flow::Next)
     })
 }
 
 impl Cpu {
+    /// Components that are not in their initial configuration. See: SDM "Processor Tracking of XSAVE-Managed State".
+    /// MXCSR counts with SSE.
+    pub(in crate::cpu) fn components_in_use(&self) -> u64 {
+        let image = &self.regs.extended.0;
+        let end = 16 * registers(self);
+        let x87 = image[..2] != 0x037fu16.to_le_bytes()
+            || image[2..8] != [0; 6]
+            || !zero(&image[8..24])
+            || !zero(&image[X87..XMM]);
+        let sse = !zero(&image[XMM..XMM + end]) || self.mxcsr() != 0x1f80;
+        let avx = !zero(&image[YMM_HIGH..YMM_HIGH + end]);
+        let keys = self.regs.pkru != 0;
+        u64::from(x87) | u64::from(sse) << 1 | u64::from(avx) << 2 | u64::from(keys) << 9
+    }
+
     /// XSAVES and XRSTORS: #UD without the control that enables them, #GP above privilege level 0, and an exit for
     /// components in the XSS-exiting bitmap.
     fn xsaves_allowed(&mut self, op: &Op, save: bool) -> Result<(), Halt> {
