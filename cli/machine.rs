@@ -51,6 +51,7 @@ fn config(args: &MachineArgs, log: Log) -> Config {
         vcpus: args.cpus,
         pcpus: args.pcpus,
         policy: policy(&args.policy),
+        slips: args.policy.fault.iter().copied().collect(),
         tlb_entries: args.tlb,
         seed: args.seed,
         slice: args.slice,

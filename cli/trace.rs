@@ -180,6 +180,10 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
         config.seed
     )?;
     writeln!(out, "policy        {}", policy_line(config))?;
+    if !config.slips.is_empty() {
+        let names: Vec<&str> = config.slips.iter().map(|slip| slip.name()).collect();
+        writeln!(out, "faults        {}", names.join(", "))?;
+    }
     for image in &header.images {
         let size = image.bytes.as_ref().map_or("not in the trace".into(), |held| bytes(held.len() as u64));
         writeln!(out, "{:<13} {}, {size}, sha256 {}", image.kind.name(), image.name, hex(&image.hash))?;
@@ -241,6 +245,7 @@ fn config_json(config: &Config) -> serde_json::Value {
         "stop_on": config.stop_on,
         "slice": config.slice,
         "digest_interval": config.digest_interval,
+        "faults": config.slips.iter().map(|slip| slip.name()).collect::<Vec<_>>(),
         "policy": {
             "preset": policy.name(),
             "vpid": policy.tags.name(),

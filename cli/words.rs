@@ -5,6 +5,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use hv_defs::config::Log;
 use hv_defs::event::Kind;
 use hv_defs::policy::{PRESETS, Preset, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
+use hv_defs::slip::Slip;
 use std::path::PathBuf;
 
 /// Record, replay and analyse nested virtualisation.
@@ -236,6 +237,9 @@ pub struct PolicyArgs {
     /// Which fields of vmcs02 are written at a nested entry
     #[arg(long, value_name = "WHICH", value_parser = word(Vmcs02Writes::ALL, Vmcs02Writes::name))]
     pub vmcs02_writes: Option<Vmcs02Writes>,
+    /// Have L0 make a mistake that hypervisors have made, to see it noticed; several are separated by commas
+    #[arg(long, value_name = "SLIP", value_delimiter = ',', value_parser = word(Slip::ALL, Slip::name))]
+    pub fault: Vec<Slip>,
 }
 
 #[derive(Args)]

@@ -44,6 +44,7 @@ struct Config {
   }
   slice @15 :UInt64;
   digestInterval @16 :UInt64;
+  slips @17 :List(Text);        # Mistakes that L0 was told to make.
 }
 
 struct Policy {                 # Words as on the command line.

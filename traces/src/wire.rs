@@ -12,6 +12,7 @@ use capnp::message::{Builder, HeapAllocator, ReaderOptions, ScratchSpaceHeapAllo
 use capnp::serialize;
 use hv_defs::config::{Backend, Config, Guest, ImageKind, Log};
 use hv_defs::policy::{Policy, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
+use hv_defs::slip::Slip;
 
 /// The most tables that a block may have, and the most columns of a table.
 pub(crate) const MAX_TABLES: usize = 64;
@@ -77,6 +78,7 @@ fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
         pcpus,
         backend,
         policy,
+        slips,
         tlb_entries,
         seed,
         log,
@@ -119,6 +121,8 @@ fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
     }
     out.set_slice(*slice);
     out.set_digest_interval(*digest_interval);
+    let mut names = out.init_slips(slips.iter().count() as u32);
+    slips.iter().enumerate().for_each(|(at, slip)| names.set(at as u32, slip.name()));
 }
 
 pub(crate) fn read_header(words: &[Word], version: (u16, u16)) -> Result<Header, Wrong> {
@@ -173,6 +177,12 @@ fn read_config(config: schema::config::Reader<'_>) -> Result<Config, Wrong> {
         pcpus: config.get_pcpus(),
         backend: word(config.get_backend(), Backend::by_name, "backend")?,
         policy,
+        slips: config
+            .get_slips()
+            .map_err(wrong)?
+            .iter()
+            .map(|slip| word(slip, Slip::by_name, "fault"))
+            .collect::<Result<_, _>>()?,
         tlb_entries: config.get_tlb_entries(),
         seed: config.get_seed(),
         log: word(config.get_log(), Log::by_name, "log level")?,

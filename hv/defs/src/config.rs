@@ -1,6 +1,7 @@
 //! The configuration of a machine: all that, with the guest's images and the world's inputs, decides a run.
 
 use crate::policy::{Policy, words};
+use crate::slip::Slips;
 use core::fmt;
 
 words! {
@@ -64,6 +65,8 @@ pub struct Config {
     pub backend: Backend,
     /// The rules L0 runs under.
     pub policy: Policy,
+    /// The mistakes that L0 is to make.
+    pub slips: Slips,
     /// Entries in each physical CPU's TLB, at least 16.
     pub tlb_entries: u32,
     /// Seeds everything that a guest may take as random.
@@ -90,6 +93,7 @@ impl Config {
             pcpus: 1,
             backend: Backend::Soft,
             policy: Policy::default(),
+            slips: Slips::default(),
             tlb_entries: 1536,
             seed: 0,
             log: Log::Vmcs,

@@ -14,5 +14,6 @@ pub mod exit;
 pub mod fields;
 pub mod instruction_error;
 pub mod policy;
+pub mod slip;
 pub mod vmcs;
 pub mod x86;

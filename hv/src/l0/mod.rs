@@ -54,6 +54,7 @@ use frames::Frames;
 use hv_defs::config::{self, Config};
 use hv_defs::event::{Stamp, Stop, Which};
 use hv_defs::policy::{Policy, Shadowing, Tags};
+use hv_defs::slip::Slips;
 use hv_defs::x86::{Cr4, msr as number};
 use saved::SavedVmcs;
 use setup::Limits;
@@ -141,6 +142,7 @@ pub enum Error {
 #[derive(Debug)]
 struct Shared {
     policy: Policy,
+    slips: Slips,
     log_vmcs: bool,
     /// Bytes of L1's RAM.
     ram: u64,
@@ -210,6 +212,7 @@ impl<S: Silicon> L0<S> {
         let capabilities = capabilities::offered(&silicon, cr4, config.policy.shadowing != Shadowing::Off);
         let mut shared = Shared {
             policy: config.policy,
+            slips: config.slips,
             log_vmcs: config.log >= config::Log::Vmcs,
             ram: config.memory,
             pcpus: config.pcpus.into(),

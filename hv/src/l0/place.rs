@@ -9,6 +9,7 @@ use crate::silicon::Pcpu;
 use crate::world::Log;
 use hv_defs::ept::InvvpidType;
 use hv_defs::event::{Cause, Migration, What};
+use hv_defs::slip::Slip;
 
 impl<S: Silicon> L0<S> {
     /// Gives a vCPU its state before its first instruction, on physical CPU `cpu`. What L0 does for it is told to `log`.
@@ -81,7 +82,7 @@ impl<S: Silicon> Cx<'_, S> {
                 self.clear_vmcs(index);
             }
         }
-        if self.vcpu.ran_on >> self.cpu & 1 != 0 {
+        if self.vcpu.ran_on >> self.cpu & 1 != 0 && !self.shared.slips.has(Slip::MigrationUnflushed) {
             for vpid in self.vcpu.tagging.held() {
                 if self.shared.vpids.was_on(vpid, self.cpu) {
                     self.invvpid(InvvpidType::Single, vpid, 0, Cause::Migration);

@@ -13,6 +13,7 @@ use hv_defs::addr::{Gpa, Hpa, L2Gpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
 use hv_defs::event::{Cause, EptChange, EptOp, What};
 use hv_defs::policy::RootLoad;
+use hv_defs::slip::Slip;
 
 /// Roots that a vCPU keeps.
 const ROOTS: usize = 16;
@@ -91,7 +92,9 @@ impl<S: Silicon> Cx<'_, S> {
             self.vcpu.root = Some(number);
             self.emit_ept(EptOp::Switch, number, 0, 0, EptEntry::new(), EptEntry::new());
         }
-        self.sync_root(number);
+        if !self.shared.slips.has(Slip::Ept02Unsynced) {
+            self.sync_root(number);
+        }
         Some(number)
     }
 

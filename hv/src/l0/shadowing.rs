@@ -15,6 +15,7 @@ use hv_defs::controls::SecondaryControls;
 use hv_defs::event::{Actor, NO_ADDRESS, VmcsAccess, VmcsOp, Which};
 use hv_defs::exit::{EptViolation, ExitReason, InstructionInfo, Reason};
 use hv_defs::instruction_error::InstructionError;
+use hv_defs::slip::Slip;
 use hv_defs::vmcs::{self, VmcsField, Width};
 use hv_defs::x86::Rflags;
 
@@ -97,7 +98,8 @@ impl<S: Silicon> Cx<'_, S> {
             } else {
                 given & field.mask()
             };
-            let new = if is_access_rights(field) { new & ACCESS_RIGHTS } else { new };
+            let masked = is_access_rights(field) && !self.shared.slips.has(Slip::RightsUnmasked);
+            let new = if masked { new & ACCESS_RIGHTS } else { new };
             self.write_gpa(at, &new.to_le_bytes());
             if field.is_high() { new >> 32 } else { new }
         } else if info.is_register() {

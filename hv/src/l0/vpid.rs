@@ -5,6 +5,7 @@ use crate::silicon::{Pcpu, Silicon};
 use hv_defs::ept::InvvpidType;
 use hv_defs::event::{Cause, Vpid, VpidOp, What};
 use hv_defs::policy::{Policy, Tags, TransitionFlush};
+use hv_defs::slip::{Slip, Slips};
 
 /// VPIDs for L2s that one vCPU may hold under [`Tags::Mapped`].
 pub(super) const MAPPED: usize = 64;
@@ -69,12 +70,14 @@ pub(super) struct Tagging {
     /// By vpid12: its place in `pairs`, plus one.
     index: Vec<u8>,
     uses: u64,
+    /// What the last VMXOFF freed, for [`Slip::VpidFreedTwice`].
+    freed: Vec<(u16, u16)>,
 }
 
 impl Tagging {
     /// With the VPID of L1.
     pub(super) fn new(vpid01: u16) -> Self {
-        Self { vpid01, vpid02: 0, last: 0, pairs: Vec::new(), index: vec![0; 1 << 16], uses: 0 }
+        Self { vpid01, vpid02: 0, last: 0, pairs: Vec::new(), index: vec![0; 1 << 16], uses: 0, freed: Vec::new() }
     }
 
     /// The vpid02s that stand for `vpid12`; for all, with `None`.
@@ -114,18 +117,27 @@ pub(super) struct Tag {
 /// Whether a nested transition flushes the VPID that is entered, and why.
 ///
 /// Whatever the policy says, L1 and L2 are never left to see each other's translations, and a vmcs12 without VPID gets
-/// the flush that the architecture promises it.
+/// the flush that the architecture promises it; unless a slip says otherwise.
 /// See: SDM "Operations that Invalidate Cached Mappings".
-pub(super) fn transition(policy: &Policy, entry: bool, tag: Tag, vpid12: Option<u16>, own_ept: bool) -> Option<Cause> {
+pub(super) fn transition(
+    (policy, slips): (&Policy, Slips),
+    entry: bool,
+    tag: Tag,
+    vpid12: Option<u16>,
+    own_ept: bool,
+) -> Option<Cause> {
     let cause = if entry { Cause::NestedEntry } else { Cause::NestedExit };
     if policy.tags == Tags::Off {
         return None; // The hardware does.
+    }
+    if !tag.own && slips.has(Slip::SharedTagUnflushed) {
+        return None;
     }
     if policy.transition_flush == TransitionFlush::Always || vpid12.is_none() {
         return Some(cause);
     }
     if entry && tag.changed && policy.tags != Tags::Mapped {
-        return Some(Cause::Vpid12Change);
+        return (!slips.has(Slip::Vpid12Unflushed)).then_some(Cause::Vpid12Change);
     }
     (!tag.own && !own_ept).then_some(cause)
 }
@@ -140,28 +152,41 @@ impl<S: Silicon> Cx<'_, S> {
         if self.shared.policy.tags == Tags::Single {
             self.vcpu.tagging.vpid02 = self.shared.vpids.take();
         }
-        self.vcpu.tagging.last = 0;
+        if !self.shared.slips.has(Slip::LastVpidKept) {
+            self.vcpu.tagging.last = 0;
+        }
     }
 
     /// Gives back all VPIDs of L2s, each once.
     pub(super) fn free_vpids(&mut self) {
+        let slips = self.shared.slips;
         let tagging = &mut self.vcpu.tagging;
-        let last = core::mem::take(&mut tagging.last);
+        let last = if slips.has(Slip::LastVpidKept) { tagging.last } else { core::mem::take(&mut tagging.last) };
         let single = core::mem::take(&mut tagging.vpid02);
         let pairs = core::mem::take(&mut tagging.pairs);
         for pair in &pairs {
             tagging.index[usize::from(pair.vpid12)] = 0;
         }
+        let mut held: Vec<(u16, u16)> = pairs.into_iter().map(|pair| (pair.vpid12, pair.vpid02)).collect();
         if single != 0 {
-            self.free_vpid(last, single);
+            held.insert(0, (last, single));
         }
-        for pair in pairs {
-            self.free_vpid(pair.vpid12, pair.vpid02);
+        if slips.has(Slip::VpidLeaked) {
+            return;
+        }
+        if slips.has(Slip::VpidFreedTwice) {
+            let again = core::mem::replace(&mut self.vcpu.tagging.freed, held.clone());
+            held.extend(again);
+        }
+        for (vpid12, vpid02) in held {
+            self.free_vpid(vpid12, vpid02);
         }
     }
 
     fn free_vpid(&mut self, vpid12: u16, vpid02: u16) {
-        self.flush_vpid_everywhere(vpid02, Cause::VpidFree);
+        if !self.shared.slips.has(Slip::LastVpidKept) {
+            self.flush_vpid_everywhere(vpid02, Cause::VpidFree);
+        }
         self.shared.vpids.all[usize::from(vpid02) - 1].0 = false;
         self.emit_vpid(VpidOp::Free, vpid12, vpid02);
     }
@@ -169,7 +194,9 @@ impl<S: Silicon> Cx<'_, S> {
     /// INVVPID of one VPID on every CPU that may hold it.
     fn flush_vpid_everywhere(&mut self, vpid: u16, cause: Cause) {
         let cpus = self.shared.vpids.forget(vpid);
-        for cpu in (0..self.shared.pcpus).filter(|cpu| cpus >> (cpu % 64) & 1 != 0) {
+        let here = self.shared.slips.has(Slip::VpidStaleCpu).then_some(self.cpu);
+        let meant = |cpu: &Pcpu| cpus >> (cpu % 64) & 1 != 0 && here.is_none_or(|here| here == *cpu);
+        for cpu in (0..self.shared.pcpus).filter(meant) {
             self.invvpid_on(cpu, InvvpidType::Single, vpid, 0, cause);
         }
     }
@@ -231,7 +258,9 @@ impl<S: Silicon> Cx<'_, S> {
         *pair = Pair { vpid12, used, ..*pair };
         let vpid = pair.vpid02;
         self.emit_vpid(VpidOp::Recycle, vpid12, vpid);
-        self.flush_vpid_everywhere(vpid, Cause::VpidRecycle);
+        if !self.shared.slips.has(Slip::Vpid12Unflushed) {
+            self.flush_vpid_everywhere(vpid, Cause::VpidRecycle);
+        }
         Tag { vpid, own: true, changed }
     }
 }
@@ -244,7 +273,7 @@ mod tests {
         let policy = Policy::preset(preset).unwrap();
         let tag = Tag { vpid: 1, own, changed };
         let vpid12 = (vpid12 != 0).then_some(vpid12);
-        let got = transition(&policy, entry, tag, vpid12, own_ept).map_or("-", Cause::name);
+        let got = transition((&policy, Slips::default()), entry, tag, vpid12, own_ept).map_or("-", Cause::name);
         assert_eq!(got, expected, "{preset} entry={entry} own={own} changed={changed} {vpid12:?} ept={own_ept}");
     }
 

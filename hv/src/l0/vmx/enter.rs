@@ -19,6 +19,7 @@ use hv_defs::event::{Cause, Check, Entry, NO_ADDRESS, Pool, PoolOp, What, Which}
 use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::policy::RootLoad;
+use hv_defs::slip::Slip;
 use hv_defs::vmcs;
 use hv_defs::x86::{Cr0, Cr4, msr};
 
@@ -158,15 +159,16 @@ impl<S: Silicon> Cx<'_, S> {
         let vmcs12 = self.vcpu.vmcs12.gpa.0;
         self.emit(What::Pool(Pool { op, vmcs12, slot: slot as u16, written, skipped }));
 
-        if let Some(cause) = vpid::transition(&self.shared.policy, true, tag, vpid12, own_ept) {
+        if let Some(cause) = vpid::transition((&self.shared.policy, self.shared.slips), true, tag, vpid12, own_ept) {
             self.invvpid(InvvpidType::Single, tag.vpid, 0, cause);
         }
-        self.flush_for_root(eptp02, own_ept);
+        self.flush_for_root(eptp02, self.shared.ept01.pointer, own_ept);
         Some(())
     }
 
-    /// What the policy flushes of EPT when `entered` is loaded.
-    pub(super) fn flush_for_root(&mut self, entered: Eptp, own_ept: bool) {
+    /// What the policy flushes of EPT when `entered` is loaded instead of `left`.
+    pub(super) fn flush_for_root(&mut self, entered: Eptp, left: Eptp, own_ept: bool) {
+        let entered = if self.shared.slips.has(Slip::FlushLeftEptp) { left } else { entered };
         if self.shared.policy.root_load == RootLoad::Flush {
             self.invept(entered, Cause::RootLoad);
         }

@@ -10,6 +10,7 @@ use hv_defs::controls::EptVpidCap;
 use hv_defs::ept::{Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
 use hv_defs::event::{Actor, Cause, Flush, FlushKind, What};
 use hv_defs::instruction_error::InstructionError;
+use hv_defs::slip::Slip;
 
 const INVALID: Ended = Ended::Fail(InstructionError::INVALID_INVEPT_INVVPID_OPERAND);
 
@@ -61,7 +62,13 @@ impl<S: Silicon> Cx<'_, S> {
             let eptp02 = root.eptp02;
             if meant(root.eptp12) {
                 self.sync_root(number);
-                self.invept(eptp02, Cause::InveptEmulation);
+                if self.shared.slips.has(Slip::InveptAsInvvpid) {
+                    for vpid02 in self.vcpu.tagging.standing_for(self.shared.policy.tags, None) {
+                        self.invvpid(InvvpidType::Single, vpid02, 0, Cause::InveptEmulation);
+                    }
+                } else {
+                    self.invept(eptp02, Cause::InveptEmulation);
+                }
             }
         }
     }
@@ -98,8 +105,17 @@ impl<S: Silicon> Cx<'_, S> {
         self.emit_guest_flush(flush_kind(kind), shown(named, u64::from(vpid)) as u16, 0, at);
         // L1's own translations are not silicon's to drop for "all": one INVVPID for each tag of an L2's.
         let each = if kind == InvvpidType::All { InvvpidType::Single } else { kind };
-        let tags = self.shared.policy.tags;
-        for vpid02 in self.vcpu.tagging.standing_for(tags, named.then_some(vpid)) {
+        let (tags, slips) = (self.shared.policy.tags, self.shared.slips);
+        let meant = match (slips.has(Slip::InvvpidAsInvept), slips.has(Slip::InvvpidWrongVpid)) {
+            (true, _) => {
+                let eptp01 = self.shared.ept01.pointer;
+                self.invept(eptp01, Cause::InvvpidEmulation);
+                Vec::new()
+            }
+            (_, true) => vec![self.vcpu.tagging.vpid01],
+            _ => self.vcpu.tagging.standing_for(tags, named.then_some(vpid)),
+        };
+        for vpid02 in meant {
             self.invvpid(each, vpid02, at, Cause::InvvpidEmulation);
         }
         Ok(Ended::Succeed)

@@ -149,11 +149,14 @@ impl<S: Silicon> Cx<'_, S> {
             let own_ept = secondary.contains(SecondaryControls::EPT);
             let vpid01 = self.vcpu.tagging.vpid01;
             let tag = Tag { vpid: vpid01, own: tag02.own, changed: false };
-            if let Some(cause) = vpid::transition(&self.shared.policy, false, tag, vpid12, own_ept) {
+            if let Some(cause) = vpid::transition((&self.shared.policy, self.shared.slips), false, tag, vpid12, own_ept)
+            {
                 self.invvpid(InvvpidType::Single, vpid01, 0, cause);
             }
             let eptp01 = self.shared.ept01.pointer;
-            self.flush_for_root(eptp01, own_ept);
+            let root = self.vcpu.root.and_then(|root| self.ept02.roots[root].as_ref());
+            let left = root.filter(|_| own_ept).map_or(eptp01, |root| root.eptp02);
+            self.flush_for_root(eptp01, left, own_ept);
         }
         Next::Resume
     }

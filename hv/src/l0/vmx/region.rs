@@ -13,6 +13,7 @@ use hv_defs::addr::{Gpa, PAGE_SIZE};
 use hv_defs::event::{NO_ADDRESS, Pool, PoolOp, VmcsOp, What};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::policy::Shadowing;
+use hv_defs::slip::Slip;
 use hv_defs::vmcs::{self, VmcsField};
 
 impl<S: Silicon> Cx<'_, S> {
@@ -131,8 +132,12 @@ impl<S: Silicon> Cx<'_, S> {
         self.emit_vmcs12(VmcsOp::Load, region, VmcsField(0), 0, 0);
         self.release_vmcs12();
         self.read_vmcs12(Gpa(region));
+        let held = self.vcpu.pool.find(Gpa(region)).is_some();
         let vmcs12 = &mut self.vcpu.vmcs12;
-        vmcs12.dirty = self.vcpu.pool.differing(Gpa(region), &vmcs12.fields);
+        vmcs12.dirty = match self.shared.slips.has(Slip::PoolStaleHit) && held {
+            true => FieldSet::EMPTY,
+            false => self.vcpu.pool.differing(Gpa(region), &vmcs12.fields),
+        };
         vmcs12.lazy = FieldSet::EMPTY;
         self.vcpu.vmx.current = true;
         Ok(Ended::Succeed)
