@@ -11,6 +11,7 @@ mod l2;
 mod pool_thrash;
 mod stale;
 mod vmx;
+mod witness;
 
 use crate::boot::Loaded;
 use iced_x86::IcedError;
@@ -60,6 +61,11 @@ pub const fn list() -> &'static [BuiltIn] {
             name: "stale",
             about: "an L1 that changes an EPT entry and forgets the INVEPT that it owes",
             build: stale::build,
+        },
+        BuiltIn {
+            name: "witness",
+            about: "an L1 that does all it owes and says what its L2s see: goes wrong where L0 does (--fault)",
+            build: witness::build,
         },
     ]
 }

@@ -335,6 +335,17 @@ impl Hypervisor {
         self.jbe(failed)
     }
 
+    /// Enters VMX operation again. The first `count` L2s start with VMLAUNCH.
+    pub(super) fn turn_on_again(&mut self, count: u64) -> Asm {
+        let failed = self.failed;
+        for number in 0..count {
+            self.mov(qword_ptr(registers(number) + LAUNCHED as u64), 0)?;
+        }
+        self.mov(qword_ptr(POINTER), VMXON as i32)?;
+        self.vmxon(qword_ptr(POINTER))?;
+        self.jbe(failed)
+    }
+
     /// Assembles all of it.
     pub(super) fn finish(mut self) -> Result<Loaded, IcedError> {
         self.adjust_routine()?;
