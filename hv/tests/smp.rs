@@ -287,6 +287,27 @@ impl Kernel {
         self.mark()?;
         self.apic(INITIAL, 0)?;
 
+        // An interrupt that the task priority keeps back comes as soon as CR8 lets it: the handler's count before, and after.
+        self.a.mov(dword_ptr(PONGS), 0)?;
+        self.a.mov(eax, 4u32)?;
+        self.a.mov(cr8, rax)?;
+        self.send(0, 0x4_4000 | PONG)?;
+        self.a.sti()?;
+        self.a.mov(ecx, 1000u32)?;
+        let mut holds = self.a.create_label();
+        self.a.set_label(&mut holds)?;
+        self.a.dec(ecx)?;
+        self.a.jnz(holds)?;
+        self.a.mov(ebp, dword_ptr(PONGS))?;
+        self.a.mov(eax, 3u32)?;
+        self.a.mov(cr8, rax)?;
+        self.a.nop()?;
+        self.a.cli()?;
+        self.a.shl(ebp, 16)?;
+        self.a.add(ebp, dword_ptr(PONGS))?;
+        self.a.mov(eax, ebp)?;
+        self.mark()?;
+
         // One CPU is started anew: it comes online and adds once more.
         self.send(1, 0x4500)?;
         self.send(1, 0x4601)?;
@@ -372,10 +393,11 @@ fn check(config: &Config, x2apic: bool) {
     assert_eq!(stop.kind, StopKind::DebugExit, "{}", stop.text);
     let marks = marks(&run);
     let cpus = u32::from(config.vcpus);
-    let [counted, pings, nmis, late, periods, again] = marks[..] else { panic!("{marks:?}") };
+    let [counted, pings, nmis, late, periods, held, again] = marks[..] else { panic!("{marks:?}") };
     assert_eq!((counted, pings, nmis), (cpus * ADDS, ROUNDS << 16 | ROUNDS, 2));
     assert!(late < 100, "the handler runs {late} ticks behind its deadline");
     assert!(periods.abs_diff(160_000) < 100, "four periods last {periods} ticks");
+    assert_eq!(held, 1, "none before, one after");
     assert_eq!(again, (cpus + 1) * ADDS);
 }
 

@@ -157,6 +157,8 @@ struct Shared {
     vpids: Vpids,
     capabilities: Capabilities,
     limits: Limits,
+    /// Guests that spin exit, and let another vCPU run.
+    spins: bool,
     /// By vCPU: the EPT02 that its L2 runs on now.
     roots_in_use: Vec<Option<usize>>,
 }
@@ -223,6 +225,7 @@ impl<S: Silicon> L0<S> {
             ept01,
             vpids: Vpids::default(),
             limits: Limits::new(&silicon),
+            spins: setup::spins(&silicon, config.vcpus),
             capabilities,
             roots_in_use: vec![None; config.vcpus.into()],
         };

@@ -60,10 +60,12 @@ pub(super) fn missing<S: Silicon>(silicon: &S, vpid: bool) -> Option<&'static st
     None
 }
 
-/// PAUSEs this close to one another, in TSC ticks, are a loop's; and this long a loop spins. Shorter than KVM's window of
-/// 4096, since here it is always another's turn that is spun away.
-const PLE_GAP: u32 = 128;
-const PLE_WINDOW: u32 = 1024;
+/// Whether guests that spin are to exit: whoever spins on a lock lets the others run, for on one CPU they could not let it
+/// go meanwhile.
+pub(super) fn spins<S: Silicon>(silicon: &S, vcpus: u16) -> bool {
+    let secondary = (silicon.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32;
+    vcpus > 1 && secondary & SecondaryControls::PAUSE_LOOP_EXITING.bits() != 0
+}
 
 /// IA32_PAT after a reset.
 const PAT: u64 = 0x0007_0406_0007_0406;
@@ -116,13 +118,10 @@ impl<S: Silicon> Cx<'_, S> {
             | SecondaryControls::EPT
             | SecondaryControls::UNRESTRICTED_GUEST;
         secondary.set(SecondaryControls::VPID, vpid != 0);
-        // Whoever spins on a lock lets the others run: on one CPU they could not let it go meanwhile.
-        let silicon =
-            SecondaryControls::from_bits_retain((self.silicon.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32);
-        if self.shared.roots_in_use.len() > 1 && silicon.contains(SecondaryControls::PAUSE_LOOP_EXITING) {
+        if self.shared.spins {
             secondary |= SecondaryControls::PAUSE_LOOP_EXITING;
-            self.set(vmcs::PLE_GAP, PLE_GAP);
-            self.set(vmcs::PLE_WINDOW, PLE_WINDOW);
+            self.set(vmcs::PLE_GAP, vmcs02::PLE_GAP);
+            self.set(vmcs::PLE_WINDOW, vmcs02::PLE_WINDOW);
         }
         let mut entry = vmcs02::ENTRY;
         entry.set(EntryControls::IA32E_MODE_GUEST, start.efer & Efer::LMA.bits() != 0);

@@ -130,6 +130,11 @@ pub(super) struct Inherited {
     efer: u64,
 }
 
+/// PAUSEs this close to one another, in TSC ticks, are a loop's; and this long a loop spins. Shorter than KVM's window of
+/// 4096, since here it is always another's turn that is spun away.
+pub(super) const PLE_GAP: u32 = 128;
+pub(super) const PLE_WINDOW: u32 = 1024;
+
 struct Tally {
     all: bool,
     written: u16,
@@ -219,6 +224,13 @@ impl<S: Silicon> Cx<'_, S> {
             match self.ram(Gpa(self.vcpu.vmcs12.get(vmcs::APIC_ACCESS_ADDRESS)), 4096) {
                 Some(hpa) => self.put(tally, vmcs::APIC_ACCESS_ADDRESS, hpa.0),
                 None => secondary.remove(SecondaryControls::VIRTUALIZE_APIC_ACCESSES),
+            }
+        }
+        if self.shared.spins && !primary12.contains(PrimaryControls::PAUSE_EXITING) {
+            secondary |= SecondaryControls::PAUSE_LOOP_EXITING;
+            if !secondary12.contains(SecondaryControls::PAUSE_LOOP_EXITING) {
+                self.put(tally, vmcs::PLE_GAP, PLE_GAP);
+                self.put(tally, vmcs::PLE_WINDOW, PLE_WINDOW);
             }
         }
         // L0 serves the functions by itself: with none enabled, each VMFUNC exits.

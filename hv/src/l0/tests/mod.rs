@@ -5,4 +5,5 @@ mod instructions;
 mod round_trip;
 mod script;
 mod shadow;
+mod signals;
 mod without_ept;

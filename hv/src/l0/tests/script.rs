@@ -1,7 +1,7 @@
 //! A silicon that executes nothing: it answers each entry with the exit that the test prepared, and a bench on it that
 //! plays L1 and L2.
 
-use super::super::{Bus, BusEvent, L0, L0_MEMORY, Ran, Start};
+use super::super::{Bus, BusEvent, L0, L0_MEMORY, Ran, Signals, Start};
 use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
 use crate::vmcs::Vmcs;
 use crate::world::Log;
@@ -28,7 +28,7 @@ pub(crate) struct Scripted {
     memory: Vec<u8>,
     vmcss: BTreeMap<u64, Vmcs>,
     current: Vec<Hpa>,
-    registers: Vec<Registers>,
+    pub(super) registers: Vec<Registers>,
     next: Option<Answer>,
     clock: u64,
     /// The next entry fails on guest state.
@@ -161,6 +161,9 @@ impl Silicon for Scripted {
 pub(super) struct Wires {
     pub(super) written: Vec<(u16, u32)>,
     pub(super) interrupt: Option<u8>,
+    pub(super) signals: Signals,
+    /// The task priority keeps an interrupt back.
+    pub(super) held: bool,
 }
 
 impl Bus for Wires {
@@ -187,6 +190,26 @@ impl Bus for Wires {
 
     fn acknowledge(&mut self, _vcpu: u16, _now: u64) {
         self.interrupt = None;
+    }
+
+    fn signals(&mut self, _vcpu: u16) -> Signals {
+        self.signals
+    }
+
+    fn take_nmi(&mut self, _vcpu: u16) {
+        self.signals.nmi = false;
+    }
+
+    fn take_init(&mut self, _vcpu: u16, _reset: bool) {
+        self.signals.init = false;
+    }
+
+    fn take_start_up(&mut self, _vcpu: u16) {
+        self.signals.start_up = None;
+    }
+
+    fn held_by_tpr(&mut self, _vcpu: u16) -> bool {
+        self.held
     }
 }
 
