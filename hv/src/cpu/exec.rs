@@ -114,6 +114,14 @@ fn fetch_slow(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> 
     }
 }
 
+/// The block at `hpa`, as [`Blocks::get`]. When its page had none before, stores to it are no longer plain.
+#[inline(always)]
+fn block_at(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, hpa: Hpa, mode: Mode) -> u32 {
+    let id = blocks.get(memory, hpa, mode);
+    cpu.mmu.follow(memory);
+    id
+}
+
 /// Runs blocks until the clock is at `goal`, or until events are to be looked at.
 fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> Result<(), Halt> {
     let mode = mode(cpu);
@@ -126,7 +134,7 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
             }
             let at = linear_rip(cpu, mode);
             let hpa = fetch(cpu, memory, at)?;
-            id = blocks.get(memory, hpa, mode);
+            id = block_at(cpu, memory, blocks, hpa, mode);
             if id == NONE {
                 // An instruction that crosses a page's end may be any.
                 return one(cpu, memory, blocks);
@@ -160,7 +168,7 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
         if id == NONE && mode.long() && cpu.exec.now < goal {
             // A link stays in its page, linear and physical, so that following it needs no translation.
             let hpa = fetch(cpu, memory, cpu.rip)?;
-            id = blocks.get(memory, hpa, mode);
+            id = block_at(cpu, memory, blocks, hpa, mode);
             if id != NONE && cpu.rip / PAGE_SIZE == start / PAGE_SIZE && blocks.linkable(id, from) {
                 blocks.list[from as usize].links[way] = id;
             }
@@ -225,7 +233,7 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
     let trap = cpu.flags.has(Rflags::TF);
     let at = linear_rip(cpu, mode);
     let hpa = fetch(cpu, memory, at)?;
-    let mut id = blocks.get(memory, hpa, mode);
+    let mut id = block_at(cpu, memory, blocks, hpa, mode);
     if id != NONE && !mode.long() && over_limit(cpu, u64::from(blocks.list[id as usize].ops[0].len)) {
         id = NONE;
     }

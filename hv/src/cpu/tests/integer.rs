@@ -449,3 +449,24 @@ fn branches_on_comparisons_go_as_flags_say() {
         }
     }
 }
+
+#[test]
+fn code_that_is_written_is_run_as_written() {
+    // A routine in a page that plain stores go to before it is code, and after: MOV EAX, imm32; RET.
+    for round in [1, 2, 3] {
+        check(
+            |a| {
+                a.mov(rbx, DATA)?;
+                a.mov(dword_ptr(rbx), 0x0000_11b8)?;
+                a.mov(dword_ptr(rbx + 4), 0x0000_c300)?;
+                a.call(rbx)?;
+                for value in 0..round {
+                    a.mov(byte_ptr(rbx + 1), 0x20 + value)?;
+                    a.call(rbx)?;
+                }
+                Ok(())
+            },
+            0x20 + round as u64 - 1,
+        );
+    }
+}
