@@ -218,6 +218,9 @@ impl Cpu {
                 }
             }
         }
+        if self.exec.watched {
+            self.note_access(at, bytes, access);
+        }
         let tell = self.exec.code_writes == CodeWrites::Tell;
         Ok(Place { first, bytes: here, second, tell })
     }

@@ -18,6 +18,8 @@ use hv_defs::x86::{Rflags, Seg};
 
 /// The bit of the pending debug exceptions for a single-step trap.
 const SINGLE_STEP: u64 = 1 << 14;
+/// Their bit that says that a breakpoint which hit was enabled.
+const ENABLED_BREAKPOINT: u64 = 1 << 12;
 
 /// Runs until a VM exit. Counts retired instructions exactly into `clock`; the delivery of an event through the IDT
 /// counts as one too, so that no guest can keep the CPU from getting on. When `clock` reaches `until`, an external
@@ -42,6 +44,9 @@ fn round(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, until: u64) ->
     blocks.follow(memory);
     if cpu.activity != ActivityState::Active {
         return Ok(());
+    }
+    if cpu.exec.watched || cpu.has_breakpoints() {
+        cpu.follow_breakpoints();
     }
     let ran = if cpu.steps() { one(cpu, memory, blocks) } else { many(cpu, memory, blocks, goal) };
     match ran {
@@ -232,6 +237,11 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
     let resume = cpu.flags.has(Rflags::RF);
     let trap = cpu.flags.has(Rflags::TF);
     let at = linear_rip(cpu, mode);
+    // Neither RF nor a shadow that holds back debug exceptions lets a breakpoint hit.
+    if cpu.has_breakpoints() && !resume && !shadow.contains(Interruptibility::MOV_SS) {
+        cpu.break_at(at)?;
+    }
+    cpu.exec.hits = 0;
     let hpa = fetch(cpu, memory, at)?;
     let mut id = block_at(cpu, memory, blocks, hpa, mode);
     if id != NONE && !mode.long() && over_limit(cpu, u64::from(blocks.list[id as usize].ops[0].len)) {
@@ -256,6 +266,9 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
     cpu.exec.now += 1;
     if trap {
         cpu.pending_debug |= SINGLE_STEP;
+    }
+    if cpu.exec.hits != 0 {
+        cpu.pending_debug |= cpu.exec.hits | ENABLED_BREAKPOINT;
     }
     cpu.after_step();
     Ok(())
@@ -295,6 +308,7 @@ impl Cpu {
     /// Whether it is to run one instruction at a time.
     fn steps(&self) -> bool {
         self.flags.system & (Rflags::TF | Rflags::RF).bits() != 0
+            || self.has_breakpoints()
             || self.interruptibility.intersects(Interruptibility::STI | Interruptibility::MOV_SS)
             || self.controls.primary.contains(PrimaryControls::MONITOR_TRAP_FLAG)
     }

@@ -14,6 +14,7 @@
 
 mod access;
 mod block;
+mod breakpoint;
 mod decode;
 mod deliver;
 mod event;

@@ -106,6 +106,10 @@ pub(super) struct Exec {
     pub(super) monitor_trap: bool,
     /// An exit that is pending on the completion of an instruction.
     pub(super) after: Option<Reason>,
+    /// A breakpoint is set on data, so that accesses are looked at.
+    pub(super) watched: bool,
+    /// The breakpoints on data and ports that the running instruction has hit, as DR6 has them.
+    pub(super) hits: u64,
     /// The instruction that faults is an IRET, and unblocked NMIs.
     pub(super) iret_unblocked_nmi: bool,
     /// The clock at the last PAUSE, and at the first of its loop.

@@ -83,6 +83,9 @@ pub(super) struct Tag {
 }
 
 impl Tag {
+    /// One that no line has, not even one that holds nothing.
+    pub(super) const NONE: Self = Self { low: 1, bank: 0 };
+
     /// Of a context's number and a class below 4.
     #[inline]
     pub(super) fn new(number: u64, class: u64) -> Self {

@@ -109,6 +109,8 @@ pub struct Mmu {
     fetches: Front,
     /// The running context's number and class of privilege.
     context: front::Tag,
+    /// The front cache is not asked.
+    watched: bool,
     user: bool,
     ac: bool,
     tlb: Tlb,
@@ -140,6 +142,7 @@ impl Mmu {
             writes: Front::default(),
             fetches: Front::default(),
             context: front::Tag::default(),
+            watched: false,
             user: false,
             ac: false,
             tlb: Tlb::new(entries),
@@ -206,7 +209,7 @@ impl Mmu {
         } else {
             self.translate_unpaged(memory, gva, access)?
         };
-        if class(self.now.mode, user, ac) == self.context.class() {
+        if !self.watched && class(self.now.mode, user, ac) == self.context.class() {
             match access {
                 Access::Fetch => self.fetches.fill(gva, self.context, at.0),
                 Access::Read => self.reads.fill(gva, self.context, at.0),
@@ -427,7 +430,16 @@ impl Mmu {
     pub fn set_privilege(&mut self, user: bool, ac: bool) {
         self.user = user;
         self.ac = ac;
-        self.context = front::Tag::new(self.now.number, class(self.now.mode, user, ac));
+        self.context = match self.watched {
+            false => front::Tag::new(self.now.number, class(self.now.mode, user, ac)),
+            true => front::Tag::NONE,
+        };
+    }
+
+    /// Whether every access is to come by [`Mmu::translate`]: [`Mmu::fast`] answers nothing then.
+    pub fn set_watched(&mut self, watched: bool) {
+        self.watched = watched;
+        self.set_privilege(self.user, self.ac);
     }
 
     /// Takes the rights of protection keys for user pages.

@@ -43,6 +43,7 @@ fn port_op<const INPUT: bool, W: Width>(cpu: &mut Cpu, memory: &mut Memory, op: 
             .with_port(port);
         return cpu.exit_with(op, Reason::IO_INSTRUCTION, access.into(), 0);
     }
+    cpu.note_port(port, W::BYTES);
     if INPUT {
         W::set(cpu, 0, W::MASK);
     }
@@ -97,6 +98,7 @@ fn string_op<const INPUT: bool, W: Width, A: Width>(cpu: &mut Cpu, memory: &mut 
             ..ExitInfo::instruction(Reason::IO_INSTRUCTION, u32::from(op.len))
         });
     }
+    cpu.note_port(port, W::BYTES);
     let step = if cpu.flags.has(Rflags::DF) { W::BYTES.wrapping_neg() } else { W::BYTES };
     loop {
         if repeated && A::get(cpu, 1) == 0 {

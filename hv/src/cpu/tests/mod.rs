@@ -1,5 +1,6 @@
 //! Snippets of guest code, assembled beside what is expected of them.
 
+mod breakpoints;
 mod exits;
 mod fuzz;
 mod gather;
