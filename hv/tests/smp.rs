@@ -423,3 +423,45 @@ fn two_runs_are_one() {
     let run = || boot(&config(3, 2), true);
     assert_eq!(run().events, run().events);
 }
+
+/// Each way of access to a register in memory, on the task priority: what is there afterwards, with a bit of the flags.
+#[test]
+fn registers_in_memory_take_the_usual_instructions() -> Result<(), Box<dyn std::error::Error>> {
+    let mut a = CodeAssembler::new(64)?;
+    a.mov(rdi, 0xfee0_0080u64)?;
+    a.mov(dword_ptr(rdi), 0x21)?;
+    a.or(dword_ptr(rdi), 0x12)?;
+    a.mov(ebx, 0xf0u32)?;
+    a.and(dword_ptr(rdi), ebx)?;
+    a.mov(eax, dword_ptr(rdi))?;
+    let mark = |a: &mut CodeAssembler| -> Asm {
+        a.mov(edx, 0xe9au32)?;
+        a.out(dx, eax)
+    };
+    mark(&mut a)?;
+    a.add(dword_ptr(rdi), 5)?;
+    a.sub(dword_ptr(rdi), 1)?;
+    a.xor(dword_ptr(rdi), ebx)?;
+    a.movzx(eax, byte_ptr(rdi))?;
+    mark(&mut a)?;
+    a.mov(eax, 0x77u32)?;
+    a.xchg(dword_ptr(rdi), eax)?;
+    a.shl(eax, 8)?;
+    a.or(eax, dword_ptr(rdi))?;
+    mark(&mut a)?;
+    a.xor(eax, eax)?;
+    a.test(dword_ptr(rdi), 0x88)?;
+    a.setz(al)?;
+    a.cmp(dword_ptr(rdi), 0x78)?;
+    a.adc(al, al)?;
+    a.mov(ecx, 0x76u32)?;
+    a.cmp(ecx, dword_ptr(rdi))?;
+    a.adc(al, al)?;
+    mark(&mut a)?;
+    a.out(0xf4, al)?;
+    let code = a.assemble(AT)?;
+    let run = run_in(&config(1, 1), &kernel(elf(&code)), Run::default());
+    assert_eq!(run.stop.as_ref().map(|stop| stop.kind), Some(StopKind::DebugExit), "{:?}", run.stop);
+    assert_eq!(marks(&run), [0x30, 0xc4, 0xc477, 0b111]);
+    Ok(())
+}

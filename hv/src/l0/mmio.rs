@@ -4,10 +4,11 @@ use super::cx::Cx;
 use super::exit::Exit;
 use super::next::{Next, unsupported};
 use super::paging::{Failure, Use};
+use super::vmx::STATUS;
 use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, PAGE_SIZE};
 use hv_defs::vmcs;
-use hv_defs::x86::AccessRights;
+use hv_defs::x86::{AccessRights, Rflags};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 impl<S: Silicon> Cx<'_, S> {
@@ -77,9 +78,40 @@ impl<S: Silicon> Cx<'_, S> {
                 let value = if signed { sign_extend(value, size) } else { value };
                 self.set_register(to, value)
             }
-            _ => false,
+            Mnemonic::Xchg => {
+                let register = if instruction.op0_kind() == OpKind::Memory { 1 } else { 0 };
+                let register = instruction.op_register(register);
+                let Some(value) = self.register(register) else { return Ok(None) };
+                let old = self.mmio_load(at, size);
+                self.mmio_store(at, size, value) && self.set_register(register, old)
+            }
+            mnemonic => match Alu::of(mnemonic) {
+                Some(alu) => self.mmio_alu(alu, &instruction, at, size),
+                None => false,
+            },
         };
         Ok(done.then_some(instruction.len()))
+    }
+
+    /// An arithmetic instruction with the device register for one operand. Returns whether it is one that L0 knows.
+    fn mmio_alu(&mut self, alu: Alu, instruction: &Instruction, at: Gpa, size: u8) -> bool {
+        let to_memory = instruction.op0_kind() == OpKind::Memory;
+        let other = match to_memory {
+            true => self.mmio_source(instruction),
+            false => self.register(instruction.op0_register()),
+        };
+        let Some(other) = other else { return false };
+        let value = self.mmio_load(at, size);
+        let (first, second) = if to_memory { (value, other) } else { (other, value) };
+        let (result, flags) = alu.compute(first, second, size);
+        let kept = match (alu.writes(), to_memory) {
+            (false, _) => true,
+            (true, true) => self.mmio_store(at, size, result),
+            (true, false) => self.set_register(instruction.op0_register(), result),
+        };
+        let old = Rflags::from_bits_retain(self.get(vmcs::GUEST_RFLAGS));
+        self.set(vmcs::GUEST_RFLAGS, (old.difference(STATUS) | flags).bits());
+        kept
     }
 
     fn mmio_load(&mut self, at: Gpa, size: u8) -> u64 {
@@ -139,6 +171,66 @@ impl<S: Silicon> Cx<'_, S> {
     }
 }
 
+/// What software does to device registers in one instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Alu {
+    Add,
+    Or,
+    And,
+    Sub,
+    Xor,
+    Cmp,
+    Test,
+}
+
+impl Alu {
+    fn of(mnemonic: Mnemonic) -> Option<Self> {
+        Some(match mnemonic {
+            Mnemonic::Add => Self::Add,
+            Mnemonic::Or => Self::Or,
+            Mnemonic::And => Self::And,
+            Mnemonic::Sub => Self::Sub,
+            Mnemonic::Xor => Self::Xor,
+            Mnemonic::Cmp => Self::Cmp,
+            Mnemonic::Test => Self::Test,
+            _ => return None,
+        })
+    }
+
+    /// Whether the result goes to the first operand.
+    fn writes(self) -> bool {
+        !matches!(self, Self::Cmp | Self::Test)
+    }
+
+    /// The result, and the status flags.
+    fn compute(self, first: u64, second: u64, size: u8) -> (u64, Rflags) {
+        let mask = u64::MAX >> (64 - u32::from(size) * 8);
+        let sign = mask ^ mask >> 1;
+        let (first, second) = (first & mask, second & mask);
+        let (result, carry, overflow, half) = match self {
+            Self::Add => {
+                let sum = first.wrapping_add(second) & mask;
+                (sum, sum < first, (first ^ sum) & (second ^ sum) & sign != 0, first ^ second ^ sum)
+            }
+            Self::Sub | Self::Cmp => {
+                let rest = first.wrapping_sub(second) & mask;
+                (rest, first < second, (first ^ second) & (first ^ rest) & sign != 0, first ^ second ^ rest)
+            }
+            Self::Or => (first | second, false, false, 0),
+            Self::Xor => (first ^ second, false, false, 0),
+            Self::And | Self::Test => (first & second, false, false, 0),
+        };
+        let mut flags = Rflags::empty();
+        flags.set(Rflags::CF, carry);
+        flags.set(Rflags::OF, overflow);
+        flags.set(Rflags::AF, half & 0x10 != 0);
+        flags.set(Rflags::ZF, result == 0);
+        flags.set(Rflags::SF, result & sign != 0);
+        flags.set(Rflags::PF, (result as u8).count_ones().is_multiple_of(2));
+        (result, flags)
+    }
+}
+
 fn sign_extend(value: u64, size: u8) -> u64 {
     let shift = 64 - u32::from(size) * 8;
     ((value << shift) as i64 >> shift) as u64
@@ -147,6 +239,22 @@ fn sign_extend(value: u64, size: u8) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arithmetic_and_its_flags() {
+        let check = |alu: Alu, size, first, second, result, flags: Rflags| {
+            assert_eq!(alu.compute(first, second, size), (result, flags), "{alu:?} {first:#x} {second:#x}");
+        };
+        use Rflags as F;
+        check(Alu::Add, 1, 0xff, 1, 0, F::CF | F::ZF | F::AF | F::PF);
+        check(Alu::Add, 4, 0x7fff_ffff, 1, 0x8000_0000, F::OF | F::SF | F::AF | F::PF);
+        check(Alu::Sub, 4, 0, 1, 0xffff_ffff, F::CF | F::SF | F::AF | F::PF);
+        check(Alu::Cmp, 2, 0x8000, 1, 0x7fff, F::OF | F::AF | F::PF);
+        check(Alu::Or, 8, 1 << 63, 1, 1 << 63 | 1, F::SF);
+        check(Alu::And, 4, 0xf_0100, 0xff, 0, F::ZF | F::PF);
+        check(Alu::Test, 4, 0xf_0100, 0x100, 0x100, F::PF);
+        check(Alu::Xor, 4, 0xff, 0xfe, 1, F::empty());
+    }
 
     #[test]
     fn signs_extend_from_their_size() {
