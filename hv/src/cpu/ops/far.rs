@@ -34,10 +34,12 @@ pub(in crate::cpu) fn task_switch(
 }
 
 impl Cpu {
-    /// #GP for an instruction pointer that does not fit a code segment.
-    fn fits(&mut self, code: Descriptor, rip: u64) -> Result<(), Halt> {
-        let fits = if self.long_mode() && code.long() { canonical(rip) } else { rip <= u64::from(code.limit()) };
-        if fits { Ok(()) } else { self.gp() }
+    /// The instruction pointer in a code segment, of 32 bits where that is not 64-bit code; #GP if it does not fit.
+    fn fits(&mut self, code: Descriptor, rip: u64) -> Result<u64, Halt> {
+        let wide = self.long_mode() && code.long();
+        let rip = if wide { rip } else { rip & 0xffff_ffff };
+        let fits = if wide { canonical(rip) } else { rip <= u64::from(code.limit()) };
+        if fits { Ok(rip) } else { self.gp() }
     }
 
     /// Enters a code segment of the current privilege level, for JMP and CALL.
@@ -156,10 +158,11 @@ fn far_branch<const IS_CALL: bool>(
     if !descriptor.present() {
         return cpu.fault(Vector::NP, bad);
     }
-    cpu.fits(descriptor, offset)?;
+    // What is pushed stays in memory, even if the target then does not fit.
     if IS_CALL {
         push_return(cpu, memory, size, next)?;
     }
+    let offset = cpu.fits(descriptor, offset)?;
     cpu.enter(memory, selector, descriptor, offset)
 }
 
@@ -261,7 +264,7 @@ fn call_gate<const IS_CALL: bool>(cpu: &mut Cpu, memory: &mut Memory, gate: Desc
     let (size, rip) = if wide { (4, gate.0 & 0xffff | gate.0 >> 32 & 0xffff_0000) } else { (2, gate.0 & 0xffff) };
     let target = (gate.0 >> 16) as u16;
     let (code, inner) = gate_target::<IS_CALL>(cpu, memory, target)?;
-    cpu.fits(code, rip)?;
+    let rip = cpu.fits(code, rip)?;
     if !inner {
         if IS_CALL {
             push_return(cpu, memory, size, next)?;
@@ -335,7 +338,7 @@ struct Return {
     slots: u64,
 }
 
-/// The code segment to return to, checked.
+/// The code segment to return to, checked; whether the instruction pointer fits is looked at after the stack.
 fn return_code(cpu: &mut Cpu, memory: &mut Memory, to: &Return) -> Result<Descriptor, Halt> {
     let rpl = (to.cs & 3) as u8;
     if to.cs & !3 == 0 {
@@ -350,7 +353,6 @@ fn return_code(cpu: &mut Cpu, memory: &mut Memory, to: &Return) -> Result<Descri
     if !code.present() {
         return cpu.fault(Vector::NP, bad);
     }
-    cpu.fits(code, to.rip)?;
     Ok(code)
 }
 
@@ -391,21 +393,23 @@ fn ret_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     let code = return_code(cpu, memory, &to)?;
     let cpl = (to.cs & 3) as u8;
     if cpl == cpu.cpl() {
+        let rip = cpu.fits(code, to.rip)?;
         let code = cpu.set_accessed(memory, to.cs, code)?;
         cpu.drop_slots(popped);
         cpu.set_cs(code, to.cs, cpl);
-        cpu.rip = to.rip;
+        cpu.rip = rip;
         return Ok(Flow::Check);
     }
     let at = |slot: u64| slot * u64::from(size) + more;
     let (rsp, ss) = (read_above(cpu, memory, size, at(2))?, read_above(cpu, memory, size, at(3))? as u16);
     let stack = return_stack(cpu, memory, ss, cpl, code)?;
+    let rip = cpu.fits(code, to.rip)?;
     let code = cpu.set_accessed(memory, to.cs, code)?;
     cpu.set_cs(code, to.cs, cpl);
     cpu.seg[Seg::Ss as usize] = stack;
     set_returned_stack(cpu, rsp);
     cpu.drop_slots(more);
-    cpu.rip = to.rip;
+    cpu.rip = rip;
     cpu.refresh();
     cpu.drop_privileged_segments();
     Ok(Flow::Check)
@@ -506,19 +510,23 @@ fn iret_inner(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<(), Halt> {
     let outer = cpl != cpu.cpl();
     let restored = returned_flags(cpu, size, flags);
     // 64-bit code always pops the stack too.
-    if outer || cpu.code64() {
+    let rip = if outer || cpu.code64() {
         let (rsp, ss) = (cpu.slot(memory, size, 3)?, cpu.slot(memory, size, 4)? as u16);
         let stack = return_stack(cpu, memory, ss, cpl, code)?;
+        let rip = cpu.fits(code, to.rip)?;
         let code = cpu.set_accessed(memory, to.cs, code)?;
         cpu.set_cs(code, to.cs, cpl);
         cpu.seg[Seg::Ss as usize] = stack;
         set_returned_stack(cpu, rsp);
+        rip
     } else {
+        let rip = cpu.fits(code, to.rip)?;
         let code = cpu.set_accessed(memory, to.cs, code)?;
         cpu.drop_slots(to.slots * u64::from(size));
         cpu.set_cs(code, to.cs, cpl);
-    }
-    cpu.rip = to.rip;
+        rip
+    };
+    cpu.rip = rip;
     cpu.set_rflags(restored);
     cpu.refresh();
     if outer {
