@@ -1,5 +1,5 @@
-//! Far jumps, calls and returns of user code, on the host's own CPU: random code and stack selectors, where they lead, or
-//! the exception and its error code.
+//! Far jumps, calls and returns of user code, and segments in compatibility mode, on the host's own CPU: random
+//! selectors and descriptors, what comes of them, or the exception and its error code.
 //!
 //! Three pages are at the same addresses as in a [`Case`]: the instruction, its stack, and where it may lead, which is
 //! full of UD2. Whatever comes of it is an exception, which the kernel makes a signal.
@@ -71,8 +71,9 @@ extern "C" fn note(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) 
     gregs[libc::REG_CSGSFS as usize] = (kept | u64::from(HOST_CODE) | u64::from(HOST_DATA) << 48) as i64;
 }
 
-/// Jumps to the instruction with its stack, and comes back by the signal.
-fn run() {
+/// Jumps to the instruction with its stack, by a far pointer, and comes back by the signal.
+fn run(code: u16) {
+    let pointer = CODE | u64::from(code) << 32;
     // SAFETY: the code at CODE ends in an exception, whose handler goes on at the label with the stack pointer of here;
     // every register but that one may be lost on the way.
     unsafe {
@@ -83,12 +84,14 @@ fn run() {
             "mov [{recovery} + 8], rsp",
             "push 2", "popfq",
             "mov rsp, {frame}",
-            "jmp {code}",
+            // JMP FAR [RAX].
+            "mov rax, {pointer}",
+            ".byte 0xff, 0x28",
             "2:",
             "pop rbp", "pop rbx",
             recovery = in(reg) RECOVERY.as_ptr(),
             frame = in(reg) FRAME,
-            code = in(reg) CODE,
+            pointer = in(reg) &raw const pointer,
             out("rax") _,
             clobber_abi("C"),
         );
@@ -142,7 +145,7 @@ impl Host {
             // SAFETY: both are as long, and the page is this test's.
             unsafe { ptr::copy_nonoverlapping(case.memory[page as usize..].as_ptr(), page as *mut u8, 0x1000) };
         }
-        run();
+        run(case.state.seg[Seg::Cs as usize].selector);
         let [vector, error, rip, cs, rflags, rsp, ss] = TOLD.each_ref().map(|word| word.load(SeqCst));
         // SAFETY: the page is there, and nothing writes to it now.
         let stack = unsafe { core::slice::from_raw_parts(STACK_PAGE as *const u8, 0x1000) }.to_vec();
@@ -167,9 +170,9 @@ impl Drop for Host {
     }
 }
 
-/// A case of user code in 64-bit mode, under descriptor tables like Linux's.
-fn as_linux() -> Case {
-    let mut case = Case::new(Mode::Long).user();
+/// A case of user code, under descriptor tables like Linux's, with null data segments.
+fn as_linux(mode: Mode) -> Case {
+    let mut case = Case::new(mode).user();
     for (index, value) in [
         0x00cf_9b00_0000_ffff,
         0x00af_9b00_0000_ffff,
@@ -192,7 +195,11 @@ fn as_linux() -> Case {
     }
     case.state.gdtr = Table { base: GDT, limit: 0x7f };
     case.state.ldtr.limit = 0xf;
-    case.state.seg[Seg::Cs as usize].selector = HOST_CODE;
+    let null = segment(0, 0x1_0000, 0, 0);
+    for data in [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs] {
+        case.state.seg[data as usize] = null;
+    }
+    case.state.seg[Seg::Cs as usize].selector = if mode == Mode::Long { HOST_CODE } else { HOST_CODE32 };
     case.state.seg[Seg::Ss as usize].selector = HOST_DATA;
     case.state.gpr[4] = FRAME;
     (0..0x800).for_each(|word| case.put16(MORE + 2 * word, 0x0b0f));
@@ -244,7 +251,7 @@ fn case(dice: &mut Dice) -> Option<Case> {
     if !set(&user) {
         return None;
     }
-    let mut case = as_linux();
+    let mut case = as_linux(Mode::Long);
     let value = made(&user);
     case.put(LDT + 8, value);
     let cs = selector(dice, &[SELECTOR, SELECTOR, HOST_CODE, HOST_CODE32]);
@@ -283,9 +290,107 @@ fn case(dice: &mut Dice) -> Option<Case> {
     Some(case)
 }
 
+/// A random descriptor for the local table; `None` if Linux refuses it.
+fn random_descriptor(dice: &mut Dice, base: u64, limits: &[u32]) -> Option<u64> {
+    let user = UserDescriptor {
+        number: 1,
+        base: base as u32,
+        limit: dice.pick(limits),
+        flags: dice.next() as u32 & 0x5f | u32::from(dice.once_in(6)) << 5,
+    };
+    set(&user).then(|| made(&user))
+}
+
+/// A random far branch of compatibility code.
+fn compatibility_case(dice: &mut Dice) -> Option<Case> {
+    let base = dice.pick(&[0, MORE]);
+    let value = random_descriptor(dice, base, &[0xf_ffff, 0xf_ffff, 0xfff, 0x3f, 0x3_0020])?;
+    let mut case = as_linux(Mode::Compatibility);
+    case.put(LDT + 8, value);
+    let cs = selector(dice, &[SELECTOR, SELECTOR, HOST_CODE, HOST_CODE32]);
+    let based = cs | 3 == SELECTOR && base != 0;
+    let rip = 2 * dice.below(0x40) + if based { 0 } else { MORE };
+    let flags = dice.next() & (FLAGS | 0x3200) | 2;
+    let [a, b, c, d] = (rip as u32).to_le_bytes();
+    let [e, f] = cs.to_le_bytes();
+    // IRETD, RETF, and 16-bit ones; RETF that drops bytes; JMP and CALL of a pointer in the instruction.
+    let how = dice.below(7);
+    let words: &[u64] = match how {
+        0 | 2 => &[rip, cs.into(), flags],
+        _ => &[rip, cs.into(), 0x5555],
+    };
+    let short = matches!(how, 2 | 3);
+    for (slot, &word) in words.iter().enumerate() {
+        match short {
+            true => case.put16(FRAME + 2 * slot as u64, word as u16),
+            false => case.put32(FRAME + 4 * slot as u64, word as u32),
+        }
+    }
+    let (jump, call) = ([0xea, a, b, c, d, e, f], [0x9a, a, b, c, d, e, f]);
+    let code: [&[u8]; 7] = [&[0xcf], &[0xcb], &[0x66, 0xcf], &[0x66, 0xcb], &[0xca, 8, 0], &jump, &call];
+    case.bytes(CODE, code[how as usize]);
+    // What a 16-bit offset leads to lies where neither side has a page, unless the base is there.
+    if short && !based && rip & 0xffff != rip {
+        return None;
+    }
+    let name = ["IRETD", "RETF", "IRETW", "RETFW", "RETF 8", "JMP", "CALL"][how as usize];
+    case.name = format!("{name} to {cs:#x}:{rip:#x}, flags {flags:#x}, descriptor {value:#018x}");
+    Some(case)
+}
+
+/// A random segment for compatibility code, and an access through it.
+fn segment_case(dice: &mut Dice) -> Option<Case> {
+    let value = random_descriptor(dice, STACK_PAGE, &[0xf_ffff, 0xfff, 0x7ff, 0x3f, 0])?;
+    let mut case = as_linux(Mode::Compatibility);
+    case.put(LDT + 8, value);
+    let selector = selector(dice, &[SELECTOR, SELECTOR, SELECTOR, HOST_DATA]);
+    // ES, SS, DS, GS; the prefix that names it.
+    let (number, prefix) = dice.pick(&[(0u8, 0x26u8), (2, 0x36), (3, 0x3e), (5, 0x65)]);
+    let edge = dice.pick(&[0u64, 0x3f, 0x7ff, 0xfff]).wrapping_add(dice.below(8)).wrapping_sub(4);
+    let offset = if selector | 3 == SELECTOR { edge & 0xfff } else { STACK_PAGE + (edge & 0x7ff) };
+    let [a, b, c, d] = u32::from(selector).to_le_bytes();
+    let [e, f, g, h] = (offset as u32).to_le_bytes();
+    let (width, opcode) =
+        dice.pick(&[(&[][..], 0x8a), (&[], 0x8b), (&[0x66], 0x8b), (&[], 0x88), (&[], 0x89), (&[0x66], 0x89)]);
+    // MOV EAX, selector; MOV EBX, offset; MOV Sreg, EAX; the access; PUSH ECX, if the stack is still the old one.
+    let mut code = vec![0xb8, a, b, c, d, 0xbb, e, f, g, h, 0xb9, 1, 2, 3, 4, 0x8e, 0xc0 | number << 3, prefix];
+    code.extend(width);
+    code.extend([opcode, 0x0b]);
+    if number != 2 {
+        code.extend([0x51]);
+    }
+    code.extend([0x0f, 0x0b]);
+    case.bytes(CODE, &code);
+    // An access across the page's end finds nothing.
+    case.put(PAGE_TABLE + 8 * (STACK >> 12), 0);
+    for at in (STACK_PAGE..FRAME - 0x100).step_by(8) {
+        case.put(at, at.wrapping_mul(0x0101_0101_0101_0101));
+    }
+    case.name =
+        format!("segment {number} {selector:#x}, {opcode:#x} {width:x?} at {offset:#x}, descriptor {value:#018x}");
+    Some(case)
+}
+
 #[test]
 fn far_branches_of_user_code_lead_where_the_host_s_do() {
     let _alone = super::ALONE.lock();
+    judge("far branches", case);
+}
+
+#[test]
+fn compatibility_code_branches_as_on_the_host() {
+    let _alone = super::ALONE.lock();
+    judge("far branches of compatibility code", compatibility_case);
+}
+
+#[test]
+fn compatibility_code_has_segments_as_on_the_host() {
+    let _alone = super::ALONE.lock();
+    judge("segments of compatibility code", segment_case);
+}
+
+/// Runs random cases on the host and on the software CPU.
+fn judge(what: &str, make: fn(&mut Dice) -> Option<Case>) {
     let Some(mut host) = Host::new() else {
         println!("SKIPPED: the pages below 256 KiB are not to be had");
         return;
@@ -294,7 +399,7 @@ fn far_branches_of_user_code_lead_where_the_host_s_do() {
     let mut dice = Dice(7);
     let (mut all, mut arrived, mut wrong) = (0, 0, Vec::new());
     for _ in 0..crate::number("NVMX_KVM_RANDOM", 500) {
-        let Some(case) = case(&mut dice) else { continue };
+        let Some(case) = make(&mut dice) else { continue };
         let host = host.run(&case);
         let our = told(&case, &mut ours);
         all += 1;
@@ -303,10 +408,10 @@ fn far_branches_of_user_code_lead_where_the_host_s_do() {
             wrong.push(format!("{}: {:x?}, ours {:x?}, stacks alike: {}", case.name, host.0, our.0, host.1 == our.1));
         }
     }
-    println!("{all} far branches on the host, {arrived} of which arrive, {} differences", wrong.len());
+    println!("{all} {what} on the host, {arrived} of which arrive, {} differences", wrong.len());
     for line in wrong.iter().take(crate::number("NVMX_KVM_SHOW", 40) as usize) {
         println!("DIFFERS {line}");
     }
-    assert!(wrong.is_empty(), "{} far branches differ", wrong.len());
+    assert!(wrong.is_empty(), "{} {what} differ", wrong.len());
     assert!(all == 0 || arrived * 5 > all, "enough of them arrive");
 }
