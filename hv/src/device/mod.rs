@@ -387,6 +387,59 @@ mod tests {
         assert_eq!(board.interrupt(1, 0), None, "the PIC is wired to the first vCPU alone");
     }
 
+    /// Writes a register of the I/O APIC.
+    fn route(board: &mut Board, register: u64, value: u64) {
+        for (offset, value) in [(0, register), (0x10, value)] {
+            assert!(board.mmio_write(0, Gpa(0xfec0_0000 + offset), 4, value, 0));
+        }
+    }
+
+    #[test]
+    fn isa_lines_are_wired_to_the_ioapic_too() {
+        let mut board = Board::new(16 << 20, 2);
+        assert!(board.mmio_write(1, Gpa(0xfee0_00f0), 4, 0x1ff, 0));
+        // The timer on pin 2 and the serial port on pin 4, both for the second vCPU; the PIC is masked.
+        for (pin, vector) in [(2, 0x30), (4, 0x44)] {
+            route(&mut board, 0x11 + pin * 2, 1 << 24);
+            route(&mut board, 0x10 + pin * 2, vector);
+        }
+        board.io_out(0x21, 1, 0xff, 0);
+        for (port, value) in [(0x43, 0x34), (0x40, 11932 & 0xff), (0x40, 11932 >> 8), (SERIAL_PORT + 1, 1)] {
+            board.io_out(port, 1, value, 0);
+        }
+        let deadline = board.deadline().unwrap();
+        assert_eq!((board.interrupt(1, deadline - 1), board.arrivals(deadline - 1)), (None, vec![]));
+        assert_eq!(board.arrivals(deadline), [1]);
+        assert_eq!((board.interrupt(0, deadline), board.interrupt(1, deadline)), (None, Some(0x30)));
+        board.acknowledge(1, deadline);
+        board.key(b'x');
+        assert_eq!(board.interrupt(1, deadline), Some(0x44), "a higher class");
+        route(&mut board, 0x14, 1 << 16);
+        assert_eq!(board.deadline(), None, "nobody hears the timer");
+    }
+
+    #[test]
+    fn the_pic_s_interrupts_come_before_the_local_apic_s() {
+        let mut board = Board::new(16 << 20, 1);
+        for (port, value) in [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0), (SERIAL_PORT + 1, 1)] {
+            board.io_out(port, 1, value, 0);
+        }
+        board.key(b'x');
+        // A self-IPI.
+        assert!(board.mmio_write(0, Gpa(0xfee0_0300), 4, 0x4_40f0, 0));
+        for vector in [0x24, 0xf0] {
+            assert_eq!(board.interrupt(0, 0), Some(vector));
+            board.acknowledge(0, 0);
+        }
+        assert_eq!(board.interrupt(0, 0), None);
+        // LINT0 masked: the PIC is not heard.
+        board.io_in(SERIAL_PORT, 1, 0);
+        board.io_out(0x20, 1, 0x20, 0);
+        assert!(board.mmio_write(0, Gpa(0xfee0_0350), 4, 0x1_0700, 0));
+        board.key(b'y');
+        assert!(!board.wakes(0, 0));
+    }
+
     #[test]
     fn the_timer_interrupts_at_its_deadline() {
         let mut board = Board::new(16 << 20, 2);
