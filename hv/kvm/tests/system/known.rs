@@ -67,6 +67,7 @@ deviations! {
     SystemDescriptors: "LTR takes a 16-bit task in IA-32e mode, LTR and LLDT do not look at the upper half's type, nor in compatibility mode at the upper half at all (SDM: #GP; sixteen bytes)",
     FarLimit: "a far branch does not look whether the offset lies in the segment (SDM: #GP)",
     Wrap: "an access across the end of a segment of 4 GiB is done: the SDM leaves that to the model",
+    PortLimit: "of the two bytes of the port bitmap that are read, only the first has to lie in the task (SDM: both)",
     DataBreakpoints: "breakpoints are on instructions alone",
     SmapFetch: "with SMAP alone user pages cannot be executed above level 3 (SDM: SMAP is about data)",
 }

@@ -480,6 +480,9 @@ fn ports(dice: &mut Dice) -> Case {
         "{name}, port {port:#x}, bitmap at {bitmap:#x}, limit {:#x}, IOPL {iopl} ({mode:?})",
         case.state.tr.limit
     );
+    if bitmap + port / 8 == u64::from(case.state.tr.limit) {
+        case.deviates = Some(Deviation::PortLimit);
+    }
     if mode == Mode::Long && iopl != 0 {
         case.deviates = Some(Deviation::NativeUser);
     }
