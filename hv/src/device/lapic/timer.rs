@@ -5,6 +5,10 @@
 /// Instructions (nanoseconds of the board) in a period of the core crystal clock: 25 MHz, as CPUID leaf 0x15 says.
 const CRYSTAL_TICK: u64 = 40;
 
+/// Moments from here on never come: the machine's clock, which goes on to the next one when every CPU waits, stays far from
+/// its end.
+const NEVER: u64 = 1 << 62;
+
 /// What the LVT's timer-mode field selects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Mode {
@@ -131,8 +135,8 @@ impl Timer {
     }
 
     /// When it fires next.
-    pub(super) const fn expiry(&self) -> Option<u64> {
-        self.expiry
+    pub(super) fn expiry(&self) -> Option<u64> {
+        self.expiry.filter(|expiry| *expiry < NEVER)
     }
 
     /// Carries the clock on to `now`. Returns whether it fired.
@@ -221,6 +225,8 @@ mod tests {
         assert_eq!(timer.expiry(), Some(100));
         assert!(!timer.advance(99) && timer.advance(100));
         assert_eq!((timer.deadline(), timer.expiry()), (0, None));
+        timer.set_deadline(u64::MAX, 200);
+        assert_eq!((timer.deadline(), timer.expiry()), (u64::MAX, None), "that is never");
         // One that has passed fires at once; leaving the mode disarms.
         timer.set_deadline(5, 200);
         assert_eq!(timer.expiry(), Some(200));
