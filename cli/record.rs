@@ -46,7 +46,12 @@ fn ended(config: &Config, stop: &Stop, print: &Print) -> Result<Status> {
         // A guest that is built in gives 0 when all is well, which arrives as status 1. What others mean is theirs.
         StopKind::DebugExit => stop.code != 1 && matches!(config.guest, Guest::BuiltIn(_)),
         StopKind::TripleFault | StopKind::Unsupported => true,
-        StopKind::Reset | StopKind::Idle | StopKind::MaxInstructions | StopKind::StopOn | StopKind::World => false,
+        StopKind::Reset
+        | StopKind::PowerOff
+        | StopKind::Idle
+        | StopKind::MaxInstructions
+        | StopKind::StopOn
+        | StopKind::World => false,
     };
     if failed {
         super::fail::say(&format!(

@@ -7,14 +7,14 @@
 //! answers alone.
 
 use crate::boot::{self, Loaded};
-use crate::device::{Board, ioapic_id};
+use crate::device::Board;
 use crate::guests;
 use crate::l0::{self, L0, L0_MEMORY, Ran};
 use crate::silicon::{Pcpu, Silicon};
 use crate::soft::SoftSilicon;
 use crate::world::{Log, World};
 use core::ops::ControlFlow;
-use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
+use hv_defs::addr::{Gpa, PAGE_SIZE};
 use hv_defs::config::{Backend, Config, Guest, ImageKind};
 use hv_defs::event::{Event, Input, InputKind, Stamp, Stop, StopKind, What};
 
@@ -23,6 +23,8 @@ use hv_defs::event::{Event, Input, InputKind, Stamp, Stop, StopKind, What};
 pub struct Image {
     /// What it is.
     pub kind: ImageKind,
+    /// Its file name, which a multiboot kernel is told of its module.
+    pub name: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
 }
@@ -124,7 +126,7 @@ impl Machine {
     /// When the configuration asks for what cannot be, or an image cannot be booted.
     pub fn new(config: &Config, images: &[Image]) -> Result<Self, MachineError> {
         check(config)?;
-        let loaded = load(config, images)?;
+        let mut loaded = load(config, images)?;
         let needed = loaded.extent();
         if needed > config.memory {
             return Err(MachineError::Memory { needed, got: config.memory });
@@ -134,7 +136,7 @@ impl Machine {
         let silicon = SoftSilicon::new(size, config.pcpus, config.tlb_entries, config.seed);
         let mut machine = Self {
             l0: L0::new(config, silicon)?,
-            board: Board::new(config.memory, config.vcpus),
+            board: Board::with_kernel(config.memory, config.vcpus, core::mem::take(&mut loaded.items)),
             log: Log::default(),
             doing: vec![Doing::Waits; config.vcpus.into()],
             vcpu: 0,
@@ -148,7 +150,9 @@ impl Machine {
             config: config.clone(),
         };
         for (at, bytes) in &loaded.memory {
-            machine.l0.silicon.write(Hpa(L0_MEMORY + at.0), bytes);
+            if let Some(hpa) = l0::ram(config.memory, *at, bytes.len() as u64) {
+                machine.l0.silicon.write(hpa, bytes);
+            }
         }
         machine.l0.start(0, 0, &loaded.start, &mut machine.board, &mut machine.log);
         machine.doing[0] = Doing::Runs;
@@ -374,12 +378,9 @@ impl Machine {
 
     /// Reads L1-physical memory. Returns whether it is RAM.
     pub fn read(&mut self, at: Gpa, into: &mut [u8]) -> bool {
-        let end = at.0.checked_add(into.len() as u64);
-        let is_ram = end.is_some_and(|end| end <= self.config.memory);
-        if is_ram {
-            self.l0.silicon.read(Hpa(L0_MEMORY + at.0), into);
-        }
-        is_ram
+        let Some(hpa) = l0::ram(self.config.memory, at, into.len() as u64) else { return false };
+        self.l0.silicon.read(hpa, into);
+        true
     }
 }
 
@@ -414,14 +415,19 @@ fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
             guest.load().map_err(|source| MachineError::Assemble { name: guest.name, source })
         }
         Guest::Kernel { name, append } => {
-            let image = |kind| images.iter().find(|image| image.kind == kind).map(|image| image.bytes.as_slice());
+            let image = |kind| images.iter().find(|image| image.kind == kind);
             let Some(kernel) = image(ImageKind::Kernel) else { return Err(MachineError::NoKernel(name.clone())) };
-            let kernel =
-                boot::Kernel { name, image: kernel, initrd: image(ImageKind::Initrd), append, memory: config.memory };
-            let mut loaded =
-                boot::load(&kernel).map_err(|source| MachineError::Kernel { name: name.clone(), source })?;
-            loaded.memory.push(boot::mptable::tables(config.vcpus, ioapic_id(config.vcpus)));
-            Ok(loaded)
+            let initrd = image(ImageKind::Initrd);
+            let kernel = boot::Kernel {
+                name,
+                image: &kernel.bytes,
+                initrd: initrd.map(|initrd| initrd.bytes.as_slice()),
+                initrd_name: initrd.map_or("", |initrd| &initrd.name),
+                append,
+                memory: config.memory,
+                cpus: config.vcpus,
+            };
+            boot::load(&kernel).map_err(|source| MachineError::Kernel { name: name.clone(), source })
         }
     }
 }

@@ -79,7 +79,7 @@ pub fn machine(config: &Config, images: &[Image]) -> Result<Machine, Error> {
     let images = images
         .iter()
         .map(|image| match &image.bytes {
-            Some(bytes) => Ok(hv::machine::Image { kind: image.kind, bytes: bytes.clone() }),
+            Some(bytes) => Ok(hv::machine::Image { kind: image.kind, name: image.name.clone(), bytes: bytes.clone() }),
             None => Err(Error::ImageMissing { kind: image.kind, name: image.name.clone() }),
         })
         .collect::<Result<Vec<_>, _>>()?;

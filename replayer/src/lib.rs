@@ -95,7 +95,11 @@ pub fn machine(header: &Header) -> Result<Machine, Error> {
     let mut images = Vec::with_capacity(header.images.len());
     for image in &header.images {
         let missing = || Error::ImageMissing { kind: image.kind, name: image.name.clone() };
-        images.push(hv::machine::Image { kind: image.kind, bytes: image.bytes.clone().ok_or_else(missing)? });
+        images.push(hv::machine::Image {
+            kind: image.kind,
+            name: image.name.clone(),
+            bytes: image.bytes.clone().ok_or_else(missing)?,
+        });
     }
     Ok(Machine::new(&header.config, &images)?)
 }

@@ -470,7 +470,7 @@ words! {
     StopKind {
         /// The guest used isa-debug-exit; the status is in the code.
         DebugExit = "debug-exit",
-        /// The guest reset the machine or powered it off.
+        /// The guest reset the machine.
         Reset = "reset",
         /// L1 took a triple fault.
         TripleFault = "triple-fault",
@@ -484,6 +484,8 @@ words! {
         World = "world",
         /// The guest did what the machine cannot do.
         Unsupported = "unsupported",
+        /// The guest switched the machine off.
+        PowerOff = "power-off",
     }
 }
 

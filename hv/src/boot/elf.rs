@@ -1,11 +1,16 @@
-//! ELF executables: their segments by physical address.
+//! ELF executables: their segments by physical address, and the PVH entry point that a note may name.
 
-use super::{Error, u16_at, u32_at, u64_at};
+use super::{Error, Kernel, u16_at, u32_at, u64_at};
 use hv_defs::addr::Gpa;
 
-const MACHINE_386: u16 = 3;
-const MACHINE_X86_64: u16 = 62;
+pub(super) const MACHINE_386: u16 = 3;
+pub(super) const MACHINE_X86_64: u16 = 62;
 const LOAD: u32 = 1;
+const NOTE: u32 = 4;
+/// The note that names the entry point of the PVH boot protocol: its owner and its type.
+/// See: Xen "x86/HVM direct boot ABI".
+const PVH_OWNER: &[u8] = b"Xen\0";
+const PVH_ENTRY: u32 = 18;
 
 /// An executable.
 #[derive(Debug)]
@@ -13,6 +18,8 @@ pub(super) struct Elf {
     /// It is of the 64-bit class.
     pub(super) wide: bool,
     pub(super) entry: u64,
+    /// The entry point of the PVH boot protocol.
+    pub(super) pvh_entry: Option<u32>,
     /// Segments with bytes in the file, by physical address.
     pub(super) segments: Vec<(Gpa, Vec<u8>)>,
     /// Where the highest segment ends in memory, its zeroes included.
@@ -23,15 +30,21 @@ pub(super) fn is_elf(image: &[u8]) -> bool {
     image.starts_with(b"\x7fELF")
 }
 
-/// Reads an x86 executable that fits `memory` bytes.
-pub(super) fn parse(image: &[u8], memory: u64) -> Result<Elf, Error> {
+/// The machine that an ELF is for.
+pub(super) fn machine(image: &[u8]) -> Option<u16> {
+    u16_at(image, 18)
+}
+
+/// Reads an x86 executable that fits the kernel's memory.
+pub(super) fn parse(kernel: &Kernel<'_>) -> Result<Elf, Error> {
     const SHORT: Error = Error::Damaged("the file ends within its ELF headers");
+    let image = kernel.image;
     let wide = match image.get(4) {
         Some(1) => false,
         Some(2) => true,
         _ => return Err(Error::Damaged("its ELF class is neither 32 nor 64 bits")),
     };
-    if image.get(5) != Some(&1) || !matches!(u16_at(image, 18), Some(MACHINE_386 | MACHINE_X86_64)) {
+    if image.get(5) != Some(&1) || !matches!(machine(image), Some(MACHINE_386 | MACHINE_X86_64)) {
         return Err(Error::Unsupported("it is an ELF for another machine than x86"));
     }
     let half = |at| u16_at(image, at).ok_or(SHORT);
@@ -42,13 +55,14 @@ pub(super) fn parse(image: &[u8], memory: u64) -> Result<Elf, Error> {
     if usize::from(size) < if wide { 56 } else { 32 } {
         return Err(Error::Damaged("its ELF program headers are too small"));
     }
-    let (mut segments, mut end) = (Vec::new(), 0);
+    let (mut segments, mut taken, mut pvh_entry) = (Vec::new(), Vec::new(), None);
     for number in 0..u64::from(count) {
         let at = table.checked_add(number * u64::from(size)).and_then(|at| usize::try_from(at).ok()).ok_or(SHORT)?;
         if at > image.len() {
             return Err(SHORT);
         }
-        if u32_at(image, at).ok_or(SHORT)? != LOAD {
+        let kind = u32_at(image, at).ok_or(SHORT)?;
+        if !matches!(kind, LOAD | NOTE) {
             continue;
         }
         let (offset, physical) = (either(at + 4, at + 8)?, either(at + 12, at + 24)?);
@@ -58,11 +72,17 @@ pub(super) fn parse(image: &[u8], memory: u64) -> Result<Elf, Error> {
             .zip(usize::try_from(in_file).ok())
             .and_then(|(offset, length)| image.get(offset..offset.checked_add(length)?))
             .ok_or(Error::Damaged("the file ends within an ELF segment"))?;
-        let needed = physical.saturating_add(in_memory.max(in_file));
-        if needed > memory {
-            return Err(Error::Memory { what: "the kernel", needed, got: memory });
+        if kind == NOTE {
+            pvh_entry = pvh_entry.or_else(|| find_pvh_entry(bytes));
+            continue;
         }
-        end = end.max(needed);
+        let Some(end) = physical.checked_add(in_memory.max(in_file)) else {
+            return Err(Error::Damaged("one of its ELF segments goes beyond the last address"));
+        };
+        kernel.fits("the kernel", end)?;
+        if end > physical {
+            taken.push((physical, end));
+        }
         if !bytes.is_empty() {
             segments.push((Gpa(physical), bytes.to_vec()));
         }
@@ -70,5 +90,29 @@ pub(super) fn parse(image: &[u8], memory: u64) -> Result<Elf, Error> {
     if segments.is_empty() {
         return Err(Error::Damaged("it has no ELF segment to load"));
     }
-    Ok(Elf { wide, entry, segments, end })
+    taken.sort_unstable();
+    if taken.windows(2).any(|pair| pair[1].0 < pair[0].1) {
+        return Err(Error::Damaged("two of its ELF segments overlap"));
+    }
+    let end = taken.last().map_or(0, |(_, end)| *end);
+    Ok(Elf { wide, entry, pvh_entry, segments, end })
+}
+
+/// Looks for the PVH entry point among a segment's notes: each the lengths of its owner and of its contents, its type, and
+/// both, each padded to four bytes.
+fn find_pvh_entry(notes: &[u8]) -> Option<u32> {
+    let padded = |length: u32| (length as usize).checked_next_multiple_of(4);
+    let mut at = 0usize;
+    loop {
+        let (owner, contents, kind) = (u32_at(notes, at)?, u32_at(notes, at + 4)?, u32_at(notes, at + 8)?);
+        let owner_at = at + 12;
+        let contents_at = owner_at.checked_add(padded(owner)?)?;
+        if kind == PVH_ENTRY && notes.get(owner_at..owner_at + 4) == Some(PVH_OWNER) && owner == 4 {
+            return match contents {
+                8 => u64_at(notes, contents_at)?.try_into().ok(),
+                _ => u32_at(notes, contents_at),
+            };
+        }
+        at = contents_at.checked_add(padded(contents)?)?;
+    }
 }

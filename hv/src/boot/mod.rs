@@ -1,23 +1,35 @@
 //! What a machine holds before its first instruction: bytes in L1's memory and the state of its first vCPU.
 //!
-//! Kernels are put there as QEMU's `-kernel`, `-initrd` and `-append` put them: a Linux bzImage or a 64-bit ELF by
-//! Linux's 64-bit boot protocol, a multiboot kernel by multiboot's.
+//! Kernels are put there as QEMU's `-kernel`, `-initrd` and `-append` put them, and asked in QEMU's order what they are:
+//! a Linux bzImage, a multiboot kernel, an ELF with a PVH entry point. What firmware would have done by then is done: its
+//! tables are in memory, and its code, of which there is none, has run. An ELF that is none of these, which QEMU refuses,
+//! is started by Linux's boot protocol.
 
+mod acpi;
 mod elf;
+mod firmware;
 mod linux;
-pub mod mptable;
+mod map;
+mod mptable;
 mod multiboot;
+mod pvh;
+#[cfg(test)]
+mod tests;
 
+use crate::device::fw_cfg::{Items, item};
 use crate::l0::Start;
 use hv_defs::addr::{Gpa, PAGE_SIZE};
+use map::{HIGH, LOW_END, Map};
 
 /// A guest in memory, ready to start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Loaded {
-    /// Bytes, and the L1-physical addresses where they lie. All other memory is zero.
+    /// Bytes, and the L1-physical addresses where they lie; where two overlap, the later. All other memory is zero.
     pub memory: Vec<(Gpa, Vec<u8>)>,
     /// The first vCPU's state.
     pub start: Start,
+    /// What the firmware configuration device tells of the kernel, by QEMU's numbers of items.
+    pub items: Vec<(u16, Vec<u8>)>,
 }
 
 impl Loaded {
@@ -34,6 +46,9 @@ pub enum Error {
     /// It is none.
     #[error("it is no kernel: neither a Linux bzImage nor an ELF nor a multiboot image")]
     Unknown,
+    /// The file is empty.
+    #[error("the file is empty")]
+    Empty,
     /// It is one that this machine does not start.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -41,7 +56,7 @@ pub enum Error {
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
     /// It does not fit.
-    #[error("{what} needs {needed:#x} bytes of memory and the machine has {got:#x}")]
+    #[error("{what} needs {needed:#x} bytes of memory and the machine has {got:#x}; give it more with --mem")]
     Memory {
         /// The kernel or the initrd.
         what: &'static str,
@@ -69,40 +84,113 @@ pub struct Kernel<'a> {
     pub image: &'a [u8],
     /// The initrd.
     pub initrd: Option<&'a [u8]>,
+    /// The initrd's file name, which is a multiboot module's string.
+    pub initrd_name: &'a str,
     /// The command line.
     pub append: &'a str,
     /// Bytes of memory.
     pub memory: u64,
+    /// CPUs.
+    pub cpus: u16,
 }
 
-/// Loads a kernel, whatever its format.
+impl Kernel<'_> {
+    fn map(&self) -> Map {
+        Map::new(self.memory)
+    }
+
+    /// Whether something that needs the memory up to `end` fits.
+    fn fits(&self, what: &'static str, end: u64) -> Result<(), Error> {
+        if end <= self.map().tables().0 {
+            return Ok(());
+        }
+        // What firmware keeps for itself is needed too.
+        let kept = self.memory.saturating_sub(self.map().tables().0);
+        Err(Error::Memory { what, needed: end.saturating_add(kept), got: self.memory })
+    }
+}
+
+/// Loads a kernel, whatever its format, and the firmware's tables with it.
 ///
 /// # Errors
 /// When it is none, or does not fit.
 pub fn load(kernel: &Kernel<'_>) -> Result<Loaded, Error> {
-    if let Some(header) = multiboot::find(kernel.image) {
-        multiboot::load(kernel, &header)
-    } else if linux::is_bzimage(kernel.image) {
-        linux::bzimage(kernel)
-    } else if elf::is_elf(kernel.image) {
-        linux::vmlinux(kernel)
-    } else {
-        Err(Error::Unknown)
+    if kernel.memory < LEAST {
+        return Err(Error::Memory { what: "a PC", needed: LEAST, got: kernel.memory });
     }
+    let loaded = if kernel.image.is_empty() {
+        return Err(Error::Empty);
+    } else if linux::is_bzimage(kernel.image) {
+        linux::bzimage(kernel)?
+    } else if let Some(header) = multiboot::find(kernel.image) {
+        multiboot::load(kernel, &header)?
+    } else if elf::is_elf(kernel.image) {
+        let elf = elf::parse(kernel)?;
+        match elf.pvh_entry {
+            Some(entry) => pvh::load(kernel, elf, entry)?,
+            None => linux::vmlinux(kernel, elf)?,
+        }
+    } else {
+        return Err(Error::Unknown);
+    };
+    let mut items = items(kernel, &loaded);
+    items.extend(loaded.items);
+    let mut memory = firmware::tables(kernel);
+    memory.extend(loaded.memory);
+    Ok(Loaded { memory, items, start: loaded.start })
 }
 
-/// Where the memory below 1 MiB that a kernel may use ends.
-const LOW_END: u64 = 0x9_fc00;
-/// Where the memory above 1 MiB begins.
-const HIGH: u64 = 0x10_0000;
+/// What the firmware configuration device tells of any kernel; what comes behind it counts more.
+fn items(kernel: &Kernel<'_>, loaded: &Loaded) -> Items {
+    let size = |bytes: &[u8]| (bytes.len() as u32).to_le_bytes().to_vec();
+    let line = text(kernel.append);
+    let mut items = vec![
+        (item::KERNEL_ENTRY, (loaded.start.rip as u32).to_le_bytes().to_vec()),
+        (item::KERNEL_SIZE, size(kernel.image)),
+        (item::KERNEL_DATA, kernel.image.to_vec()),
+        (item::COMMAND_LINE_SIZE, size(&line)),
+        (item::COMMAND_LINE_DATA, line),
+    ];
+    if let Some(initrd) = kernel.initrd {
+        items.extend([(item::INITRD_SIZE, size(initrd)), (item::INITRD_DATA, initrd.to_vec())]);
+    }
+    items
+}
 
-/// Where an initrd lies: as high as it can, at a page's beginning, and not below `from`.
-fn place_initrd(kernel: &Kernel<'_>, from: u64, limit: u64) -> Result<u64, Error> {
-    let length = kernel.initrd.map_or(0, <[u8]>::len) as u64;
-    let top = kernel.memory.min(limit);
-    match top.checked_sub(length).map(|at| at & !(PAGE_SIZE - 1)) {
+/// The machine's RAM in rows of the memory map, as the firmware configuration device has it.
+pub(crate) fn memory_map(memory: u64) -> Vec<u8> {
+    map::bytes(&Map::new(memory).ram())
+}
+
+/// Bytes of memory that a machine with a kernel has at least: what lies below 1 MiB, and something behind it.
+const LEAST: u64 = 2 << 20;
+
+/// Where the GDT lies that a kernel starts with.
+const GDT: u64 = 0x500;
+
+/// A GDT of these descriptors behind the null descriptor, and what goes into GDTR.
+fn gdt(descriptors: &[u64]) -> ((Gpa, Vec<u8>), (u64, u16)) {
+    let bytes = quads([0].into_iter().chain(descriptors.iter().copied()));
+    let limit = bytes.len() as u16 - 1;
+    ((Gpa(GDT), bytes), (GDT, limit))
+}
+
+/// Descriptors of flat segments: 32-bit code, 64-bit code, data.
+const CODE_32: u64 = 0x00cf_9b00_0000_ffff;
+const CODE_64: u64 = 0x00af_9b00_0000_ffff;
+const DATA: u64 = 0x00cf_9300_0000_ffff;
+
+/// Where an initrd lies whose last byte must not lie behind `max`: as high as it can, at a page's beginning, and not below
+/// `from`.
+fn place_initrd(kernel: &Kernel<'_>, initrd: &[u8], from: u64, max: u64) -> Result<u64, Error> {
+    let (length, limit) = (initrd.len() as u64, kernel.map().initrd_max());
+    let max = max.min(limit);
+    match max.checked_sub(length).map(|at| at & !(PAGE_SIZE - 1)) {
         Some(at) if at >= from => Ok(at),
-        _ => Err(Error::Memory { what: "the initrd behind the kernel", needed: from + length, got: top }),
+        _ => {
+            let needed = (from + length + kernel.memory.saturating_sub(max)).next_multiple_of(PAGE_SIZE);
+            Err(Error::Memory { what: "the initrd behind the kernel", needed, got: kernel.memory })
+        }
     }
 }
 
@@ -116,4 +204,17 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn words(words: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+fn quads(quads: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    quads.into_iter().flat_map(u64::to_le_bytes).collect()
+}
+
+/// A text with the zero that ends it.
+fn text(text: &str) -> Vec<u8> {
+    text.bytes().chain([0]).collect()
 }

@@ -2,21 +2,27 @@
 //! as nanoseconds: a nominal 1 GHz. They hold no other time, and do no I/O: output is collected, input is handed in.
 
 mod apics;
+pub(crate) mod fw_cfg;
 mod ioapic;
+mod keyboard;
 mod lapic;
 mod message;
 mod pic;
 mod pit;
+pub(crate) mod pm;
 mod rtc;
 mod serial;
 
-use crate::l0::{Bus, BusEvent, Signals};
+use crate::l0::{Bus, BusEvent, Ram, Signals};
 use apics::Apics;
 pub use apics::ioapic_id;
+use fw_cfg::FwCfg;
 use hv_defs::addr::Gpa;
 use hv_defs::event::{Stop, StopKind};
+use keyboard::Keyboard;
 use pic::Pics;
 use pit::Pit;
+use pm::Pm;
 use rtc::Rtc;
 use serial::Serial;
 use std::collections::VecDeque;
@@ -38,18 +44,31 @@ const PIC_SLAVE: u16 = 0xa0;
 const PIC_EDGE_LEVEL: u16 = 0x4d0;
 const PIT_PORT: u16 = 0x40;
 const PIT_GATE: u16 = 0x61;
-const RTC_PORT: u16 = 0x70;
+/// The real-time clock.
+pub(crate) const RTC_PORT: u16 = 0x70;
+const KEYBOARD_DATA: u16 = 0x60;
 const KEYBOARD_COMMAND: u16 = 0x64;
-const RESET_CONTROL: u16 = 0xcf9;
+/// Fast reset in bit 0, the A20 gate in bit 1.
+const SYSTEM_CONTROL: u16 = 0x92;
+/// The reset control register, and what resets when it is written there.
+pub(crate) const RESET_CONTROL: u16 = 0xcf9;
+pub(crate) const RESET_NOW: u8 = 6;
 
 const TIMER_LINE: u8 = 0;
-const SERIAL_LINE: u8 = 4;
+const KEYBOARD_LINE: u8 = 1;
+pub(crate) const SERIAL_LINE: u8 = 4;
+pub(crate) const RTC_LINE: u8 = 8;
 
 /// The devices of one machine.
 #[derive(Debug)]
 pub struct Board {
     serial: Serial,
     rtc: Rtc,
+    pm: Pm,
+    fw_cfg: FwCfg,
+    keyboard: Keyboard,
+    /// The interrupt lines that are high.
+    lines: u16,
     pics: Pics,
     /// The PIC's output, as it was last looked at.
     intr: bool,
@@ -66,9 +85,19 @@ pub struct Board {
 impl Board {
     /// The board of a machine with `memory` bytes of RAM and `vcpus` vCPUs, as firmware leaves it.
     pub fn new(memory: u64, vcpus: u16) -> Self {
+        Self::with_kernel(memory, vcpus, Vec::new())
+    }
+
+    /// The board of a machine with `memory` bytes of RAM and `vcpus` vCPUs, as firmware leaves it. `items` is what the
+    /// firmware configuration device tells of the kernel.
+    pub fn with_kernel(memory: u64, vcpus: u16, items: Vec<(u16, Vec<u8>)>) -> Self {
         Self {
+            pm: Pm::default(),
+            fw_cfg: FwCfg::new(memory, vcpus, items),
+            keyboard: Keyboard::default(),
+            lines: 0,
             serial: Serial::new(),
-            rtc: Rtc::new(memory),
+            rtc: Rtc::new(memory, vcpus),
             pics: Pics::default(),
             intr: false,
             apics: Apics::new(vcpus),
@@ -81,12 +110,11 @@ impl Board {
 
     /// The instruction at which something happens on the board by itself; `None` when nothing ever will.
     pub fn deadline(&self) -> Option<u64> {
-        let unheard = self.pics.is_masked(TIMER_LINE) && self.apics.is_masked(pin(TIMER_LINE));
-        let timer = self.edge.filter(|_| !unheard);
-        match (timer, self.apics.deadline()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        let heard = |line| !(self.pics.is_masked(line) && self.apics.is_masked(pin(line)));
+        let timer = self.edge.filter(|_| heard(TIMER_LINE));
+        let rtc = self.rtc.deadline().filter(|_| heard(RTC_LINE));
+        let pm = self.pm.deadline().filter(|_| heard(pm::SCI_LINE));
+        [timer, rtc, pm, self.apics.deadline()].into_iter().flatten().min()
     }
 
     /// The vCPUs to which an interrupt or its like has come since the last call, as of `now`, in order.
@@ -98,6 +126,15 @@ impl Board {
     /// Whether something waits for a vCPU.
     pub fn wakes(&mut self, vcpu: u16, now: u64) -> bool {
         self.interrupt(vcpu, now).is_some() || self.signals(vcpu).any()
+    }
+
+    /// Sets a line to where its device has it.
+    fn follow(&mut self, line: u8, high: bool) {
+        let bit = 1 << line;
+        if high != (self.lines & bit != 0) {
+            self.lines ^= bit;
+            self.set_line(line, high);
+        }
     }
 
     /// Sets an ISA interrupt line, which is wired to the PIC and to the I/O APIC.
@@ -163,6 +200,9 @@ impl Board {
             self.pulse(TIMER_LINE);
             self.edge = self.pit.next_edge(now);
         }
+        self.rtc.advance(now);
+        self.follow(RTC_LINE, self.rtc.line());
+        self.follow(pm::SCI_LINE, self.pm.line(now));
         self.apics.advance(now);
     }
 
@@ -176,7 +216,20 @@ impl Board {
             PIC_MASTER | 0x21 | PIC_SLAVE | 0xa1 | PIC_EDGE_LEVEL | 0x4d1 => self.pics.read(port),
             PIT_PORT..=0x43 => self.pit.read((port - PIT_PORT) as u8, now),
             PIT_GATE => self.pit.read_gate(now),
-            RTC_PORT | 0x71 => self.rtc.read(port - RTC_PORT, now),
+            RTC_PORT | 0x71 => {
+                let value = self.rtc.read(port - RTC_PORT, now);
+                self.follow(RTC_LINE, self.rtc.line());
+                value
+            }
+            KEYBOARD_DATA => {
+                let value = self.keyboard.read();
+                self.follow(KEYBOARD_LINE, self.keyboard.line());
+                value
+            }
+            KEYBOARD_COMMAND => self.keyboard.status(),
+            // The A20 gate is always open.
+            SYSTEM_CONTROL => 2,
+            pm::EVENT_PORT..=pm::LAST_PORT => self.pm.read(port, now),
             _ => 0xff,
         }
     }
@@ -196,11 +249,23 @@ impl Board {
                 self.edge = self.pit.next_edge(now);
             }
             PIT_GATE => self.pit.write_gate(value, now),
-            RTC_PORT | 0x71 => self.rtc.write(port - RTC_PORT, value),
-            KEYBOARD_COMMAND if value & 0xf1 == 0xf0 => {
-                // The command pulses output lines, each low bit that is clear one of them; line 0 resets.
-                return Some(reset("by the keyboard controller"));
+            RTC_PORT | 0x71 => {
+                self.rtc.write(port - RTC_PORT, value, now);
+                self.follow(RTC_LINE, self.rtc.line());
             }
+            pm::EVENT_PORT..=pm::LAST_PORT => {
+                if self.pm.write(port, value, now) {
+                    return Some(power_off());
+                }
+                self.follow(pm::SCI_LINE, self.pm.line(now));
+            }
+            KEYBOARD_DATA | KEYBOARD_COMMAND => {
+                if self.keyboard.write(port == KEYBOARD_COMMAND, value) {
+                    return Some(reset("by the keyboard controller"));
+                }
+                self.follow(KEYBOARD_LINE, self.keyboard.line());
+            }
+            SYSTEM_CONTROL if value & 1 != 0 => return Some(reset("by port 0x92")),
             _ => {}
         }
         None
@@ -212,6 +277,11 @@ const fn pin(line: u8) -> u8 {
     if line == TIMER_LINE { 2 } else { line }
 }
 
+fn power_off() -> BusEvent {
+    let text = "the guest switched the machine off".to_owned();
+    BusEvent::Stop(Stop { kind: StopKind::PowerOff, code: 0, text })
+}
+
 fn reset(how: &str) -> BusEvent {
     BusEvent::Stop(Stop { kind: StopKind::Reset, code: 0, text: format!("the guest reset the machine {how}") })
 }
@@ -219,6 +289,9 @@ fn reset(how: &str) -> BusEvent {
 impl Bus for Board {
     fn io_in(&mut self, port: u16, size: u8, now: u64) -> u32 {
         self.advance(now);
+        if let fw_cfg::PORT..=fw_cfg::LAST_PORT = port {
+            return self.fw_cfg.read(port, size);
+        }
         let bytes = core::array::from_fn(|byte| {
             if byte < usize::from(size) { self.read_byte(port.wrapping_add(byte as u16), now) } else { 0 }
         });
@@ -231,6 +304,7 @@ impl Bus for Board {
             MARK_PORT if size == 4 => return Some(BusEvent::Mark(value)),
             // A wider write there is for the PCI configuration address beside it, which this board does not have.
             RESET_CONTROL if size == 1 && value & 4 != 0 => return Some(reset("by port 0xcf9")),
+            fw_cfg::PORT..=fw_cfg::LAST_PORT => return self.fw_cfg.write(port, size, value).map(BusEvent::Dma),
             DEBUG_EXIT_PORT..=DEBUG_EXIT_LAST => {
                 let code = value << 1 | 1;
                 let text = format!("the guest left through isa-debug-exit with status {code}");
@@ -244,6 +318,10 @@ impl Bus for Board {
             event = event.or(self.write_byte(port.wrapping_add(at as u16), *byte, now));
         }
         event
+    }
+
+    fn dma(&mut self, at: Gpa, ram: &mut dyn Ram) {
+        self.fw_cfg.dma(at, ram);
     }
 
     fn mmio_read(&mut self, vcpu: u16, at: Gpa, size: u8, now: u64) -> Option<u64> {
@@ -350,6 +428,12 @@ mod tests {
         check(&[(DEBUG_EXIT_PORT, 4, 0)], stop(StopKind::DebugExit, 1));
         check(&[(KEYBOARD_COMMAND, 1, 0xfe)], stop(StopKind::Reset, 0));
         check(&[(KEYBOARD_COMMAND, 1, 0xd1)], None);
+        check(&[(KEYBOARD_COMMAND, 1, 0xd1), (KEYBOARD_DATA, 1, 3)], None);
+        check(&[(KEYBOARD_COMMAND, 1, 0xd1), (KEYBOARD_DATA, 1, 2)], stop(StopKind::Reset, 0));
+        check(&[(SYSTEM_CONTROL, 1, 2)], None);
+        check(&[(SYSTEM_CONTROL, 1, 3)], stop(StopKind::Reset, 0));
+        check(&[(pm::CONTROL_PORT, 2, 0x2000)], stop(StopKind::PowerOff, 0));
+        check(&[(pm::CONTROL_PORT, 2, 0x3400)], None);
         check(&[(RESET_CONTROL, 1, 2)], None);
         check(&[(RESET_CONTROL, 1, 6)], stop(StopKind::Reset, 0));
         check(&[(RESET_CONTROL - 1, 4, 0xffff_ffff)], None);

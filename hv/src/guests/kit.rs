@@ -284,7 +284,7 @@ impl Kit {
         memory.push((Gpa(IDT), idt(&handlers)));
         memory.push((Gpa(IDTR), table_operand(IDT, IDT_LIMIT)));
         memory.push((Gpa(CODE), code.inner.code_buffer));
-        Ok(Loaded { memory, start: Start::long_mode(CODE, STACK_TOP, PML4, (GDT, GDT_LIMIT)) })
+        Ok(Loaded { memory, start: Start::long_mode(CODE, STACK_TOP, PML4, (GDT, GDT_LIMIT)), items: Vec::new() })
     }
 }
 

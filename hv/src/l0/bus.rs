@@ -10,6 +10,17 @@ pub enum BusEvent {
     Mark(u32),
     /// The guest ended the run: a reset, isa-debug-exit.
     Stop(Stop),
+    /// The device wants to reach L1's memory: [`Bus::dma`] is to be called with this address.
+    Dma(Gpa),
+}
+
+/// L1-physical memory, as a device reaches it.
+pub trait Ram {
+    /// Reads bytes; all ones where there is no RAM.
+    fn read(&mut self, at: Gpa, into: &mut [u8]);
+
+    /// Writes bytes; what is no RAM is dropped.
+    fn write(&mut self, at: Gpa, bytes: &[u8]);
 }
 
 /// What waits for a vCPU beside interrupts.
@@ -44,6 +55,9 @@ pub trait Bus {
 
     /// Writes `size` (1, 2, 4 or 8) bytes of L1-physical memory that is no RAM; `false` where nothing answers.
     fn mmio_write(&mut self, vcpu: u16, at: Gpa, size: u8, value: u64, now: u64) -> bool;
+
+    /// Carries out what [`BusEvent::Dma`] asked for.
+    fn dma(&mut self, at: Gpa, ram: &mut dyn Ram);
 
     /// The vector of the interrupt that the controllers would deliver to this vCPU now.
     fn interrupt(&mut self, vcpu: u16, now: u64) -> Option<u8>;

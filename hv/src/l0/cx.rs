@@ -1,10 +1,10 @@
 //! What a handler works on: one vCPU on one physical CPU, at one moment. Every access to a VMCS and every flush goes
 //! through here, and is told to the log here.
 
-use super::bus::Bus;
+use super::Shared;
+use super::bus::{Bus, Ram};
 use super::ept02::Ept02;
 use super::vcpu::Vcpu;
-use super::{Shared, ept01};
 use crate::silicon::{Pcpu, Silicon};
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
@@ -231,22 +231,17 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// Where an L1-physical page lies; `None` where there is no RAM.
     pub(super) fn ram(&self, at: Gpa, bytes: u64) -> Option<Hpa> {
-        ept01::ram(self.shared.ram, at, bytes)
+        super::ram(self.shared.ram, at, bytes)
+    }
+
+    /// L1's memory.
+    fn l1_ram(&mut self) -> L1Ram<'_, S> {
+        L1Ram { silicon: self.silicon, ept02: self.ept02, size: self.shared.ram }
     }
 
     /// Reads L1-physical memory. What is no RAM reads as all ones.
     pub(super) fn read_gpa(&mut self, at: Gpa, into: &mut [u8]) {
-        let mut done = 0;
-        while done < into.len() {
-            let from = at.offset(done as u64);
-            let count = (into.len() - done).min((PAGE_SIZE - from.page_offset()) as usize);
-            let part = &mut into[done..done + count];
-            match ept01::ram(self.shared.ram, from, count as u64) {
-                Some(hpa) => self.silicon.read(hpa, part),
-                None => part.fill(0xff),
-            }
-            done += count;
-        }
+        self.l1_ram().read(at, into);
     }
 
     /// Eight bytes of L1-physical memory.
@@ -258,11 +253,45 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// Writes L1-physical memory on L1's behalf. What is no RAM is dropped; a page that L0 shadows becomes unsync.
     pub(super) fn write_gpa(&mut self, at: Gpa, bytes: &[u8]) {
+        self.l1_ram().write(at, bytes);
+    }
+
+    /// Lets a device reach L1's memory.
+    pub(super) fn dma(&mut self, at: Gpa) {
+        let mut ram = L1Ram { silicon: self.silicon, ept02: self.ept02, size: self.shared.ram };
+        self.bus.dma(at, &mut ram);
+    }
+}
+
+/// L1's memory, page by page.
+struct L1Ram<'a, S> {
+    silicon: &'a mut S,
+    ept02: &'a mut Ept02,
+    /// Bytes of it.
+    size: u64,
+}
+
+impl<S: Silicon> Ram for L1Ram<'_, S> {
+    fn read(&mut self, at: Gpa, into: &mut [u8]) {
+        let mut done = 0;
+        while done < into.len() {
+            let from = Gpa(at.0.wrapping_add(done as u64));
+            let count = (into.len() - done).min((PAGE_SIZE - from.page_offset()) as usize);
+            let part = &mut into[done..done + count];
+            match super::ram(self.size, from, count as u64) {
+                Some(hpa) => self.silicon.read(hpa, part),
+                None => part.fill(0xff),
+            }
+            done += count;
+        }
+    }
+
+    fn write(&mut self, at: Gpa, bytes: &[u8]) {
         let mut done = 0;
         while done < bytes.len() {
-            let to = at.offset(done as u64);
+            let to = Gpa(at.0.wrapping_add(done as u64));
             let count = (bytes.len() - done).min((PAGE_SIZE - to.page_offset()) as usize);
-            if let Some(hpa) = ept01::ram(self.shared.ram, to, count as u64) {
+            if let Some(hpa) = super::ram(self.size, to, count as u64) {
                 self.ept02.written(to);
                 self.silicon.write(hpa, &bytes[done..done + count]);
             }

@@ -1,8 +1,8 @@
 //! EPT01: L1-physical to host-physical, in real tables. RAM is mapped by 2 MiB pages, and by 4 KiB pages where a page
 //! that holds one of L1's own paging structures must be read-only.
 
-use super::L0_MEMORY;
 use super::frames::Frames;
+use super::{HIGH_RAM, L0_MEMORY, LOW_RAM_LIMIT};
 use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
@@ -15,9 +15,14 @@ const DIRECTORY: u64 = 1 << 30;
 /// Write-back, in a leaf.
 pub(super) const WRITE_BACK: u8 = 6;
 
-/// The host-physical address of `bytes` of L1's RAM that lie in one page; `None` when they are not all RAM.
-pub(super) fn ram(memory: u64, at: Gpa, bytes: u64) -> Option<Hpa> {
-    (at.0 < memory && memory - at.0 >= bytes).then(|| Hpa(L0_MEMORY + at.0))
+/// How far into L1's RAM an address of it lies: the hole below 4 GiB is not counted.
+pub(super) const fn offset(at: Gpa) -> u64 {
+    if at.0 >= HIGH_RAM { at.0 - HIGH_RAM + LOW_RAM_LIMIT } else { at.0 }
+}
+
+/// The first L1-physical address behind `memory` bytes of RAM.
+pub(super) const fn end(memory: u64) -> u64 {
+    if memory > LOW_RAM_LIMIT { HIGH_RAM + (memory - LOW_RAM_LIMIT) } else { memory }
 }
 
 /// A pointer to EPT paging structures at `root`: write-back, 4 levels, accessed and dirty flags off.
@@ -38,9 +43,9 @@ const fn leaf(at: u64, large: bool) -> EptEntry {
 #[derive(Debug)]
 pub(super) struct Ept01 {
     pub(super) pointer: Eptp,
-    /// The page directory of each GiB.
+    /// The page directory of each GiB of RAM.
     directories: Vec<Hpa>,
-    /// The page table of each 2 MiB, where they are mapped by 4 KiB pages.
+    /// The page table of each 2 MiB of RAM, where they are mapped by 4 KiB pages.
     tables: Vec<Option<Hpa>>,
 }
 
@@ -56,7 +61,7 @@ pub(super) enum Change {
 }
 
 impl Ept01 {
-    /// Maps `memory` bytes of RAM from L1-physical 0; `None` when L0's memory does not hold the tables.
+    /// Maps `memory` bytes of RAM, from L1-physical 0 and from [`HIGH_RAM`]; `None` when L0's memory does not hold the tables.
     pub(super) fn new<S: Silicon>(silicon: &mut S, frames: &mut Frames, memory: u64) -> Option<Self> {
         let root = zeroed(silicon, frames)?;
         let pdpt = zeroed(silicon, frames)?;
@@ -64,7 +69,8 @@ impl Ept01 {
         let mut this = Self { pointer: pointer(root), directories: Vec::new(), tables: Vec::new() };
         for gib in 0..memory.div_ceil(DIRECTORY) {
             let directory = zeroed(silicon, frames)?;
-            put(silicon, pdpt, gib, table(directory));
+            let at = if gib < LOW_RAM_LIMIT / DIRECTORY { gib } else { gib + (HIGH_RAM - LOW_RAM_LIMIT) / DIRECTORY };
+            put(silicon, pdpt, at, table(directory));
             this.directories.push(directory);
         }
         for large in 0..memory.div_ceil(LARGE) {
@@ -87,12 +93,12 @@ impl Ept01 {
 
     /// Whether the 2 MiB around `at` are mapped by one entry.
     pub(super) fn is_large(&self, at: Gpa) -> bool {
-        matches!(self.tables.get((at.0 / LARGE) as usize), Some(None))
+        matches!(self.tables.get((offset(at) / LARGE) as usize), Some(None))
     }
 
     /// Whether L1 may write the page at `at` without an exit.
     pub(super) fn is_writable<S: Silicon>(&self, silicon: &mut S, at: Gpa) -> bool {
-        match self.tables.get((at.0 / LARGE) as usize) {
+        match self.tables.get((offset(at) / LARGE) as usize) {
             Some(Some(pages)) => get(silicon, *pages, at.0 / PAGE_SIZE % 512).write(),
             Some(None) => true,
             None => false,
@@ -108,7 +114,7 @@ impl Ept01 {
         at: Gpa,
         writable: bool,
     ) -> Change {
-        let large = (at.0 / LARGE) as usize;
+        let large = (offset(at) / LARGE) as usize;
         let pages = match self.tables.get(large) {
             None => return Change::Nothing,
             Some(None) if writable => return Change::Nothing,

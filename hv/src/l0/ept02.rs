@@ -3,6 +3,7 @@
 //!
 //! Here are the structures and who points to whom; [`super::shadow`] fills and syncs them.
 
+use super::ept01;
 use super::frames::{self, FRAMES};
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
@@ -64,7 +65,7 @@ impl Ept02 {
             tables: Vec::new(),
             free: Vec::new(),
             by_frame: vec![NONE; FRAMES],
-            by_page: vec![NONE; (memory / PAGE_SIZE) as usize],
+            by_page: vec![NONE; (ept01::end(memory) / PAGE_SIZE) as usize],
             unsync: Vec::new(),
             roots: Vec::new(),
             loads: 0,

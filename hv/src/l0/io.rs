@@ -28,6 +28,10 @@ impl<S: Silicon> Cx<'_, S> {
                 self.emit(What::Mark(mark));
                 None
             }
+            BusEvent::Dma(at) => {
+                self.dma(at);
+                None
+            }
             BusEvent::Stop(mut stop) => {
                 if stop.text.is_empty() && stop.kind == StopKind::DebugExit {
                     let rip = self.get(vmcs::GUEST_RIP);

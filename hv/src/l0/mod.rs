@@ -41,7 +41,7 @@ mod vmcs12;
 mod vmx;
 mod vpid;
 
-pub use bus::{Bus, BusEvent, Signals};
+pub use bus::{Bus, BusEvent, Ram, Signals};
 pub use start::{Segment, Start};
 
 use crate::silicon::{Pcpu, Registers, Silicon};
@@ -51,6 +51,7 @@ use cx::Cx;
 use ept01::Ept01;
 use ept02::Ept02;
 use frames::Frames;
+use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::config::{self, Config};
 use hv_defs::event::{Stamp, Stop, Which};
 use hv_defs::policy::{Policy, Shadowing, Tags};
@@ -61,12 +62,32 @@ use setup::Limits;
 use vcpu::{Operation, VMCS01, Vcpu};
 use vpid::{Tag, Tagging, Vpids};
 
-/// Bytes of host-physical memory, from 0, that are L0's own: VMCS regions and EPT paging structures. L1's RAM follows:
-/// L1-physical address `a` lies at host-physical `L0_MEMORY + a`.
+/// Bytes of host-physical memory, from 0, that are L0's own: VMCS regions and EPT paging structures. L1's RAM follows,
+/// without the hole that L1 sees in it: see [`ram`].
 pub const L0_MEMORY: u64 = 32 << 20;
 
-/// Bytes of L1's RAM at most: above it lie the board's devices.
-pub const RAM_LIMIT: u64 = 3 << 30;
+/// Bytes of L1's RAM below 4 GiB at most: above it lie the board's devices.
+pub const LOW_RAM_LIMIT: u64 = 3 << 30;
+
+/// Where L1's RAM goes on when there is more.
+pub const HIGH_RAM: u64 = 4 << 30;
+
+/// Bytes of L1's RAM at most.
+pub const RAM_LIMIT: u64 = 64 << 30;
+
+/// The host-physical address of `bytes` of L1's RAM, of which there are `memory` bytes; `None` when they are not all RAM,
+/// or lie on both sides of the hole.
+pub fn ram(memory: u64, at: Gpa, bytes: u64) -> Option<Hpa> {
+    let low_end = memory.min(LOW_RAM_LIMIT);
+    let inside = |from: u64, end: u64| at.0 >= from && at.0 < end && end - at.0 >= bytes;
+    if inside(0, low_end) {
+        Some(Hpa(L0_MEMORY + at.0))
+    } else if inside(HIGH_RAM, HIGH_RAM + (memory - low_end)) {
+        Some(Hpa(L0_MEMORY + low_end + (at.0 - HIGH_RAM)))
+    } else {
+        None
+    }
+}
 
 /// Physical CPUs at most.
 const PCPUS: u16 = 64;
@@ -181,7 +202,7 @@ fn check(config: &Config) -> Result<(), Error> {
     };
     let (memory, policy) = (config.memory, &config.policy);
     let whole = memory > 0 && memory.is_multiple_of(4096) && memory <= RAM_LIMIT;
-    range("the guest's memory", memory, whole, "a multiple of 4096 from 4096 to 3 GiB")?;
+    range("the guest's memory", memory, whole, "a multiple of 4096 from 4096 to 64 GiB")?;
     range("the number of vCPUs", config.vcpus.into(), (1..=256).contains(&config.vcpus), "from 1 to 256")?;
     range("the number of physical CPUs", config.pcpus.into(), (1..=PCPUS).contains(&config.pcpus), "from 1 to 64")?;
     range("the pool's size", policy.pool.into(), (1..=256).contains(&policy.pool), "from 1 to 256")?;

@@ -292,7 +292,7 @@ impl<S: Silicon> Cx<'_, S> {
             .with_memory_type(ept01::WRITE_BACK)
             .with_ignore_pat(entry12.ignore_pat())
             .with_large(level > 1)
-            .with_pfn((super::L0_MEMORY + page.0) / PAGE_SIZE)
+            .with_pfn((super::L0_MEMORY + ept01::offset(page)) / PAGE_SIZE)
     }
 
     /// Removes an entry of a table, with all below it.

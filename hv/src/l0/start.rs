@@ -74,16 +74,17 @@ impl Start {
         }
     }
 
-    /// Protected mode without paging at `eip`, flat segments, as multiboot and PVH leave it.
-    pub fn protected_mode(eip: u32) -> Self {
-        let data = Segment::flat(0x18, 0xc093);
+    /// Protected mode without paging at `eip`, flat segments with these selectors, interrupts off, no IDT. The GDT is the
+    /// loader's to put at `gdt`.
+    pub fn protected_mode(eip: u32, code: u16, data: u16, gdt: (u64, u16)) -> Self {
+        let data = Segment::flat(data, 0xc093);
         Self {
-            cr0: 0x33,
+            cr0: 0x11,
             cr3: 0,
             cr4: 0,
             efer: 0,
-            segments: [data, Segment::flat(0x10, 0xc09b), data, data, data, data],
-            ..Self::long_mode(u64::from(eip), 0, 0, (0, 0))
+            segments: [data, Segment::flat(code, 0xc09b), data, data, data, data],
+            ..Self::long_mode(u64::from(eip), 0, 0, gdt)
         }
     }
 

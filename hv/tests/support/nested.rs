@@ -50,6 +50,8 @@ impl Bus for Bare {
         false
     }
 
+    fn dma(&mut self, _at: Gpa, _ram: &mut dyn hv::l0::Ram) {}
+
     fn interrupt(&mut self, _vcpu: u16, _now: u64) -> Option<u8> {
         None
     }

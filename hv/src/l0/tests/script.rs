@@ -1,7 +1,7 @@
 //! A silicon that executes nothing: it answers each entry with the exit that the test prepared, and a bench on it that
 //! plays L1 and L2.
 
-use super::super::{Bus, BusEvent, L0, L0_MEMORY, Ran, Signals, Start};
+use super::super::{Bus, BusEvent, L0, L0_MEMORY, Ram, Ran, Signals, Start};
 use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
 use crate::vmcs::Vmcs;
 use crate::world::Log;
@@ -183,6 +183,8 @@ impl Bus for Wires {
     fn mmio_write(&mut self, _vcpu: u16, _at: Gpa, _size: u8, _value: u64, _now: u64) -> bool {
         true
     }
+
+    fn dma(&mut self, _at: Gpa, _ram: &mut dyn Ram) {}
 
     fn interrupt(&mut self, _vcpu: u16, _now: u64) -> Option<u8> {
         self.interrupt

@@ -4,7 +4,6 @@
 //! at again. See: SDM "VM Entries".
 
 use super::super::cx::Cx;
-use super::super::ept01;
 use super::super::fields::{FieldSet, field_set};
 use crate::silicon::Silicon;
 use crate::vmx::checks::{self, Physical, Subject};
@@ -47,7 +46,7 @@ struct L1Memory<'a, S>(RefCell<&'a mut S>, u64);
 impl<S: Silicon> Physical for L1Memory<'_, S> {
     fn read_u32(&self, at: u64) -> u32 {
         let mut bytes = [0xff; 4];
-        if let Some(hpa) = ept01::ram(self.1, Gpa(at), 4) {
+        if let Some(hpa) = crate::l0::ram(self.1, Gpa(at), 4) {
             self.0.borrow_mut().read(hpa, &mut bytes);
         }
         u32::from_le_bytes(bytes)

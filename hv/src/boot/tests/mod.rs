@@ -1,0 +1,1 @@
+//! Loaders, each on images made by hand.
