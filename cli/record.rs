@@ -45,7 +45,7 @@ fn ended(config: &Config, stop: &Stop, print: &Print) -> Result<Status> {
     let failed = match stop.kind {
         // A guest that is built in gives 0 when all is well, which arrives as status 1. What others mean is theirs.
         StopKind::DebugExit => stop.code != 1 && matches!(config.guest, Guest::BuiltIn(_)),
-        StopKind::TripleFault | StopKind::Unsupported => true,
+        StopKind::TripleFault | StopKind::Unsupported | StopKind::Halted => true,
         StopKind::Reset
         | StopKind::PowerOff
         | StopKind::Idle

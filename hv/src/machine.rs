@@ -9,7 +9,7 @@
 use crate::boot::{self, Loaded};
 use crate::device::Board;
 use crate::guests;
-use crate::l0::{self, L0, L0_MEMORY, Ran};
+use crate::l0::{self, Bus, L0, L0_MEMORY, Ran};
 use crate::silicon::{Pcpu, Silicon};
 use crate::soft::SoftSilicon;
 use crate::world::{Log, World};
@@ -169,11 +169,21 @@ impl Machine {
                 ControlFlow::Break(None) => return world_stop(),
             }
         };
+        let stop = self.explain(stop);
         let digest = self.l0.silicon.digest();
         self.emit(What::Digest(digest));
         self.emit(What::Stop(stop.clone()));
         // Nothing comes after this: whether the world wants more does not matter.
         let _ = self.drain(world);
+        stop
+    }
+
+    /// The same stop, with where the guest was if it should not have ended there.
+    fn explain(&mut self, mut stop: Stop) -> Stop {
+        if matches!(stop.kind, StopKind::TripleFault | StopKind::Unsupported | StopKind::Halted) {
+            let at = self.l0.whereabouts(self.vcpu, self.pcpu, &mut self.board, &mut self.log);
+            stop.text = format!("{}: {at}", stop.text);
+        }
         stop
     }
 
@@ -273,6 +283,12 @@ impl Machine {
 
     /// Every vCPU waits.
     fn idle(&mut self, world: &mut dyn World) -> ControlFlow<Option<Stop>> {
+        let count = self.doing.len();
+        let deaf = (0..count).all(|vcpu| self.l0.is_deaf(vcpu) && !self.board.signals(vcpu as u16).any());
+        if deaf && !self.board.sends_nmis() {
+            let text = "every CPU is halted with its interrupts off".to_owned();
+            return ControlFlow::Break(Some(Stop { kind: StopKind::Halted, code: 0, text }));
+        }
         let deadline = self.board.deadline();
         let asked = self.poll(world, Some(deadline.unwrap_or(u64::MAX)))?;
         let wakes = match (asked, deadline) {

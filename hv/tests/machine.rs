@@ -121,7 +121,7 @@ fn a_multiboot_kernel_finds_its_name_its_command_line_and_its_module() {
         a.mov(edi, dword_ptr(ebx + 24))?;
         a.mov(esi, dword_ptr(edi))?;
         puts(a)?;
-        // KiB above 1 MiB: 15 MiB of them.
+        // KiB above 1 MiB: 15 MiB of them, less 128 for the firmware's tables.
         a.mov(eax, dword_ptr(ebx + 8))?;
         a.shr(eax, 10u32)?;
         leave(a)?;
@@ -134,7 +134,7 @@ fn a_multiboot_kernel_finds_its_name_its_command_line_and_its_module() {
     let run = run_in(&config(), &images, Run::default());
     assert_eq!(run.console, "kernel one two, a module");
     let stop = run.stop.unwrap();
-    assert_eq!((stop.kind, stop.code), (StopKind::DebugExit, 15 << 1 | 1));
+    assert_eq!((stop.kind, stop.code), (StopKind::DebugExit, 14 << 1 | 1));
 }
 
 fn check_end(code: fn(&mut CodeAssembler) -> Asm, kind: StopKind) {
@@ -169,7 +169,22 @@ fn runs_end_in_every_way_that_guests_have() {
             a.cli()?;
             a.hlt()
         },
+        StopKind::Halted,
+    );
+    check_end(
+        |a| {
+            a.sti()?;
+            a.hlt()
+        },
         StopKind::Idle,
+    );
+    check_end(
+        |a| {
+            a.mov(edx, 0x604u32)?;
+            a.mov(ax, 0x2000)?;
+            a.out(dx, ax)
+        },
+        StopKind::PowerOff,
     );
     check_end(
         |a| {
@@ -354,7 +369,7 @@ fn what_cannot_be_built_says_why() {
     check_refused(&guest("demos"), &[], "there is no built-in guest 'demos'; there are demo, flush-storm");
     check_refused(&Config { memory: 8 << 20, ..guest("demo") }, &[], "needs 16777216 bytes of memory");
     check_refused(&Config { memory: 0, ..guest("demo") }, &[], "needs 16777216 bytes of memory");
-    check_refused(&Config { memory: 4 << 30, ..guest("demo") }, &[], "the guest's memory is 4294967296");
+    check_refused(&Config { memory: 65 << 30, ..guest("demo") }, &[], "the guest's memory is 69793218560");
     check_refused(&Config { memory: (16 << 20) + 1, ..guest("demo") }, &[], "a multiple of 4096");
     check_refused(&Config { pcpus: 0, ..guest("demo") }, &[], "the number of physical CPUs is 0");
     check_refused(&Config { pcpus: 65, ..guest("demo") }, &[], "from 1 to 64");

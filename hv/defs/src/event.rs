@@ -486,6 +486,8 @@ words! {
         Unsupported = "unsupported",
         /// The guest switched the machine off.
         PowerOff = "power-off",
+        /// Every CPU is halted with its interrupts off.
+        Halted = "halted",
     }
 }
 

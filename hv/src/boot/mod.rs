@@ -184,11 +184,12 @@ const DATA: u64 = 0x00cf_9300_0000_ffff;
 /// `from`.
 fn place_initrd(kernel: &Kernel<'_>, initrd: &[u8], from: u64, max: u64) -> Result<u64, Error> {
     let (length, limit) = (initrd.len() as u64, kernel.map().initrd_max());
-    let max = max.min(limit);
-    match max.checked_sub(length).map(|at| at & !(PAGE_SIZE - 1)) {
+    let from = from.next_multiple_of(PAGE_SIZE);
+    match max.min(limit).checked_sub(length).map(|at| at & !(PAGE_SIZE - 1)) {
         Some(at) if at >= from => Ok(at),
+        _ if max < limit => Err(Error::Unsupported("the initrd is larger than the kernel can take")),
         _ => {
-            let needed = (from + length + kernel.memory.saturating_sub(max)).next_multiple_of(PAGE_SIZE);
+            let needed = (from + length + (kernel.memory - limit)).next_multiple_of(PAGE_SIZE);
             Err(Error::Memory { what: "the initrd behind the kernel", needed, got: kernel.memory })
         }
     }

@@ -30,7 +30,7 @@ const FEATURES: u32 = 0x0201;
 
 /// The floating pointer and the table behind it, for `vcpus` CPUs and an I/O APIC of that ID. An ID has a byte: CPUs
 /// beyond the 255th are not told of.
-pub fn tables(vcpus: u16, ioapic: u8) -> (Gpa, Vec<u8>) {
+pub(super) fn tables(vcpus: u16, ioapic: u8) -> (Gpa, Vec<u8>) {
     let mut entries = Vec::new();
     let mut count = 0u16;
     let mut entry = |bytes: &[u8]| {

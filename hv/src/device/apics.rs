@@ -89,6 +89,11 @@ impl Apics {
         self.io.is_masked(pin)
     }
 
+    /// Whether a pin of the I/O APIC can make an NMI or an INIT.
+    pub(super) fn sends_nmis(&self) -> bool {
+        self.io.sends_nmis()
+    }
+
     /// Sets a pin of the I/O APIC.
     pub(super) fn set_pin(&mut self, pin: u8, high: bool) {
         if let Some(message) = self.io.set(pin, high) {

@@ -40,6 +40,11 @@ impl Ioapic {
         self.entries.get(usize::from(pin)).is_none_or(|entry| entry & MASKED != 0)
     }
 
+    /// Whether a pin can make an NMI or an INIT.
+    pub(super) fn sends_nmis(&self) -> bool {
+        self.entries.iter().any(|entry| entry & MASKED == 0 && matches!(entry >> 8 & 7, 4 | 5))
+    }
+
     /// Sets a pin. Returns the interrupt that it makes.
     pub(super) fn set(&mut self, pin: u8, high: bool) -> Option<Message> {
         if usize::from(pin) >= PINS {

@@ -117,6 +117,11 @@ impl Board {
         [timer, rtc, pm, self.apics.deadline()].into_iter().flatten().min()
     }
 
+    /// Whether an interrupt line can make an NMI or an INIT.
+    pub fn sends_nmis(&self) -> bool {
+        self.apics.sends_nmis()
+    }
+
     /// The vCPUs to which an interrupt or its like has come since the last call, as of `now`, in order.
     pub fn arrivals(&mut self, now: u64) -> Vec<usize> {
         self.advance(now);

@@ -39,11 +39,9 @@ impl<S: Silicon> Cx<'_, S> {
             Reason::CPUID => self.handle_cpuid(),
             Reason(18..=27) | Reason::INVEPT | Reason::INVVPID => self.vmx_instruction(exit),
             Reason::EPT_VIOLATION => self.handle_l1_violation(exit),
-            Reason::TRIPLE_FAULT => Next::Stop(Stop {
-                kind: StopKind::TripleFault,
-                code: 0,
-                text: format!("L1 took a triple fault at {:#x}", exit.rip),
-            }),
+            Reason::TRIPLE_FAULT => {
+                Next::Stop(Stop { kind: StopKind::TripleFault, code: 0, text: "L1 took a triple fault".to_owned() })
+            }
             // There is no SMX, and VM functions are not for L1 itself.
             Reason::GETSEC | Reason::VMFUNC => Next::Raise(Fault::UD),
             Reason::INVALID_GUEST_STATE | Reason::MSR_LOAD_FAIL => {

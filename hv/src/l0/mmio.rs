@@ -24,17 +24,14 @@ impl<S: Silicon> Cx<'_, S> {
                 self.retire();
                 Next::Resume
             }
-            Ok(None) => {
-                let bytes = self.fetch().map(|(bytes, count)| bytes[..count].to_vec()).unwrap_or_default();
-                unsupported(format!("an access to the device at {:#x} from {:#x}: {bytes:02x?}", at.0, exit.rip))
-            }
+            Ok(None) => unsupported(format!("an access to {:#x}, which is no RAM, that L0 cannot carry out", at.0)),
             Err(Failure::Fault(fault)) => Next::Raise(fault),
             Err(Failure::Ept12(at)) => unsupported(format!("code of L2's at {:#x} that EPT12 does not map", at.0)),
         }
     }
 
     /// The bytes at RIP, as many as there are up to 15.
-    fn fetch(&mut self) -> Result<([u8; 15], usize), Failure> {
+    pub(super) fn fetch(&mut self) -> Result<([u8; 15], usize), Failure> {
         let rip = self.get(vmcs::GUEST_RIP);
         let base = if self.is_long() { 0 } else { self.get(vmcs::GUEST_CS_BASE) };
         let at = base.wrapping_add(rip);

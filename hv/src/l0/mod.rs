@@ -40,6 +40,7 @@ mod vmcs02;
 mod vmcs12;
 mod vmx;
 mod vpid;
+mod whereabouts;
 
 pub use bus::{Bus, BusEvent, Ram, Signals};
 pub use start::{Segment, Start};
@@ -265,6 +266,7 @@ impl<S: Silicon> L0<S> {
                 current: VMCS01,
                 level: 1,
                 halted: true,
+                last_exit: None,
                 started: false,
                 waits_for_sipi: id != 0,
                 cr8: 0,

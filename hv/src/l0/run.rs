@@ -70,11 +70,7 @@ impl<S: Silicon> Cx<'_, S> {
                 if ran == Ran::Slice && self.at.instruction < end { Ran::Ready } else { ran }
             }
             Ok(Outcome::EntryFailed(_)) => self.entry_failed(),
-            Ok(Outcome::Unsupported(what)) => {
-                let bytes = what.bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
-                let text = format!("level {level} at {:#x}: {} [{bytes}]", what.rip, what.what);
-                Ran::Stop(Stop { kind: StopKind::Unsupported, code: 0, text })
-            }
+            Ok(Outcome::Unsupported(what)) => Ran::Stop(Stop { kind: StopKind::Unsupported, code: 0, text: what.what }),
             Err(refused) => self.refused(refused),
         }
     }
@@ -122,6 +118,7 @@ impl<S: Silicon> Cx<'_, S> {
         self.emit_transition(self.at, Cause::HardwareExit, exited.dropped_by_exit);
         let mut exit = self.read_exit();
         let seen = exit;
+        self.vcpu.last_exit = Some(seen.reason);
         let level = self.vcpu.level;
         let shown = self.emit_exit(&seen, Actor::L0);
         let (handled_by, next) = self.handle(&mut exit);

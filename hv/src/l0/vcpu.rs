@@ -7,6 +7,7 @@ use super::vmcs12::Vmcs12;
 use super::vpid::{Tag, Tagging};
 use crate::silicon::{Pcpu, Registers};
 use hv_defs::addr::{Gpa, Hpa};
+use hv_defs::exit::ExitReason;
 
 /// vmcs01's number among a vCPU's VMCSs.
 pub(super) const VMCS01: usize = 0;
@@ -44,6 +45,8 @@ pub(super) struct Vcpu {
     pub(super) level: u8,
     /// It waits for an interrupt.
     pub(super) halted: bool,
+    /// Why it exited last.
+    pub(super) last_exit: Option<ExitReason>,
     /// It has been given a state to start from.
     pub(super) started: bool,
     /// It waits for a start-up IPI, and nothing else counts.
