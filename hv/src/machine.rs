@@ -10,11 +10,12 @@ use crate::boot::{self, Loaded};
 use crate::device::Board;
 use crate::guests;
 use crate::l0::{self, Bus, L0, L0_MEMORY, Ran};
+use crate::memory::Memory;
 use crate::silicon::{Pcpu, Silicon};
 use crate::soft::SoftSilicon;
 use crate::world::{Log, World};
 use core::ops::ControlFlow;
-use hv_defs::addr::{Gpa, PAGE_SIZE};
+use hv_defs::addr::Gpa;
 use hv_defs::config::{Backend, Config, Guest, ImageKind};
 use hv_defs::event::{Event, Input, InputKind, Stamp, Stop, StopKind, What};
 
@@ -67,6 +68,12 @@ pub enum MachineError {
         needed: u64,
         /// Bytes that there are.
         got: u64,
+    },
+    /// The host has no memory of that size.
+    #[error("this host cannot give the machine {needed} bytes of memory; use less with --mem")]
+    Host {
+        /// Bytes that it needs.
+        needed: u64,
     },
     /// A number is out of range.
     #[error("{what} is {got}, and must be {range}")]
@@ -131,8 +138,11 @@ impl Machine {
         if needed > config.memory {
             return Err(MachineError::Memory { needed, got: config.memory });
         }
-        // L0 looks at the configuration before memory of any size is taken.
-        let size = L0_MEMORY + config.memory.min(l0::RAM_LIMIT).next_multiple_of(PAGE_SIZE);
+        l0::check(config)?;
+        let size = L0_MEMORY + config.memory;
+        if !Memory::is_available(size) {
+            return Err(MachineError::Host { needed: size });
+        }
         let silicon = SoftSilicon::new(size, config.pcpus, config.tlb_entries, config.seed);
         let mut machine = Self {
             l0: L0::new(config, silicon)?,

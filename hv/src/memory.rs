@@ -105,6 +105,11 @@ impl Memory {
         }
     }
 
+    /// Whether the host can give memory of that size. It may still have less when all of it is touched.
+    pub fn is_available(size: u64) -> bool {
+        usize::try_from(size).is_ok_and(|size| Vec::<u8>::new().try_reserve_exact(size).is_ok())
+    }
+
     /// Bytes of memory.
     #[inline]
     pub const fn size(&self) -> u64 {

@@ -137,6 +137,93 @@ fn a_multiboot_kernel_finds_its_name_its_command_line_and_its_module() {
     assert_eq!((stop.kind, stop.code), (StopKind::DebugExit, 14 << 1 | 1));
 }
 
+#[test]
+fn the_configuration_device_copies_into_memory() {
+    let run = boot(elf(|a| {
+        // A request at 0x3000, big-endian: select the number of CPUs and read 2 bytes of it to 0x3100.
+        a.mov(dword_ptr(0x3000), 0x0a00_0500)?;
+        a.mov(dword_ptr(0x3004), 0x0200_0000)?;
+        a.mov(dword_ptr(0x3008), 0)?;
+        a.mov(dword_ptr(0x300c), 0x0031_0000)?;
+        a.mov(edx, 0x514u32)?;
+        a.xor(eax, eax)?;
+        a.out(dx, eax)?;
+        a.mov(edx, 0x518u32)?;
+        a.mov(eax, 0x0030_0000u32)?;
+        a.out(dx, eax)?;
+        // The request is done when its first word is 0.
+        a.mov(al, byte_ptr(0x3100))?;
+        a.or(al, byte_ptr(0x3000))?;
+        leave(a)
+    }));
+    let stop = run.stop.unwrap();
+    assert_eq!((stop.kind, stop.code), (StopKind::DebugExit, 1 << 1 | 1));
+}
+
+#[test]
+fn memory_goes_on_behind_the_hole_below_4_gib() {
+    let image = elf(|a| {
+        // Two pages of 1 GiB each: the fourth GiB is the hole, the fifth the rest of the RAM.
+        a.mov(dword_ptr(0xa018), 0xc000_0083u32 as i32)?;
+        a.mov(dword_ptr(0xa01c), 0)?;
+        a.mov(dword_ptr(0xa020), 0x83)?;
+        a.mov(dword_ptr(0xa024), 1)?;
+        a.mov(rbx, 0x1_0000_0000u64)?;
+        a.mov(rcx, 0xd000_0000u64)?;
+        a.mov(byte_ptr(rbx + 5), 21)?;
+        a.mov(byte_ptr(rcx), 1)?;
+        a.mov(al, byte_ptr(rbx + 5))?;
+        // What is no RAM reads as all ones.
+        a.mov(dl, byte_ptr(rcx))?;
+        a.inc(dl)?;
+        a.or(al, dl)?;
+        leave(a)
+    });
+    let config = Config { memory: (3 << 30) + (1 << 20), ..config() };
+    let run = run_in(&config, &kernel(image), Run::default());
+    let stop = run.stop.unwrap();
+    assert_eq!((stop.kind, stop.code), (StopKind::DebugExit, 21 << 1 | 1), "{stop:?}");
+}
+
+#[test]
+fn a_guest_that_fails_ends_with_where_it_was() {
+    let check = |code: fn(&mut CodeAssembler) -> Asm, kind: StopKind, says: &[&str]| {
+        let stop = boot(elf(code)).stop.unwrap();
+        assert_eq!(stop.kind, kind, "{stop:?}");
+        for words in says {
+            assert!(stop.text.contains(words), "'{}' does not say '{words}'", stop.text);
+        }
+    };
+    check(|a| a.ud2(), StopKind::TripleFault, &["triple fault", "L1 at 0x100000 [0f 0b", "last exit TRIPLE_FAULT"]);
+    check(
+        |a| {
+            a.cpuid()?;
+            a.cli()?;
+            a.hlt()
+        },
+        StopKind::Halted,
+        &["halted with its interrupts off", "L1 at 0x100004", "last exit HLT"],
+    );
+    // A jump to where the page tables map nothing.
+    check(
+        |a| {
+            a.mov(rax, 0x7fff_0000_0000u64)?;
+            a.jmp(rax)
+        },
+        StopKind::TripleFault,
+        &["L1 at 0x7fff00000000 [not mapped]", "last exit TRIPLE_FAULT"],
+    );
+    // And to where there is no RAM.
+    check(
+        |a| {
+            a.mov(eax, 0xe000_0000u32)?;
+            a.jmp(rax)
+        },
+        StopKind::Unsupported,
+        &["0xe0000000, which is no RAM", "L1 at 0xe0000000 [ff ff", "last exit EPT_VIOLATION"],
+    );
+}
+
 fn check_end(code: fn(&mut CodeAssembler) -> Asm, kind: StopKind) {
     let run = boot(elf(code));
     let stop = run.stop.unwrap();
@@ -379,7 +466,7 @@ fn what_cannot_be_built_says_why() {
     check_refused(&Config { backend: Backend::Kvm, ..guest("demo") }, &[], "the backend 'kvm' is not available");
     check_refused(&config(), &[], "there is no image of it");
     check_refused(&config(), &kernel(b"#!/bin/sh".to_vec()), "cannot boot 'kernel': it is no kernel");
-    check_refused(&config(), &kernel(Vec::new()), "it is no kernel");
+    check_refused(&config(), &kernel(Vec::new()), "the file is empty");
     let good = elf(leave);
     check_refused(&config(), &kernel(good[..0x1000].to_vec()), "the file ends within an ELF segment");
     check_refused(&config(), &kernel(good[..70].to_vec()), "the file ends within its ELF headers");

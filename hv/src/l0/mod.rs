@@ -197,7 +197,8 @@ pub struct L0<S: Silicon> {
     residents: Vec<Option<usize>>,
 }
 
-fn check(config: &Config) -> Result<(), Error> {
+/// Whether L0 can run under a configuration, whatever the silicon.
+pub(crate) fn check(config: &Config) -> Result<(), Error> {
     let range = |what, value: u64, good: bool, range| {
         if good { Ok(()) } else { Err(Error::Range { what, value, range }) }
     };

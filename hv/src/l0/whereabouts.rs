@@ -5,6 +5,7 @@ use super::cx::Cx;
 use super::{L0, Silicon};
 use crate::silicon::Pcpu;
 use crate::world::Log;
+use hv_defs::exit::Reason;
 use hv_defs::vmcs;
 use hv_defs::x86::Rflags;
 
@@ -37,7 +38,7 @@ impl<S: Silicon> Cx<'_, S> {
             Ok((bytes, count)) => bytes[..count].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
             Err(_) => "not mapped".to_owned(),
         };
-        let last = self.vcpu.last_exit.map_or("none".to_owned(), |reason| reason.basic().to_string());
+        let last = self.vcpu.last_exit.map_or("none".to_owned(), |reason| Reason(reason.basic()).to_string());
         format!("L{} at {rip:#x} [{bytes}], last exit {last}", self.vcpu.level)
     }
 }
