@@ -190,6 +190,7 @@ impl Cpu {
     }
 
     /// Translates an access that may cross into another page, the fault of the lower page first.
+    #[expect(clippy::too_many_arguments, reason = "an access has as many parts")]
     fn place_as(
         &mut self,
         memory: &mut Memory,
@@ -198,18 +199,28 @@ impl Cpu {
         bytes: u64,
         access: Access,
         user: bool,
+        wide: bool,
     ) -> Result<Place, Halt> {
-        let last = self.wrap(at.wrapping_add(bytes - 1));
+        // Linear addresses outside 64-bit mode have 32 bits.
+        let wrap = |at: u64| if wide { at } else { at & 0xffff_ffff };
+        let at = wrap(at);
+        let last = wrap(at.wrapping_add(bytes - 1));
         if !(canonical(at) && canonical(last)) {
             return self.segment_fault(seg);
         }
-        if user && at & (bytes - 1) != 0 && self.alignment_checked() {
+        // What is wider than 8 bytes is checked by its parts, or not. See: SDM "Alignment Check Exception (#AC)".
+        let boundary = match bytes {
+            1..=8 => bytes,
+            10 => 8,
+            _ => 1,
+        };
+        if user && at & (boundary - 1) != 0 && self.alignment_checked() {
             return self.fault(Vector::AC, Some(0));
         }
         let first = self.translate(memory, at, access, user)?;
         let here = (PAGE_SIZE - at % PAGE_SIZE).min(bytes);
         let second =
-            if here == bytes { first } else { self.translate(memory, self.wrap(at.wrapping_add(here)), access, user)? };
+            if here == bytes { first } else { self.translate(memory, wrap(at.wrapping_add(here)), access, user)? };
         if access == Access::Write && self.exec.code_writes == CodeWrites::Refuse {
             for hpa in [first, second] {
                 if memory.flags(hpa).code() {
@@ -229,14 +240,10 @@ impl Cpu {
         self.flags.has(Rflags::AC) && self.cr0 & hv_defs::x86::Cr0::AM.bits() != 0
     }
 
-    /// Linear addresses outside 64-bit mode have 32 bits.
-    fn wrap(&self, at: u64) -> u64 {
-        if self.code64() { at } else { at & 0xffff_ffff }
-    }
-
     fn place(&mut self, memory: &mut Memory, seg: Seg, at: u64, bytes: u64, access: Access) -> Result<Place, Halt> {
         let user = self.user();
-        self.place_as(memory, seg, at, bytes, access, user)
+        let wide = self.code64();
+        self.place_as(memory, seg, at, bytes, access, user, wide)
     }
 
     #[cold]
@@ -254,13 +261,14 @@ impl Cpu {
 
     /// Reads `bytes` of a system structure, at supervisor privilege whatever the current one.
     pub(super) fn load_system(&mut self, memory: &mut Memory, at: u64, bytes: u64) -> Result<u64, Halt> {
-        let place = self.place_as(memory, Seg::Ds, self.wrap(at), bytes, Access::Read, false)?;
+        // Tables lie anywhere in IA-32e mode, whatever the code's size.
+        let place = self.place_as(memory, Seg::Ds, at, bytes, Access::Read, false, self.long_mode())?;
         Ok(get_place(memory, place, bytes))
     }
 
     /// Writes `bytes` of a system structure, at supervisor privilege whatever the current one.
     pub(super) fn store_system(&mut self, memory: &mut Memory, at: u64, bytes: u64, value: u64) -> Result<(), Halt> {
-        let place = self.place_as(memory, Seg::Ds, self.wrap(at), bytes, Access::Write, false)?;
+        let place = self.place_as(memory, Seg::Ds, at, bytes, Access::Write, false, self.long_mode())?;
         put_place(memory, place, bytes, value);
         Ok(())
     }
@@ -274,7 +282,7 @@ impl Cpu {
         value: u64,
         user: bool,
     ) -> Result<(), Halt> {
-        let place = self.place_as(memory, Seg::Ss, at, bytes, Access::Write, user)?;
+        let place = self.place_as(memory, Seg::Ss, at, bytes, Access::Write, user, self.long_mode())?;
         put_place(memory, place, bytes, value);
         Ok(())
     }
@@ -369,6 +377,10 @@ fn permits(rights: AccessRights, write: bool, protected: bool) -> bool {
 /// Whether offsets lie within a limit, which an expand-down segment has below and not above.
 #[inline(always)]
 fn within(rights: AccessRights, limit: u32, first: u64, last: u64) -> bool {
+    // Behind the last byte of all comes the first.
+    if limit == u32::MAX && rights.kind() & 0b1100 != 0b0100 {
+        return true;
+    }
     let limit = u64::from(limit);
     if rights.kind() & 0b1100 == 0b0100 {
         let top = if rights.big() { 0xffff_ffff } else { 0xffff };

@@ -4,6 +4,7 @@ use super::guard::{self, Guard};
 use super::op::{self, Op, Run};
 use super::rows;
 use crate::features;
+use hv_defs::x86::Seg;
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, FastFormatter, Instruction, OpKind, Register};
 
 /// What of the CPU's mode decides how bytes decode.
@@ -87,12 +88,11 @@ impl Prefixes {
                 0x66 => prefixes.operand_size = true,
                 0x67 => prefixes.address_size = true,
                 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3 => {}
-                0x40..=0x4f if mode.long() => {
-                    prefixes.rex_w = byte & 8 != 0;
-                    break;
-                }
+                0x40..=0x4f if mode.long() => {}
                 _ => break,
             }
+            // Only a REX prefix that comes last counts.
+            prefixes.rex_w = mode.long() && byte & 0xf8 == 0x48;
         }
         prefixes
     }
@@ -131,7 +131,7 @@ impl<'a> Form<'a> {
                 OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {}
                 OpKind::FarBranch16 | OpKind::FarBranch32 => {}
                 kind if is_immediate(kind) => form.op.imm = instruction.immediate(operand),
-                _ => form.op.seg = number(instruction.memory_segment()),
+                _ => form.op.seg = segment(instruction, mode, Register::None),
             }
         }
         form.width = form.size(0);
@@ -143,7 +143,7 @@ impl<'a> Form<'a> {
         let (base, index) = (i.memory_base(), i.memory_index());
         let op = &mut self.op;
         op.disp = i.memory_displacement64();
-        op.seg = number(i.memory_segment());
+        op.seg = segment(i, self.mode, base);
         op.scale = i.memory_index_scale().trailing_zeros() as u8;
         if base == Register::RIP || base == Register::EIP {
             op.rip_mask = -1;
@@ -295,6 +295,16 @@ impl<'a> Form<'a> {
     }
 }
 
+/// The segment of a memory operand. 64-bit code ignores the prefixes for ES, CS, SS and DS.
+fn segment(i: &Instruction, mode: Mode, base: Register) -> u8 {
+    let number = number(i.memory_segment());
+    match base.full_register() {
+        _ if !mode.long() || number >= 4 => number,
+        Register::RSP | Register::RBP => Seg::Ss as u8,
+        _ => Seg::Ds as u8,
+    }
+}
+
 fn is_immediate(kind: OpKind) -> bool {
     matches!(
         kind,
@@ -350,6 +360,21 @@ pub(super) fn decode(bytes: &[u8], mode: Mode, offset: u16, before: u16) -> Deco
         form.op.run = guard::guarded;
     }
     Decoded::Op(form.op, row.ends)
+}
+
+/// Whether this CPU has the instruction that `bytes` begin with, in code of `bits` bits (16, 32 or 64): a row for it, and
+/// a function for its form. What is there only to be #UD, as RSM is, counts.
+pub fn has(bytes: &[u8], bits: u32) -> bool {
+    let mode = match bits {
+        16 => Mode::Code16,
+        32 => Mode::Code32,
+        _ => Mode::Code64,
+    };
+    let instruction = Decoder::new(mode.bits(), bytes, DecoderOptions::NONE).decode();
+    let mut form = Form::new(&instruction, bytes, mode, 0);
+    instruction.code() != Code::INVALID
+        && !features::is_absent(&instruction)
+        && rows::row(&instruction).is_some_and(|row| (row.build)(&mut form).is_some())
 }
 
 /// The length of the instruction that `bytes` begin with, 0 if it is none, and its text.

@@ -34,6 +34,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use block::Blocks;
+pub use decode::has;
 pub use event::inject;
 pub use exec::run;
 pub use state::{Cpu, Segment, Table, Trap};

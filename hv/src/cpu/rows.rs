@@ -183,7 +183,6 @@ fn integer_row(i: &Instruction) -> Option<Row> {
         | M::Lfence
         | M::Mfence
         | M::Sfence
-        | M::Fnop
         | M::Cldemote => plain(data::nop),
         M::Clflush | M::Clflushopt | M::Clwb => plain(data::clflush),
         M::Serialize => ends(data::serialize),

@@ -212,6 +212,10 @@ impl Mmu {
         if !self.watched && class(self.now.mode, user, ac) == self.context.class() {
             match access {
                 Access::Fetch => self.fetches.fill(gva, self.context, at.0),
+                Access::Read if self.context.class() == CHECKED => {}
+                Access::Write if self.context.class() == CHECKED => {
+                    memory.prepare_stores(at);
+                }
                 Access::Read => self.reads.fill(gva, self.context, at.0),
                 Access::Write => {
                     if memory.prepare_stores(at) {
@@ -487,11 +491,14 @@ impl Mmu {
     }
 }
 
-/// The class of privilege: 0 supervisor, 1 user, 2 supervisor with SMAP lifted.
+/// The class of privilege whose data accesses the front cache never has: their alignment may have to be checked.
+const CHECKED: u64 = 3;
+
+/// The class of privilege: 0 supervisor, 1 user, 2 supervisor with SMAP lifted, 3 user with RFLAGS.AC.
 #[inline(always)]
 fn class(mode: Mode, user: bool, ac: bool) -> u64 {
     if user {
-        1
+        if ac { CHECKED } else { 1 }
     } else if ac && mode.smap() {
         2
     } else {

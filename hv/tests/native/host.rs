@@ -2,18 +2,21 @@
 //!
 //! A signal handler is the whole machine: it returns to the instruction under test with every register loaded from the
 //! case and the trap flag set, and is called again when the CPU has executed it or faulted. Code and data lie in pages
-//! of their own with nothing mapped around them.
+//! of their own with nothing mapped around them. 32-bit code runs in the segments that the kernel has for it, 16-bit
+//! code in one of a local descriptor table, which has data segments with limits and rights of their own too.
 
-use std::sync::atomic::{AtomicI64, AtomicPtr, Ordering};
+use super::segments::{self, LDT};
+use core::arch::{asm, global_asm};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Where the instruction under test begins: the middle of a page, so that it may branch either way.
-pub const CODE: u64 = 0x7010_0800;
+/// The page that instructions under test lie in.
+pub const CODE: u64 = 0x7010_0000;
 /// The page of memory that instructions may touch.
 pub const DATA: u64 = 0x7000_0000;
-/// Bytes of that page that a case sets and compares, around its middle.
-pub const WINDOW: usize = 256;
-/// Where the window begins.
-pub const WINDOW_AT: u64 = DATA + 2048;
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// Bytes of the data page that a case sets and compares. All else in it is zero before.
+pub const WINDOW: usize = 1024;
 
 /// Registers and memory, before or after.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,10 @@ pub struct State {
     pub gpr: [u64; 16],
     pub rip: u64,
     pub rflags: u64,
+    /// FS's base, then GS's.
+    pub bases: [u64; 2],
+    /// ES, CS, SS, DS, FS, GS.
+    pub selectors: [u16; 6],
     pub memory: [u8; WINDOW],
 }
 
@@ -34,15 +41,23 @@ pub struct Case {
     pub state: State,
     pub bytes: [u8; 16],
     pub length: u8,
+    /// Where the instruction is, linear.
+    pub code: u64,
+    /// Where the window is, linear.
+    pub window: u64,
+    /// Whether each trap with RIP at the instruction is one of its iterations.
+    pub repeats: bool,
     /// Filled in: the exception that the instruction raised; [`NONE`] when it completed.
     pub vector: u8,
-    /// Filled in: the page fault's error code and address, else 0.
+    /// Filled in: the exception's error code, and a page fault's address; else 0.
     pub error_code: u64,
     pub address: u64,
 }
 
 /// No exception.
 pub const NONE: u8 = 0xff;
+/// The case did not run.
+pub const NOT_RUN: u8 = 0xfe;
 
 const TF: u64 = 1 << 8;
 /// Order of the general registers in a signal's context, by their numbers in instruction encodings.
@@ -69,18 +84,25 @@ const ORDER: [libc::c_int; 16] = [
 static NEXT: AtomicPtr<Case> = AtomicPtr::new(core::ptr::null_mut());
 static END: AtomicPtr<Case> = AtomicPtr::new(core::ptr::null_mut());
 static CURRENT: AtomicPtr<Case> = AtomicPtr::new(core::ptr::null_mut());
-/// The child's own code and data segments, which a far transfer may have changed.
-static SEGMENTS: AtomicI64 = AtomicI64::new(0);
+
+/// Whether user mode may read and write FS's and GS's bases: the kernel says so in the auxiliary vector.
+pub fn has_bases() -> bool {
+    // SAFETY: a look at the process's own auxiliary vector.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
+}
 
 /// Runs every case on this CPU and fills in what became of it.
 ///
 /// # Panics
-/// When the host refuses a mapping or a process, or the child dies of a case; the message names the case.
+/// When the host refuses a mapping or a process, or the child dies of a case; the message has the case's bytes.
 pub fn run(cases: &mut [Case]) {
     let bytes = size_of_val(cases);
+    for case in &mut *cases {
+        case.vector = NOT_RUN;
+    }
     // SAFETY: an anonymous shared mapping of the size asked for; checked below. The child touches only it, its own
     // stacks and the two test pages, then leaves without running destructors.
-    unsafe {
+    let status = unsafe {
         let shared = map(0, bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         core::ptr::copy_nonoverlapping(cases.as_ptr(), shared.cast::<Case>(), cases.len());
         let child = libc::fork();
@@ -92,8 +114,11 @@ pub fn run(cases: &mut [Case]) {
         libc::waitpid(child, &mut status, 0);
         core::ptr::copy_nonoverlapping(shared.cast::<Case>(), cases.as_mut_ptr(), cases.len());
         libc::munmap(shared, bytes);
-        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the child ended with status {status:#x}");
-    }
+        status
+    };
+    let died = cases.iter().find(|case| case.vector == NOT_RUN);
+    let died = died.map(|case| &case.bytes[..case.length.into()]);
+    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "status {status:#x} of the child at {died:x?}");
 }
 
 /// # Safety
@@ -106,6 +131,29 @@ unsafe fn map(at: u64, bytes: usize, protection: libc::c_int, flags: libc::c_int
     mapped
 }
 
+/// Sets the local descriptor table up; whether the kernel does that.
+fn load_ldt() -> bool {
+    LDT.iter().enumerate().all(|(number, entry)| {
+        let description = [number as u32, entry.base, entry.limit, entry.description()];
+        // SAFETY: `user_desc` of the kernel's ABI is these four words; it changes this process's LDT alone.
+        unsafe { libc::syscall(libc::SYS_modify_ldt, 0x11, description.as_ptr(), 16) == 0 }
+    })
+}
+
+/// Whether the host runs 16-bit segments: a child tries.
+pub fn has_ldt() -> bool {
+    // SAFETY: the child leaves at once.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            libc::_exit(if load_ldt() { 0 } else { 1 });
+        }
+        let mut status = 0;
+        libc::waitpid(child, &mut status, 0);
+        status == 0
+    }
+}
+
 /// The child: never returns.
 ///
 /// # Safety
@@ -115,22 +163,81 @@ unsafe fn work(cases: *mut Case, count: usize) -> ! {
     // the kernel made it.
     unsafe {
         let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-        map(CODE & !0xfff, 4096, all, libc::MAP_PRIVATE);
-        map(DATA, 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
+        map(CODE, PAGE as usize, all, libc::MAP_PRIVATE);
+        map(DATA, PAGE as usize, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
+        load_ldt();
         let stack_bytes = 1 << 16;
         let stack = map(0, stack_bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
         let alternate = libc::stack_t { ss_sp: stack, ss_flags: 0, ss_size: stack_bytes };
         libc::sigaltstack(&alternate, core::ptr::null_mut());
         let mut action: libc::sigaction = core::mem::zeroed();
-        action.sa_sigaction = handle as *const () as usize;
+        action.sa_sigaction = native_handler_entry as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
         for signal in [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE] {
             libc::sigaction(signal, &action, core::ptr::null_mut());
         }
         NEXT.store(cases, Ordering::Relaxed);
         END.store(cases.add(count), Ordering::Relaxed);
+        // A case that does not end is one that this ends.
+        libc::alarm(60);
         libc::raise(libc::SIGTRAP);
         libc::_exit(3)
+    }
+}
+
+// Alignment checks go off before anything else is done, NT and ID too, and the direction is forward.
+global_asm!(
+    ".globl native_handler_entry",
+    "native_handler_entry:",
+    "pushfq",
+    "and qword ptr [rsp], -0x244401",
+    "popfq",
+    "jmp {handle}",
+    handle = sym handle,
+);
+
+unsafe extern "C" {
+    fn native_handler_entry();
+}
+
+/// Reads ES, DS, FS and GS, and the latter two's bases.
+fn read_segments(state: &mut State) {
+    let (es, ds, fs, gs): (u16, u16, u16, u16);
+    // SAFETY: it reads registers.
+    unsafe {
+        asm!("mov {:x}, es", out(reg) es);
+        asm!("mov {:x}, ds", out(reg) ds);
+        asm!("mov {:x}, fs", out(reg) fs);
+        asm!("mov {:x}, gs", out(reg) gs);
+        if has_bases() {
+            asm!("rdfsbase {}", out(reg) state.bases[0]);
+            asm!("rdgsbase {}", out(reg) state.bases[1]);
+        }
+    }
+    let [e, _, _, d, f, g] = &mut state.selectors;
+    (*e, *d, *f, *g) = (es, ds, fs, gs);
+}
+
+/// Loads what [`read_segments`] reads.
+///
+/// # Safety
+/// The selectors can be loaded, and nothing in this process uses FS or GS any more.
+unsafe fn load_segments(state: &State) {
+    let [es, _, _, ds, fs, gs] = state.selectors;
+    // SAFETY: 64-bit code uses neither ES nor DS; the caller vouches for FS and GS.
+    unsafe {
+        asm!("mov es, {:x}", in(reg) es);
+        asm!("mov ds, {:x}", in(reg) ds);
+        if has_bases() {
+            asm!("mov fs, {:x}", in(reg) fs);
+            asm!("mov gs, {:x}", in(reg) gs);
+            if segments::has_any_base(fs) {
+                asm!("wrfsbase {}", in(reg) state.bases[0]);
+            }
+            if segments::has_any_base(gs) {
+                asm!("wrgsbase {}", in(reg) state.bases[1]);
+            }
+        }
     }
 }
 
@@ -144,7 +251,7 @@ extern "C" fn handle(_signal: libc::c_int, _info: *mut libc::siginfo_t, context:
             let registers = &context.gregs;
             let trap = registers[libc::REG_TRAPNO as usize] as u8;
             let rip = registers[libc::REG_RIP as usize] as u64;
-            if trap == 1 && rip == CODE && matches!(case.bytes[..2], [0xf2 | 0xf3, _] | [_, 0xf2 | 0xf3]) {
+            if trap == 1 && case.repeats && rip == case.state.rip {
                 return; // An iteration of a repeated string instruction: go on.
             }
             for (register, place) in case.state.gpr.iter_mut().zip(ORDER) {
@@ -152,16 +259,20 @@ extern "C" fn handle(_signal: libc::c_int, _info: *mut libc::siginfo_t, context:
             }
             case.state.rip = rip;
             case.state.rflags = registers[libc::REG_EFL as usize] as u64;
+            let words = registers[libc::REG_CSGSFS as usize] as u64;
             case.vector = if trap == 1 { NONE } else { trap };
-            if trap == 14 {
+            if matches!(trap, 10..=14 | 17) {
                 case.error_code = registers[libc::REG_ERR as usize] as u64;
+            }
+            if trap == 14 {
                 case.address = registers[libc::REG_CR2 as usize] as u64;
             }
+            read_segments(&mut case.state);
+            case.state.selectors[1] = words as u16;
+            case.state.selectors[2] = (words >> 48) as u16;
             core::ptr::copy_nonoverlapping(extended, case.state.extended.as_mut_ptr(), 832);
-            core::ptr::copy_nonoverlapping(WINDOW_AT as *const u8, case.state.memory.as_mut_ptr(), WINDOW);
-            context.gregs[libc::REG_CSGSFS as usize] = SEGMENTS.load(Ordering::Relaxed);
-        } else {
-            SEGMENTS.store(context.gregs[libc::REG_CSGSFS as usize], Ordering::Relaxed);
+            core::ptr::copy_nonoverlapping(case.window as *const u8, case.state.memory.as_mut_ptr(), WINDOW);
+            core::ptr::write_bytes(case.code as *mut u8, 0, (CODE + PAGE - case.code).min(16) as usize);
         }
         let next = NEXT.load(Ordering::Relaxed);
         if next == END.load(Ordering::Relaxed) {
@@ -173,15 +284,19 @@ extern "C" fn handle(_signal: libc::c_int, _info: *mut libc::siginfo_t, context:
         for (register, place) in case.state.gpr.iter().zip(ORDER) {
             context.gregs[place as usize] = *register as i64;
         }
-        context.gregs[libc::REG_RIP as usize] = CODE as i64;
+        context.gregs[libc::REG_RIP as usize] = case.state.rip as i64;
         context.gregs[libc::REG_EFL as usize] = (case.state.rflags | TF) as i64;
+        let (cs, ss) = (u64::from(case.state.selectors[1]), u64::from(case.state.selectors[2]));
+        context.gregs[libc::REG_CSGSFS as usize] = (cs | ss << 48) as i64;
+        load_segments(&case.state);
         // Bytes 464 to 511 of the image are the kernel's own words about it, and the first 8 of the header say which
         // parts are there: all three.
         core::ptr::copy_nonoverlapping(case.state.extended.as_ptr(), extended, 464);
         extended.add(512).cast::<u64>().write_unaligned(7);
         core::ptr::copy_nonoverlapping(case.state.extended.as_ptr().add(576), extended.add(576), 256);
-        core::ptr::write_bytes(DATA as *mut u8, 0, 4096);
-        core::ptr::copy_nonoverlapping(case.state.memory.as_ptr(), WINDOW_AT as *mut u8, WINDOW);
-        core::ptr::copy_nonoverlapping(case.bytes.as_ptr(), CODE as *mut u8, 16);
+        core::ptr::write_bytes(DATA as *mut u8, 0, PAGE as usize);
+        core::ptr::copy_nonoverlapping(case.state.memory.as_ptr(), case.window as *mut u8, WINDOW);
+        let room = (CODE + PAGE - case.code).min(16) as usize;
+        core::ptr::copy_nonoverlapping(case.bytes.as_ptr(), case.code as *mut u8, room);
     }
 }

@@ -1,20 +1,56 @@
-//! Every user-mode instruction form against the host's own CPU.
+//! Every user-mode instruction form against the host's own CPU: the same bytes, registers and memory in, and the
+//! results, the defined flags and the faults compared.
+//!
+//! What is a form, and that it is implemented, the software CPU's own decoder says: every opcode of iced-x86, in 16-, 32-
+//! and 64-bit code, that it has a row and a builder for. `NVMX_NATIVE_CASES` sets how many cases there are,
+//! `NVMX_NATIVE_SEED` other ones, `NVMX_NATIVE_FORM` the forms whose name contains it.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![allow(unsafe_code)] // Running an instruction on the host cannot be done without.
 #![allow(missing_docs, unreachable_pub)] // A test has no readers outside.
 
+mod build;
+mod compare;
+mod dice;
 mod host;
+mod ours;
+mod scope;
+mod segments;
 
-use host::{CODE, Case, NONE, State, WINDOW, WINDOW_AT};
+use dice::Dice;
+use host::{CODE, Case, NONE, PAGE, State, WINDOW};
+use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, Instruction};
+use std::collections::BTreeMap;
+use std::io::Write;
+
+const WINDOW_AT: u64 = host::DATA + (PAGE - WINDOW as u64) / 2;
+const CODE_AT: u64 = CODE + PAGE / 2;
 
 fn case(bytes: &[u8]) -> Case {
-    let mut state = State { extended: [0; 832], gpr: [0; 16], rip: CODE, rflags: 0x202, memory: [0x5a; WINDOW] };
+    let mut state = State {
+        extended: [0; 832],
+        gpr: [0; 16],
+        rip: CODE_AT,
+        rflags: 0x202,
+        bases: [0; 2],
+        selectors: [0x2b, 0x33, 0x2b, 0x2b, 0, 0],
+        memory: [0x5a; WINDOW],
+    };
     state.extended[..2].copy_from_slice(&0x037fu16.to_le_bytes());
     state.extended[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
     state.gpr[4] = WINDOW_AT + 128;
     let mut padded = [0xcc; 16];
     padded[..bytes.len()].copy_from_slice(bytes);
-    Case { state, bytes: padded, length: bytes.len() as u8, vector: 0, error_code: 0, address: 0 }
+    Case {
+        state,
+        bytes: padded,
+        length: bytes.len() as u8,
+        code: CODE_AT,
+        window: WINDOW_AT,
+        repeats: bytes[0] == 0xf3,
+        vector: 0,
+        error_code: 0,
+        address: 0,
+    }
 }
 
 #[test]
@@ -28,6 +64,7 @@ fn the_host_runs_one_instruction_and_says_what_became_of_it() {
         case(&[0xf3, 0x48, 0xab]), // rep stosq
         case(&[0xeb, 0x10]),       // jmp +16
         case(&[0x0f, 0x58, 0xc1]), // addps xmm0, xmm1
+        case(&[0x40]),             // inc eax, in 32-bit code
     ];
     cases[0].state.gpr[..2].copy_from_slice(&[1, u64::MAX]);
     cases[3].state.gpr[0] = 0x1234_5678_0000;
@@ -36,213 +73,292 @@ fn the_host_runs_one_instruction_and_says_what_became_of_it() {
     let one = 1f32.to_bits().to_le_bytes();
     cases[7].state.extended[160..164].copy_from_slice(&one);
     cases[7].state.extended[176..180].copy_from_slice(&one);
+    cases[8].state.selectors[1] = segments::CODE32;
     host::run(&mut cases);
     let after = |index: usize| cases[index].state;
-    assert_eq!((after(0).gpr[0], after(0).rflags & 0x8d5, after(0).rip), (0, 0x55, CODE + 3));
+    assert_eq!((after(0).gpr[0], after(0).rflags & 0x8d5, after(0).rip), (0, 0x55, CODE_AT + 3));
     assert_eq!(after(1).gpr[4], WINDOW_AT + 120);
     assert_eq!(after(1).memory[120..128], [0; 8]);
-    assert_eq!((cases[2].vector, after(2).rip), (6, CODE));
+    assert_eq!((cases[2].vector, after(2).rip), (6, CODE_AT));
     assert_eq!((cases[3].vector, cases[3].error_code, cases[3].address), (14, 4, 0x1234_5678_0000));
     assert_eq!(cases[4].vector, 0);
-    assert_eq!((after(5).gpr[1], after(5).gpr[7], after(5).rip), (0, WINDOW_AT + 24, CODE + 3));
-    assert_eq!((cases[6].vector, after(6).rip), (NONE, CODE + 18));
+    assert_eq!((after(5).gpr[1], after(5).gpr[7], after(5).rip), (0, WINDOW_AT + 24, CODE_AT + 3));
+    assert_eq!((cases[6].vector, after(6).rip), (NONE, CODE_AT + 18));
     assert_eq!(after(7).extended[160..164], 2f32.to_bits().to_le_bytes());
+    assert_eq!((cases[8].vector, after(8).gpr[0], after(8).rip), (NONE, 1, CODE_AT + 1));
 }
 
-mod forms;
+/// What the environment asks for.
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
 
-#[test]
-fn forms_make_cases_that_the_host_takes() {
-    let mut dice = forms::Dice(1);
-    let forms = forms::all();
-    let mut none = Vec::new();
-    let mut cases = Vec::new();
-    for &code in &forms {
-        let made = (0..40).filter_map(|_| forms::case(code, &mut dice)).take(4).collect::<Vec<_>>();
-        if made.is_empty() {
-            none.push(code);
+/// A form in code of one size, to be compared.
+#[derive(Clone, Copy)]
+struct Form {
+    code: Code,
+    bits: u32,
+}
+
+/// The forms that the software CPU has, and those of them that are not compared, by the reason.
+struct Forms {
+    implemented: usize,
+    compared: Vec<Form>,
+    omitted: BTreeMap<&'static str, Vec<(Code, u32)>>,
+}
+
+fn forms() -> Forms {
+    let ldt = host::has_ldt();
+    let mut forms = Forms { implemented: 0, compared: Vec::new(), omitted: BTreeMap::new() };
+    for (code, bits) in Code::values().flat_map(|code| [16, 32, 64].map(|bits| (code, bits))) {
+        let info = code.op_code();
+        let there = match bits {
+            16 => info.mode16(),
+            32 => info.mode32(),
+            _ => info.mode64(),
+        };
+        if !there || !info.is_instruction() {
+            continue;
         }
-        cases.extend(made.into_iter().map(|(_, case)| case));
-    }
-    host::run(&mut cases);
-    // Every form that takes an operand at all is made; near branches with a 16-bit operand do not encode in 64-bit mode.
-    assert!(
-        none.iter().all(|code| code.op_code().operand_size() == 16 || *code == iced_x86::Code::Xlat_m8),
-        "{none:?}"
-    );
-    let completed = cases.iter().filter(|case| case.vector == NONE).count();
-    assert!(completed * 10 > cases.len() * 8, "{completed} of {} cases complete", cases.len());
-}
-
-mod ours;
-
-/// Bits of RFLAGS that one instruction may change in user mode.
-const FLAGS: u64 = 0xcd5;
-
-/// What differs between the host's outcome and ours, in words; `None` for nothing.
-fn difference(instruction: &iced_x86::Instruction, host: &Case, ours: &Case) -> Option<String> {
-    // A call to where no code can be, through a stack that is not there: the SDM names the target first, models differ.
-    let faults = host.vector != NONE && ours.vector != NONE;
-    if faults && instruction.mnemonic() == iced_x86::Mnemonic::Call {
-        return None;
-    }
-    if host.vector != ours.vector {
-        return Some(format!("exception {} here, {} on the host", ours.vector, host.vector));
-    }
-    // The kernel's half is mapped on the host, so the error code says present there.
-    let kernel = host.address >> 63 != 0;
-    if host.address != ours.address || !kernel && host.error_code != ours.error_code {
-        let (code, address) = (ours.error_code, ours.address);
-        return Some(format!(
-            "page fault {code:#x} at {address:#x}, host {:#x} at {:#x}",
-            host.error_code, host.address
-        ));
-    }
-    let (a, b) = (&host.state, &ours.state);
-    if let Some(register) =
-        (0..16).find(|&register| a.gpr[register] != b.gpr[register] && !is_undefined(instruction, register))
-    {
-        return Some(format!("register {register}: {:#x}, host {:#x}", b.gpr[register], a.gpr[register]));
-    }
-    if a.rip != b.rip {
-        return Some(format!("rip {:#x}, host {:#x}", b.rip, a.rip));
-    }
-    let undefined = if host.vector == NONE { undefined_flags(instruction) } else { 0 };
-    let flags = FLAGS & !undefined;
-    if (a.rflags ^ b.rflags) & flags != 0 {
-        return Some(format!("rflags {:#x}, host {:#x}, undefined {undefined:#x}", b.rflags, a.rflags));
-    }
-    if a.memory != b.memory {
-        let at = (0..WINDOW).find(|&at| a.memory[at] != b.memory[at])?;
-        return Some(format!(
-            "memory at {at}: {:x?}, host {:x?}",
-            &b.memory[at..WINDOW.min(at + 16)],
-            &a.memory[at..WINDOW.min(at + 16)]
-        ));
-    }
-    // Control, status and tag words; MXCSR; the registers. Not the pointers to the last instruction.
-    let ranges = [0..5, 24..28, 32..416, 576..832];
-    let approximate = is_approximate(instruction);
-    for range in ranges {
-        for at in range {
-            let unused = (32..160).contains(&at) && at % 16 >= 10;
-            if unused || a.extended[at] == b.extended[at] {
-                continue;
+        // Any operands will do to ask the decoder.
+        let mut dice = Dice::new(1, code as u64, bits.into());
+        let found = (0..400).find_map(|_| {
+            let (_, case) = build::case(code, bits, &mut dice)?;
+            let length = usize::from(case.length);
+            let instruction = decode(&case.bytes[..length], bits);
+            (instruction.code() == code).then_some((instruction, case))
+        });
+        let Some((instruction, case)) = found else {
+            // Not by itself a proof that the CPU does not have it, where it should have the feature.
+            if code.cpuid_features().iter().all(|feature| !is_foreign(*feature)) {
+                forms.omitted.entry("no encoding of it decodes to it").or_default().push((code, bits));
             }
-            // C1 tells which way the last place was rounded.
-            let only_c1 = at == 3 && (a.extended[at] ^ b.extended[at]) == 2;
-            if approximate && (at >= 32 || only_c1) {
-                continue;
-            }
-            return Some(format!(
-                "extended state at {at}: {:x?}, host {:x?}",
-                &b.extended[at & !15..(at & !15) + 16],
-                &a.extended[at & !15..(at & !15) + 16]
-            ));
+            continue;
+        };
+        if !hv::cpu::has(&case.bytes[..case.length.into()], bits) {
+            continue;
+        }
+        forms.implemented += 1;
+        let reason = match scope::reason(&instruction) {
+            None if bits == 16 && !ldt => Some("the host's kernel has no local descriptor tables"),
+            reason => reason,
+        };
+        match reason {
+            None => forms.compared.push(Form { code, bits }),
+            Some(reason) => forms.omitted.entry(reason).or_default().push((code, bits)),
         }
     }
-    None
+    forms
 }
 
-/// Flags that the SDM leaves undefined.
-fn undefined_flags(instruction: &iced_x86::Instruction) -> u64 {
-    use iced_x86::RflagsBits as R;
-    let undefined = instruction.rflags_undefined();
-    [(R::OF, 11), (R::SF, 7), (R::ZF, 6), (R::AF, 4), (R::CF, 0), (R::PF, 2)]
-        .into_iter()
-        .filter(|(bit, _)| undefined & bit != 0)
-        .fold(0, |mask, (_, at)| mask | 1 << at)
+/// Whether a feature is of no CPU that this one is like.
+fn is_foreign(feature: CpuidFeature) -> bool {
+    let name = format!("{feature:?}");
+    let ours = ["8086", "186", "286", "386", "486", "SSE", "AVX", "FPU", "BMI", "XSAVE", "X64", "MMX", "FMA", "CMOV"];
+    !ours.iter().any(|ours| name.contains(ours))
+        || ["AVX512", "AVX_", "_ONLY", "SSE4A", "_A0", "_A_"].iter().any(|foreign| name.contains(foreign))
+        || ["CYRIX_FPU", "FMA4"].contains(&name.as_str())
 }
 
-/// Registers that the SDM leaves undefined: BSF's and BSR's destination for a source of zero is not, on any model; a
-/// 16-bit BSWAP's is.
-fn is_undefined(instruction: &iced_x86::Instruction, _register: usize) -> bool {
-    instruction.code() == iced_x86::Code::Bswap_r16
+fn decode(bytes: &[u8], bits: u32) -> Instruction {
+    Decoder::with_ip(bits, bytes, 0, DecoderOptions::NONE).decode()
 }
 
-/// Instructions whose last bits the SDM leaves to the model, or which of two NaNs their sum takes.
-fn is_approximate(instruction: &iced_x86::Instruction) -> bool {
-    use iced_x86::Mnemonic::*;
+/// What one worker found.
+#[derive(Default)]
+struct Found {
+    cases: u64,
+    faults: u64,
+    /// Forms that were compared, by index.
+    covered: Vec<usize>,
+    /// By form: how many differed, and the first in words.
+    wrong: BTreeMap<String, (usize, String)>,
+}
+
+/// Forms whose cases run in one child.
+const CHUNK: usize = 8;
+
+fn compare(forms: &[Form], rounds: u64, seed: u64, worker: usize, workers: usize) -> Found {
+    let mut found = Found::default();
+    let mut machine = ours::Ours::new();
+    let mut inputs = Vec::new();
+    for (chunk, some) in forms.chunks(CHUNK).enumerate().skip(worker).step_by(workers) {
+        inputs.clear();
+        for (within, form) in some.iter().enumerate() {
+            let mut dice = Dice::new(seed, form.code as u64, form.bits.into());
+            let before = inputs.len() as u64;
+            // Operands that do not go together are thrown away, and others drawn instead.
+            for _ in 0..4 * rounds {
+                if inputs.len() as u64 - before >= rounds {
+                    break;
+                }
+                if let Some((instruction, case)) = build::case(form.code, form.bits, &mut dice)
+                    && is_fit(&instruction)
+                {
+                    inputs.push((chunk * CHUNK + within, instruction, case));
+                }
+            }
+        }
+        let mut cases: Vec<Case> = inputs.iter().map(|(_, _, case)| *case).collect();
+        host::run(&mut cases);
+        machine.clear();
+        for ((index, instruction, input), host) in inputs.iter().zip(&cases) {
+            let form = forms[*index];
+            if instruction.code() == form.code && found.covered.last() != Some(index) {
+                found.covered.push(*index);
+            }
+            found.cases += 1;
+            found.faults += u64::from(host.vector != NONE);
+            let difference = one(&mut machine, instruction, form.bits, input, host);
+            if let Some(difference) = difference {
+                let entry =
+                    found.wrong.entry(format!("{:?} in {}-bit code", instruction.code(), form.bits)).or_default();
+                entry.0 += 1;
+                if entry.0 == 1 {
+                    entry.1 = format!("{instruction}: {difference}\n    {}", describe(input));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Whether what a case's bytes came to be can be compared: a prefix may have made it another form.
+fn is_fit(instruction: &Instruction) -> bool {
+    if instruction.is_invalid() {
+        return true;
+    }
+    let absent = |feature: &CpuidFeature| is_foreign(*feature) && !is_certain(*feature);
+    scope::reason(instruction).is_none() && !instruction.cpuid_features().iter().any(absent)
+}
+
+/// Features beside the big families that host and software CPU both have, or that their users can only fault on.
+fn is_certain(feature: CpuidFeature) -> bool {
+    use CpuidFeature::*;
     matches!(
-        instruction.mnemonic(),
-        Rcpps
-            | Rcpss
-            | Rsqrtps
-            | Rsqrtss
-            | Vrcpps
-            | Vrcpss
-            | Vrsqrtps
-            | Vrsqrtss
-            | Fsin
-            | Fcos
-            | Fsincos
-            | Fptan
-            | Fpatan
-            | F2xm1
-            | Fyl2x
-            | Fyl2xp1
-            | Dpps
-            | Dppd
-            | Vdpps
-            | Vdppd
+        feature,
+        CX8 | CMPXCHG16B
+            | MULTIBYTENOP
+            | PAUSE
+            | POPCNT
+            | LZCNT
+            | ADX
+            | MOVBE
+            | AES
+            | PCLMULQDQ
+            | F16C
+            | FXSR
+            | FSGSBASE
+            | CLFSH
+            | CLFLUSHOPT
+            | CLWB
+            | PREFETCHW
+            | SHA
+            | MSR
+            | RDPMC
+            | INVPCID
+            | SERIALIZE
+            | SMAP
+            | SEP
+            | SYSCALL
+            | WBNOINVD
+            | CLDEMOTE
+            | CET_IBT
+            | PREFETCHITI
+            | PREFETCHWT1
+            | CET_SS
+            | SMX
+    )
+}
+
+fn one(machine: &mut ours::Ours, instruction: &Instruction, bits: u32, input: &Case, host: &Case) -> Option<String> {
+    use iced_x86::Mnemonic::{Iret, Iretd, Iretq, Popf, Popfd, Popfq, Pushf, Pushfd, Pushfq};
+    let trap_flag =
+        matches!(instruction.mnemonic(), Pushf | Pushfd | Pushfq | Popf | Popfd | Popfq | Iret | Iretd | Iretq);
+    let instructions = if build::holds_traps(instruction) { 2 } else { 1 };
+    match machine.run(input, instructions, trap_flag) {
+        ours::Outcome::Unsupported(what) => Some(format!("not there: {what}")),
+        ours::Outcome::Done(ours) => compare::difference(instruction, bits, input, host, &ours),
+    }
+}
+
+/// A case's input, short.
+fn describe(case: &Case) -> String {
+    let state = &case.state;
+    format!(
+        "bytes {:02x?} at {:#x}, registers {:x?}, rflags {:#x}, selectors {:x?}, bases {:x?}, x87 {:02x?}, mxcsr {:02x?}",
+        &case.bytes[..case.length.into()],
+        case.code,
+        state.gpr,
+        state.rflags,
+        state.selectors,
+        state.bases,
+        &state.extended[..5],
+        &state.extended[24..28]
     )
 }
 
 #[test]
 fn every_form_does_what_the_host_does() {
-    let rounds: usize = std::env::var("NVMX_NATIVE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
-    let verbose = std::env::var_os("NVMX_NATIVE_VERBOSE").is_some();
-    let forms = forms::all();
-    let mut dice = forms::Dice(0x5eed);
-    let mut machine = ours::Ours::new();
-    let mut wrong = std::collections::BTreeMap::<String, (usize, String)>::new();
-    let mut missing = std::collections::BTreeMap::<String, usize>::new();
-    let mut compared = 0;
-    for _ in 0..rounds.div_ceil(8) {
-        let mut instructions = Vec::new();
-        let mut cases = Vec::new();
-        for &code in &forms {
-            for _ in 0..8 {
-                if let Some((instruction, case)) = forms::case(code, &mut dice) {
-                    instructions.push(instruction);
-                    cases.push(case);
-                }
-            }
+    let seed = number("NVMX_NATIVE_SEED", 0x5eed);
+    let wanted = std::env::var("NVMX_NATIVE_FORM").unwrap_or_default();
+    let Forms { implemented, mut compared, omitted } = forms();
+    compared.retain(|form| format!("{:?}", form.code).contains(&wanted));
+    let rounds = number("NVMX_NATIVE_CASES", 1_000_000).div_ceil(compared.len() as u64);
+    let workers = std::thread::available_parallelism().map_or(1, |count| count.get().min(8));
+    let mut total = Found::default();
+    std::thread::scope(|scope| {
+        let work = |worker| {
+            let compared = &compared;
+            scope.spawn(move || compare(compared, rounds, seed, worker, workers))
+        };
+        for worker in (0..workers).map(work).collect::<Vec<_>>() {
+            let found = worker.join().expect("a worker of the comparison ended");
+            total.cases += found.cases;
+            total.faults += found.faults;
+            total.covered.extend(found.covered);
+            total.wrong.extend(found.wrong);
         }
-        let inputs = cases.clone();
-        host::run(&mut cases);
-        for ((instruction, input), host) in instructions.iter().zip(&inputs).zip(&cases) {
-            if verbose {
-                eprintln!("RUN {instruction} {:x?}", &input.bytes[..usize::from(input.length)]);
-            }
-            match machine.run(input) {
-                ours::Outcome::Unsupported(what) => {
-                    if verbose {
-                        eprintln!("MISSING {what}");
-                    }
-                    *missing.entry(format!("{:?}", instruction.code())).or_default() += 1
-                }
-                ours::Outcome::Done(ours) => {
-                    compared += 1;
-                    if let Some(difference) = difference(instruction, host, &ours) {
-                        let entry = wrong.entry(format!("{:?}", instruction.code())).or_default();
-                        entry.0 += 1;
-                        if entry.0 == 1 {
-                            let length = usize::from(input.length);
-                            entry.1 = format!("{instruction} {:x?}: {difference}", &input.bytes[..length]);
-                        }
-                    }
-                }
-            }
-        }
+    });
+    let out = &mut std::io::stderr().lock();
+    let mut print = |line: String| writeln!(out, "{line}").expect("stderr takes a line");
+    print(format!(
+        "native: {} forms covered out of {implemented} implemented, {} cases ({} of them faults), {} differences",
+        total.covered.len(),
+        total.cases,
+        total.faults,
+        total.wrong.values().map(|(count, _)| count).sum::<usize>(),
+    ));
+    for (reason, forms) in &omitted {
+        print(format!("  not compared, {}: {reason}: {}", forms.len(), names(forms)));
     }
-    println!("{compared} cases of {} forms; {} forms missing, {} wrong", forms.len(), missing.len(), wrong.len());
-    if verbose {
-        println!("missing: {missing:?}");
+    for (form, (count, first)) in total.wrong.iter().take(number("NVMX_NATIVE_SHOW", 30) as usize) {
+        print(format!("  {form}: {count} differ, first: {first}"));
     }
-    for (code, (count, first)) in &wrong {
-        println!("{code}: {count} differ, first: {first}");
+    let left: Vec<_> = compared.iter().enumerate().filter(|(index, _)| !total.covered.contains(index)).collect();
+    if !left.is_empty() {
+        print(format!(
+            "  left out: {}",
+            names(&left.iter().map(|(_, form)| (form.code, form.bits)).collect::<Vec<_>>())
+        ));
     }
-    assert!(wrong.is_empty(), "{} forms differ from the host", wrong.len());
-    assert!(missing.is_empty(), "{} forms are missing", missing.len());
+    if !total.wrong.is_empty() {
+        print(format!(
+            "  again: NVMX_NATIVE_SEED={seed} NVMX_NATIVE_FORM=NAME cargo test -p hv --test native every_form"
+        ));
+    }
+    assert!(total.wrong.is_empty(), "{} forms differ from the host", total.wrong.len());
+    assert_eq!(total.covered.len(), compared.len(), "a form had no case");
+}
+
+/// Forms' names, each with the code sizes it is in.
+fn names(forms: &[(Code, u32)]) -> String {
+    let mut by_name = BTreeMap::<String, Vec<u32>>::new();
+    for (code, bits) in forms {
+        by_name.entry(format!("{code:?}")).or_default().push(*bits);
+    }
+    let with_bits = |(name, bits): (&String, &Vec<u32>)| {
+        if bits.len() == 3 { name.clone() } else { format!("{name} {bits:?}") }
+    };
+    by_name.iter().map(with_bits).collect::<Vec<_>>().join(", ")
 }

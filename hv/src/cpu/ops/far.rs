@@ -58,7 +58,8 @@ impl Cpu {
             (true, 4) => self.push::<true, W32>(memory, value),
             (true, _) => self.push::<true, W64>(memory, value),
             (false, 2) => self.push::<false, W16>(memory, value),
-            (false, _) => self.push::<false, W32>(memory, value),
+            (false, 4) => self.push::<false, W32>(memory, value),
+            (false, _) => self.push::<false, W64>(memory, value),
         }
     }
 
@@ -160,7 +161,12 @@ fn far_branch<const IS_CALL: bool>(
     }
     // What is pushed stays in memory, even if the target then does not fit.
     if IS_CALL {
-        push_return(cpu, memory, size, next)?;
+        // The stack is already as the called code has it.
+        let old = cpu.seg[Seg::Cs as usize];
+        cpu.seg[Seg::Cs as usize].rights = descriptor.rights();
+        let pushed = push_return(cpu, memory, size, next);
+        cpu.seg[Seg::Cs as usize] = old;
+        pushed?;
     }
     let offset = cpu.fits(descriptor, offset)?;
     cpu.enter(memory, selector, descriptor, offset)

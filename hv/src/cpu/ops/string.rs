@@ -54,8 +54,9 @@ impl Iteration for Cmps {
 
     #[inline(always)]
     fn step<W: Width>(cpu: &mut Cpu, memory: &mut Memory, op: &Op, si: u64, di: u64) -> Result<(), Halt> {
-        let a = cpu.read_seg::<W>(memory, op.seg(), si)?;
+        // The destination's fault comes first.
         let b = cpu.read_seg::<W>(memory, Seg::Es, di)?;
+        let a = cpu.read_seg::<W>(memory, op.seg(), si)?;
         alu::sub::<W>(&mut cpu.flags, a, b, 0);
         Ok(())
     }
@@ -116,6 +117,8 @@ fn run<I: Iteration, W: Width, A: Width>(cpu: &mut Cpu, memory: &mut Memory, op:
         advance(cpu);
         return Ok(Flow::Next);
     }
+    // A fault of a comparison leaves the flags as before the first iteration.
+    let flags = cpu.flags;
     for _ in 0..CHUNK {
         let count = A::get(cpu, 1);
         if count == 0 {
@@ -123,7 +126,10 @@ fn run<I: Iteration, W: Width, A: Width>(cpu: &mut Cpu, memory: &mut Memory, op:
             return Ok(Flow::Next);
         }
         let (si, di) = (A::get(cpu, 6), A::get(cpu, 7));
-        I::step::<W>(cpu, memory, op, si, di)?;
+        if let Err(halt) = I::step::<W>(cpu, memory, op, si, di) {
+            cpu.flags = flags;
+            return Err(halt);
+        }
         advance(cpu);
         A::set(cpu, 1, count - 1);
         if I::COMPARES && cpu.flags.zf() != (op.extra == REPEAT) {
@@ -141,7 +147,6 @@ fn build<I: Iteration>(form: &mut Form) -> Option<Run> {
         (false, false) => ONCE,
         _ => REPEAT,
     };
-    form.op.seg = crate::cpu::decode::number(i.memory_segment());
     let width = form.size(0).max(form.size(1));
     Some(match (form.address_size(), width) {
         (2, 1) => run::<I, W8, W16>,

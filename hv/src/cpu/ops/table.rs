@@ -280,8 +280,7 @@ fn arpl_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     let (selector, at) = if in_register {
         (W16::get(cpu, op.reg), 0)
     } else {
-        let at = cpu.operand(op, 2, true)?;
-        cpu.probe(memory, op.seg(), at, 2)?;
+        let at = cpu.operand(op, 2, false)?;
         (cpu.load::<W16>(memory, op.seg(), at)?, at)
     };
     let rpl = W16::get(cpu, if in_register { op.rm } else { op.reg }) & 3;
@@ -291,6 +290,7 @@ fn arpl_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         if in_register {
             W16::set(cpu, op.reg, value);
         } else {
+            cpu.operand(op, 2, true)?;
             cpu.store::<W16>(memory, op.seg(), at, value)?;
         }
     }

@@ -217,14 +217,16 @@ fn mask_move<const BYTES: u64>(form: &mut Form) -> Option<Run> {
             cpu.avx()?;
             let (mask, value) = (cpu.ymm(op.reg), cpu.ymm(op.rm));
             let count = u64::from(op.extra) / BYTES;
-            for index in (0..count).filter(|&index| chosen(mask, index, BYTES)) {
-                let linear = cpu.operand(&at(op, index, BYTES), BYTES, true)?;
-                cpu.probe(memory, op.seg(), linear, BYTES)?;
-            }
-            for index in (0..count).filter(|&index| chosen(mask, index, BYTES)) {
-                cpu.write_small(memory, &at(op, index, BYTES), BYTES, element(value, index, BYTES))?;
-            }
-            Ok(Flow::Next)
+            cpu.unaligned(|cpu| {
+                for index in (0..count).filter(|&index| chosen(mask, index, BYTES)) {
+                    let linear = cpu.operand(&at(op, index, BYTES), BYTES, true)?;
+                    cpu.probe(memory, op.seg(), linear, BYTES)?;
+                }
+                for index in (0..count).filter(|&index| chosen(mask, index, BYTES)) {
+                    cpu.write_small(memory, &at(op, index, BYTES), BYTES, element(value, index, BYTES))?;
+                }
+                Ok(Flow::Next)
+            })
         }
     } else {
         // value, mask, [memory]
@@ -233,7 +235,8 @@ fn mask_move<const BYTES: u64>(form: &mut Form) -> Option<Run> {
             let mask = cpu.ymm(op.rm);
             let mut value = (0u128, 0u128);
             for index in (0..u64::from(op.extra) / BYTES).filter(|&index| chosen(mask, index, BYTES)) {
-                let part = u128::from(cpu.read_small(memory, &at(op, index, BYTES), BYTES)?);
+                let part = cpu.unaligned(|cpu| cpu.read_small(memory, &at(op, index, BYTES), BYTES))?;
+                let part = u128::from(part);
                 let bit = index * BYTES * 8;
                 if bit < 128 {
                     value.0 |= part << bit;

@@ -147,6 +147,8 @@ fn scalar<From: Real, To: Real>(form: &mut Form) -> Option<Run> {
 trait Lanewise: 'static {
     const FROM: u32;
     const TO: u32;
+    /// Whether its memory operand's alignment is never checked.
+    const ANY_ALIGNMENT: bool = false;
     fn eval(value: u64, sse: &mut Sse, immediate: u8) -> u64;
 }
 
@@ -187,6 +189,7 @@ const F16: Format = Format { precision: 11, exponent_bits: 5 };
 impl Lanewise for Ph2ps {
     const FROM: u32 = 16;
     const TO: u32 = 32;
+    const ANY_ALIGNMENT: bool = true;
     fn eval(value: u64, sse: &mut Sse, _: u8) -> u64 {
         let daz = core::mem::replace(&mut sse.env.denormals_are_zero, false);
         let bits = each(&mut sse.env, |env| {
@@ -278,7 +281,12 @@ fn run<L: Lanewise, const MEM: bool, const VEX: bool, const WIDE: bool>(
     }
     let lanes = lane_count::<L>(WIDE);
     let (low, high) = if MEM {
-        read_lanes(cpu, memory, op, lanes * L::FROM / 8, !VEX)?
+        let bytes = lanes * L::FROM / 8;
+        if L::ANY_ALIGNMENT {
+            cpu.unaligned(|cpu| read_lanes(cpu, memory, op, bytes, false))?
+        } else {
+            read_lanes(cpu, memory, op, bytes, !VEX)?
+        }
     } else {
         (cpu.xmm(op.rm), cpu.ymm_high(op.rm))
     };

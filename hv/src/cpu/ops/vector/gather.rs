@@ -1,7 +1,7 @@
 //! The gathers of AVX2. See: SDM "VPGATHERDD/VPGATHERQD" and its kin.
 //!
 //! Elements are loaded from the lowest up, and each that is done has its mask cleared: a fault leaves what came before
-//! it in place, and the instruction goes on from there.
+//! it in place, and the instruction goes on from there. What is above the elements is cleared when all are done.
 
 use super::plain;
 use crate::cpu::decode::{Form, number};
@@ -41,35 +41,37 @@ fn gather_run<W: Width, I: Width>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -
     let indices = elements::<I>(cpu.ymm(op.index));
     let mut mask = elements::<W>(cpu.ymm(op.rm));
     let mut values = elements::<W>(cpu.ymm(op.reg));
+    // Each mask becomes as wide as its element, in all of the vector's width, whether or not the first element faults.
+    let width = count * W::BITS.max(I::BITS) as usize / W::BITS as usize;
     for (at, mask) in mask.iter_mut().enumerate() {
-        *mask = if at < count && W::sign(*mask) { W::MASK } else { 0 };
+        *mask = if at < width && W::sign(*mask) { W::MASK } else { 0 };
     }
-    values[count..].fill(0);
     for at in 0..count {
         if mask[at] == 0 {
             continue;
         }
         let distance = I::sext(indices[at]) << (op.scale & 3);
         let element = Op { index_mask: 0, disp: op.disp.wrapping_add(distance), ..*op };
-        let loaded = cpu.read_small(memory, &element, W::BYTES);
+        let loaded = cpu.unaligned(|cpu| cpu.read_small(memory, &element, W::BYTES));
         if let Ok(value) = loaded {
             values[at] = value;
             mask[at] = 0;
             continue;
         }
-        if at > 0 {
-            put::<W>(cpu, op, &values, &mask);
-        }
+        put::<W>(cpu, op, &values, &mask);
         return Err(Halt);
     }
-    put::<W>(cpu, op, &values, &mask);
+    values[count..].fill(0);
+    put::<W>(cpu, op, &values, &[0; 8]);
     Ok(Flow::Next)
 }
 
 fn put<W: Width>(cpu: &mut Cpu, op: &Op, values: &[u64; 8], mask: &[u64; 8]) {
     let (values, mask) = (register::<W>(values), register::<W>(mask));
-    cpu.set_vex(op.reg, values.0, values.1);
-    cpu.set_vex(op.rm, mask.0, mask.1);
+    for (number, (low, high)) in [(op.reg, values), (op.rm, mask)] {
+        cpu.set_xmm(number, low);
+        cpu.set_ymm_high(number, high);
+    }
 }
 
 fn gather<W: Width, I: Width>(form: &mut Form) -> Option<Run> {

@@ -20,7 +20,7 @@ use crate::cpu::op::{Flow, Op, Run, W32, W64};
 use crate::cpu::rows::Row;
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
-use hv_defs::x86::{Cr0, Cr4, Vector};
+use hv_defs::x86::{Cr0, Cr4, Rflags, Vector};
 use iced_x86::{EncodingKind, Instruction, OpKind};
 
 /// The row of a vector instruction, if it is there.
@@ -147,13 +147,38 @@ impl Cpu {
         self.regs.extended.0[4] = 0xff;
     }
 
+    /// Makes accesses whose alignment is not checked, whatever RFLAGS.AC says.
+    fn unaligned<T>(&mut self, access: impl FnOnce(&mut Self) -> Result<T, Halt>) -> Result<T, Halt> {
+        let checked = self.user() && self.flags.has(Rflags::AC);
+        if !checked {
+            return access(self);
+        }
+        self.flags.put(Rflags::AC, false);
+        let done = access(self);
+        self.flags.put(Rflags::AC, true);
+        done
+    }
+
+    /// The linear address of a 16-byte operand. That it is not aligned comes before a limit that it is beyond.
+    #[inline(always)]
+    fn operand16(&mut self, op: &Op, aligned: bool, write: bool) -> Result<u64, Halt> {
+        match self.operand(op, 16, write) {
+            Ok(at) if !aligned || at & 15 == 0 => Ok(at),
+            Err(halt) if !aligned || self.is_aligned16(op) => Err(halt),
+            _ => self.gp(),
+        }
+    }
+
+    #[cold]
+    fn is_aligned16(&self, op: &Op) -> bool {
+        let base = self.seg[op.seg() as usize].base;
+        crate::cpu::op::offset(self, op).wrapping_add(if self.code64() { 0 } else { base }) & 15 == 0
+    }
+
     /// Reads a 16-byte memory operand, which a legacy instruction wants aligned.
     #[inline(always)]
     fn read128(&mut self, memory: &mut Memory, op: &Op, aligned: bool) -> Result<u128, Halt> {
-        let at = self.operand(op, 16, false)?;
-        if aligned && at & 15 != 0 {
-            return self.gp();
-        }
+        let at = self.operand16(op, aligned, false)?;
         self.load128(memory, op.seg(), at)
     }
 
@@ -189,10 +214,7 @@ impl Cpu {
 
     /// Writes a 16-byte memory operand, which a legacy instruction may want aligned.
     fn write128(&mut self, memory: &mut Memory, op: &Op, aligned: bool, value: u128) -> Result<(), Halt> {
-        let at = self.operand(op, 16, true)?;
-        if aligned && at & 15 != 0 {
-            return self.gp();
-        }
+        let at = self.operand16(op, aligned, true)?;
         self.store128(memory, op.seg(), at, value)
     }
 

@@ -84,7 +84,10 @@ fn legacy_image(cpu: &Cpu) -> [u8; 512] {
 /// Sets the x87 part from a legacy region.
 fn set_x87(cpu: &mut Cpu, image: &[u8; 512]) {
     cpu.regs.extended.0[..24].copy_from_slice(&image[..24]);
+    let control = u16::from_le_bytes([image[0], image[1]]) & 0x1f3f | 0x40;
+    cpu.regs.extended.0[..2].copy_from_slice(&control.to_le_bytes());
     cpu.regs.extended.0[5] = 0;
+    cpu.regs.extended.0[7] &= 7;
     let top = cpu.x87_top();
     for stack in 0..8 {
         let physical = (stack + top) & 7;
@@ -148,7 +151,7 @@ fn fxrstor(_: &mut Form) -> Option<Run> {
             return cpu.gp();
         }
         let mut image = [0; 512];
-        read_block(cpu, memory, op, at, &mut image[..416])?;
+        read_block(cpu, memory, op, at, &mut image)?;
         let mxcsr = u32::from_le_bytes([image[24], image[25], image[26], image[27]]);
         let sse = cpu.has_cr4(Cr4::OSFXSR);
         if sse && mxcsr & !MXCSR_MASK != 0 {
@@ -199,6 +202,7 @@ fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(_: &
         let count = registers(cpu);
         let image = legacy_image(cpu);
         let total = if COMPACT { xsave::compacted_size(mask) } else { xsave::standard_size(mask) };
+        cpu.operand(op, total.into(), true)?;
         cpu.probe(memory, op.seg(), at, total.into())?;
         let saved = if OPTIMIZE { mask & used } else { mask };
         if saved & 1 != 0 {
@@ -266,6 +270,7 @@ fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
         let mut high = [0; 256];
         let with_avx = mask & present & 4 != 0;
         if with_avx {
+            cpu.operand(op, 832, false)?;
             read_block(cpu, memory, op, at + YMM_HIGH as u64, &mut high)?;
         }
         let mut pkru = 0;

@@ -151,27 +151,33 @@ fn conditions(order: Option<Ordering>) -> u16 {
     }
 }
 
-/// Compares ST(0) with `b`; `QUIET` for the unordered forms.
-fn compare<const QUIET: bool>(cpu: &mut Cpu, b: Option<Num>, mut env: Env) -> Option<Option<Ordering>> {
+/// Compares ST(0) with `b`; `QUIET` for the unordered forms. The outcome, which is told even with an exception that is
+/// not masked, and whether there is none.
+fn compare<const QUIET: bool>(cpu: &mut Cpu, b: Option<Num>, mut env: Env) -> (Option<Ordering>, bool) {
     let (Some(a), Some(b)) = (cpu.st(0), b) else {
-        cpu.x87_stack_fault(false).then_some(())?;
-        return Some(None);
+        return (None, cpu.x87_stack_fault(false));
     };
     let a = a.unpack(&mut env);
     let order = float::compare(a, b, !QUIET, &mut env);
-    cpu.x87_raise(&env).then_some(order)
+    (order, cpu.x87_raise(&env))
+}
+
+/// Sets the conditions, and pops unless an exception is to be dealt with.
+fn compared<const POPS: u8>(cpu: &mut Cpu, (order, done): (Option<Ordering>, bool)) {
+    cpu.set_x87_status(cpu.x87_status() & !(status::C0 | status::C2 | status::C3) | conditions(order));
+    if done {
+        for _ in 0..POPS {
+            cpu.x87_pop();
+        }
+    }
 }
 
 fn compare_memory<const POPS: u8>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     cpu.x87_begin()?;
     let mut env = cpu.x87_env();
     let b = read(cpu, memory, op, &mut env)?;
-    if let Some(order) = compare::<false>(cpu, Some(b), env) {
-        cpu.set_x87_status(cpu.x87_status() & !(status::C0 | status::C2 | status::C3) | conditions(order));
-        for _ in 0..POPS {
-            cpu.x87_pop();
-        }
-    }
+    let outcome = compare::<false>(cpu, Some(b), env);
+    compared::<POPS>(cpu, outcome);
     Ok(Flow::Next)
 }
 
@@ -179,12 +185,8 @@ fn compare_register<const QUIET: bool, const POPS: u8>(cpu: &mut Cpu, _: &mut Me
     cpu.x87_begin()?;
     let mut env = cpu.x87_env();
     let b = cpu.st(usize::from(op.rm & 7)).map(|b| b.unpack(&mut env));
-    if let Some(order) = compare::<QUIET>(cpu, b, env) {
-        cpu.set_x87_status(cpu.x87_status() & !(status::C0 | status::C2 | status::C3) | conditions(order));
-        for _ in 0..POPS {
-            cpu.x87_pop();
-        }
-    }
+    let outcome = compare::<QUIET>(cpu, b, env);
+    compared::<POPS>(cpu, outcome);
     Ok(Flow::Next)
 }
 
@@ -196,15 +198,13 @@ fn compare_flags<const QUIET: bool, const POP: bool>(cpu: &mut Cpu, _: &mut Memo
     // C1 stays as it was, unless the stack faults.
     let c1 = cpu.x87_status() & status::C1;
     let faults = b.is_none() || cpu.st(0).is_none();
-    let order = compare::<QUIET>(cpu, b, env);
+    let (order, done) = compare::<QUIET>(cpu, b, env);
     if !faults {
         cpu.set_c1(c1 != 0);
     }
-    if let Some(order) = order {
-        cpu.set_comparison(order);
-        if POP {
-            cpu.x87_pop();
-        }
+    cpu.set_comparison(order);
+    if POP && done {
+        cpu.x87_pop();
     }
     Ok(Flow::Next)
 }
@@ -296,9 +296,8 @@ functions! {
     fxtract = |cpu| extract(cpu);
     ftst = |cpu| {
         let env = cpu.x87_env();
-        if let Some(order) = compare::<false>(cpu, Some(Num::Zero(false)), env) {
-            cpu.set_x87_status(cpu.x87_status() & !(status::C0 | status::C2 | status::C3) | conditions(order));
-        }
+        let outcome = compare::<false>(cpu, Some(Num::Zero(false)), env);
+        compared::<0>(cpu, outcome);
     };
     fxam = |cpu| examine(cpu);
 }
@@ -313,6 +312,13 @@ fn sign(cpu: &mut Cpu, f: fn(bool) -> bool) {
     cpu.set_st(0, F80 { sign_exponent: a.sign_exponent & 0x7fff | u16::from(sign) << 15, ..a });
 }
 
+/// The second result of an operand that is not there: the stack's fault has been told.
+fn push_indefinite(cpu: &mut Cpu) {
+    let below = (cpu.x87_top() + 7) & 7;
+    cpu.set_x87_top(below);
+    cpu.set_st(0, F80::INDEFINITE);
+}
+
 type Trigonometric = fn(Num, &mut Env) -> Option<Raw>;
 
 /// FSIN and its like; with `also`, a second result is pushed.
@@ -320,7 +326,7 @@ fn trigonometric(cpu: &mut Cpu, f: Trigonometric, also: Option<Trigonometric>) {
     let Some(a) = cpu.st(0) else {
         cpu.set_x87_status(cpu.x87_status() & !status::C2);
         if empty(cpu, 0) && also.is_some() {
-            cpu.x87_push(F80::INDEFINITE);
+            push_indefinite(cpu);
         }
         return;
     };
@@ -401,7 +407,7 @@ fn remainder(cpu: &mut Cpu, nearest: bool) {
 fn extract(cpu: &mut Cpu) {
     let Some(a) = cpu.st(0) else {
         if empty(cpu, 0) {
-            cpu.x87_push(F80::INDEFINITE);
+            push_indefinite(cpu);
         }
         return;
     };

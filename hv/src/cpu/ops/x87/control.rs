@@ -8,7 +8,7 @@ use crate::cpu::rows::Row;
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::x86::{Cr0, Vector};
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{Instruction, MemorySize, Mnemonic};
 
 /// The control word's bits that can be set; bit 6 reads as one.
 const CONTROL_MASK: u16 = 0x1f7f;
@@ -51,6 +51,16 @@ fn word(cpu: &mut Cpu, memory: &mut Memory, op: &Op, at: u64) -> Result<u16, Hal
     cpu.read_seg::<W16>(memory, op.seg(), offset).map(|value| value as u16)
 }
 
+/// A word of the environment, in whatever it takes there.
+fn word_of(cpu: &mut Cpu, memory: &mut Memory, op: &Op, at: u64) -> Result<u16, Halt> {
+    let offset = crate::cpu::op::offset(cpu, op).wrapping_add(at);
+    let value = match op.extra {
+        4 => cpu.read_seg::<W32>(memory, op.seg(), offset)?,
+        _ => cpu.read_seg::<W16>(memory, op.seg(), offset)?,
+    };
+    Ok(value as u16)
+}
+
 /// The environment: seven words of 2 or 4 bytes.
 fn store_environment(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<u64, Halt> {
     let wide = op.extra == 4;
@@ -75,8 +85,11 @@ fn store_environment(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<u64,
 /// Reads control, status and tag words; nothing is set yet, so that a fault leaves the FPU as it was.
 fn load_environment(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<([u16; 3], u64), Halt> {
     let step = u64::from(op.extra);
-    let words = [word(cpu, memory, op, 0)?, word(cpu, memory, op, step)?, word(cpu, memory, op, 2 * step)?];
-    word(cpu, memory, op, 7 * step - 2)?;
+    let mut words = [0; 7];
+    for (word, at) in words.iter_mut().zip((0..).step_by(step as usize)) {
+        *word = word_of(cpu, memory, op, at)?;
+    }
+    let words = [words[0], words[1], words[2]];
     Ok((words, 7 * step))
 }
 
@@ -87,7 +100,8 @@ fn set_environment(cpu: &mut Cpu, [control, state, tags]: [u16; 3]) {
 }
 
 fn environment_size(form: &mut Form) {
-    form.op.extra = if form.operand_size() == 2 { 2 } else { 4 };
+    let small = matches!(form.instruction.memory_size(), MemorySize::FpuEnv14 | MemorySize::FpuState94);
+    form.op.extra = if small { 2 } else { 4 };
 }
 
 fn fldenv(form: &mut Form) -> Option<Run> {

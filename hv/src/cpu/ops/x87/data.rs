@@ -72,7 +72,8 @@ fn load(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         num => Raw::from(num),
     };
     let value = register(raw, 64, &mut env);
-    if cpu.x87_raise(&env) {
+    // A denormal number is loaded even when that is told.
+    if cpu.x87_raise(&env) || env.flags & flag::INVALID == 0 {
         cpu.x87_push(value);
     }
     Ok(Flow::Next)
@@ -135,8 +136,12 @@ fn stored(cpu: &mut Cpu, format: Format) -> Option<u64> {
         num => Raw::from(num),
     };
     let bits = float::pack(raw.round(format.precision, format, &mut env), format);
-    // An unmasked overflow or underflow stores nothing.
+    // An unmasked overflow or underflow stores nothing, and so nothing inexact either.
     let range = env.flags & (flag::OVERFLOW | flag::UNDERFLOW) & !env.masked != 0;
+    if range {
+        env.flags &= !flag::PRECISION;
+        env.rounded_up = false;
+    }
     let may = cpu.x87_raise(&env);
     (may && !range).then_some(bits)
 }
@@ -326,6 +331,20 @@ fn fbstp(_: &mut Form) -> Option<Run> {
     })
 }
 
+/// FSTPNCE, which is FSTP but for an empty register: that is popped and nothing else, and no fault of the stack's.
+fn fstpnce(form: &mut Form) -> Option<Run> {
+    form.op.reg = form.register(0);
+    Some(|cpu, _, op| {
+        cpu.x87_begin()?;
+        cpu.set_c1(false);
+        if let Some(value) = cpu.st(0) {
+            cpu.set_st(usize::from(op.reg & 7), value);
+        }
+        cpu.x87_pop();
+        Ok(Flow::Next)
+    })
+}
+
 fn fxch(form: &mut Form) -> Option<Run> {
     form.op.rm = match form.instruction.op_count() {
         2 => form.register(1),
@@ -428,7 +447,8 @@ pub(super) fn row(i: &Instruction) -> Option<Row> {
     let build: fn(&mut Form) -> Option<Run> = match i.mnemonic() {
         M::Fld | M::Fild => fld,
         M::Fst => fst::<false>,
-        M::Fstp | M::Fstpnce => fst::<true>,
+        M::Fstp => fst::<true>,
+        M::Fstpnce => fstpnce,
         M::Fist => fist::<false, false>,
         M::Fistp => fist::<true, false>,
         M::Fisttp => fist::<true, true>,
