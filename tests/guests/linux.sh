@@ -2,16 +2,27 @@
 # Makes a Linux guest out of Debian packages: the cloud kernel, and an initramfs around a static busybox.
 #
 #   tests/guests/linux.sh DIR
+#   tests/guests/linux.sh --versions
 #
-# leaves DIR/vmlinuz and DIR/initrd.img. Needs apt-get with a package list (`apt-get update`), dpkg-deb, gzip and a C
-# compiler; nothing is installed. The same packages and compiler give the same bytes.
+# The first leaves DIR/vmlinuz, DIR/initrd.img and DIR/busybox, the guest's own, for who wants to run the same on the host. Needs
+# apt-get with a package list (`apt-get update`), dpkg-deb, gzip, a C compiler with its static C library; nothing is
+# installed. The same packages and compiler give the same bytes. The second names the packages and their versions.
 #
 # The guest's init mounts what a shell expects, then runs the command that the kernel's command line names as
 # `nvmx.run=NAME` (one of /tests in the initramfs), powers off through isa-debug-exit with its exit status, or, without
 # one, gives a shell on the console.
 set -eu
 
-[ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
+[ $# -eq 1 ] || { echo "usage: $0 DIR | --versions" >&2; exit 2; }
+kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
+[ -n "$kernel" ] || { echo "$0: linux-image-cloud-amd64 is unknown here: run apt-get update" >&2; exit 2; }
+packages="$kernel busybox-static libzstd-dev"
+if [ "$1" = --versions ]; then
+    for package in $packages; do
+        echo "$package $(apt-cache policy "$package" | sed -n 's/^ *Candidate: //p')"
+    done
+    exit
+fi
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
@@ -19,13 +30,13 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
-[ -n "$kernel" ] || { echo "$0: linux-image-cloud-amd64 is unknown here: run apt-get update" >&2; exit 2; }
-apt-get -q download "$kernel" busybox-static >/dev/null 2>&1 ||
-    { echo "$0: cannot download $kernel and busybox-static: is a package mirror reachable?" >&2; exit 2; }
+# shellcheck disable=SC2086 # a list of words
+apt-get -q download $packages >/dev/null 2>&1 ||
+    { echo "$0: cannot download $packages: is a package mirror reachable?" >&2; exit 2; }
 for package in *.deb; do dpkg-deb -x "$package" root; done
 
 cp root/boot/vmlinuz-* "$out/vmlinuz"
+cp root/bin/busybox "$out/busybox"
 
 image=$work/image
 mkdir -p "$image/bin" "$image/proc" "$image/sys" "$image/dev" "$image/tmp" "$image/tests" "$image/lib/modules"
@@ -33,7 +44,9 @@ cp root/bin/busybox "$image/bin/busybox"
 "$image/bin/busybox" --list | while read -r applet; do
     [ "$applet" = busybox ] || ln -s busybox "$image/bin/$applet"
 done
-cc -O2 -static -o "$image/bin/port" "$here/port.c"
+cc -O2 -s -static -o "$image/bin/port" "$here/port.c"
+cc -O2 -s -static -o "$image/bin/mark" "$here/mark.c"
+cc -O2 -s -static -Iroot/usr/include -o "$image/bin/zstdtest" "$here/zstdtest.c" root/usr/lib/x86_64-linux-gnu/libzstd.a
 # KVM's modules, for a guest that is a hypervisor itself.
 for module in irqbypass kvm kvm-intel; do
     find root/lib/modules -name "$module.ko*" -exec cp {} "$image/lib/modules/" \;
@@ -77,7 +90,23 @@ while [ $i -lt 50 ]; do
 done
 echo "storm $(sha256sum </tmp/storm)"
 echo "bc $(echo '2^200 / 3^50' | bc)"
+zstdtest
 WORK
+
+# The phases that benches/linux.rs times, each some seconds of one kind of work between two marks.
+cat >"$image/tests/bench" <<'BENCH'
+mark 1 boot
+i=0
+while [ $i -lt 30000 ]; do i=$((i + 1)); done
+mark 2 shell-loop
+i=0
+while [ $i -lt 150 ]; do i=$((i + 1)); echo $i | cat | tr 0-9 a-j >/dev/null; done
+mark 3 fork-and-pipe
+awk 'BEGIN { for (i = 0; i < 12000; i++) print (i * 7919) % 100003 / 3 }' | sort -n | md5sum
+mark 4 sort-floats
+dd if=/dev/zero bs=65536 count=90 2>/dev/null | sha256sum
+mark 5 sha256
+BENCH
 
 find "$image" -exec touch -h -d @0 {} +
 (cd "$image" && find . | LC_ALL=C sort | "$work/root/bin/busybox" cpio -o -H newc -R 0:0 2>/dev/null | gzip -n -9) >"$out/initrd.img"

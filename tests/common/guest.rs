@@ -1,0 +1,83 @@
+//! The Linux guest that `tests/guests/linux.sh` makes out of distribution packages, kept between runs.
+
+#![allow(dead_code, unreachable_pub)] // Tests and benches each use a part of this.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The cheapest command line known, without what the guest is to run.
+pub const APPEND: &str = "console=ttyS0 nokaslr mitigations=off quiet acpi=off nosmp lpj=1000000 tsc=reliable \
+    no_timer_check random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 panic=-1";
+
+/// What the scripts made.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// The packages and their versions, a line each; nothing for a folder that was given.
+    pub versions: String,
+}
+
+impl Linux {
+    /// The kernel, a bzImage.
+    pub fn kernel(&self) -> PathBuf {
+        self.folder.join("vmlinuz")
+    }
+
+    /// The initramfs.
+    pub fn initrd(&self) -> PathBuf {
+        self.folder.join("initrd.img")
+    }
+
+    /// The guest's own busybox, statically linked, which runs on the host too.
+    pub fn busybox(&self) -> PathBuf {
+        self.folder.join("busybox")
+    }
+}
+
+/// The folder of the scripts.
+pub fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests")
+}
+
+/// Runs a script. Says in words what it said if it fails.
+pub fn run(script: &Path, words: &[&str]) -> Result<String, String> {
+    let output = Command::new(script)
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{} cannot be started: {error}", script.display()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{} failed: {}", script.display(), String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// The guest: the folder that `NVMX_LINUX_GUEST` names, or one in the target folder, made now unless these scripts have
+/// made it of these packages already.
+pub fn linux() -> Result<Linux, String> {
+    if let Some(folder) = std::env::var_os("NVMX_LINUX_GUEST") {
+        return Ok(Linux { folder: folder.into(), versions: String::new() });
+    }
+    let script = scripts().join("linux.sh");
+    let versions = run(&script, &["--versions"])?;
+    let mut hash = DefaultHasher::new();
+    hash.write(versions.as_bytes());
+    for name in ["linux.sh", "port.c", "mark.c", "zstdtest.c"] {
+        let file = scripts().join(name);
+        hash.write(&fs::read(&file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?);
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("linux-{:016x}", hash.finish()));
+    if !folder.exists() {
+        // Under another name until it is whole.
+        let begun = folder.with_extension(std::process::id().to_string());
+        run(&script, &[&begun.to_string_lossy()])?;
+        if fs::rename(&begun, &folder).is_err() {
+            // Another run was faster.
+            let _ = fs::remove_dir_all(&begun);
+        }
+    }
+    Ok(Linux { folder, versions })
+}
