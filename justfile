@@ -13,7 +13,11 @@ test:
 
 # What recording costs, as a ratio.
 bench:
-    cargo bench
+    cargo bench --bench record
+
+# Linux here, on Bochs and on QEMU, as rates and ratios.
+bench-linux:
+    cargo bench --bench linux
 
 # The first thing a newcomer runs.
 demo:

@@ -186,7 +186,10 @@ fn ratio(a: Option<f64>, b: Option<f64>) -> String {
 }
 
 fn load() -> String {
-    fs::read_to_string("/proc/loadavg").ok().and_then(|text| Some(text.split(' ').next()?.to_owned())).unwrap_or_default()
+    fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| Some(text.split(' ').next()?.to_owned()))
+        .unwrap_or_default()
 }
 
 fn main() {

@@ -133,13 +133,15 @@ fn start_bochs(folder: &Path) -> Result<Child, String> {
     Ok(child)
 }
 
-/// One CPU of a model without AVX, a clock that counts instructions, as ours does, and at the same rate.
+/// One CPU of a model without AVX, a clock that counts instructions, as ours does, and at the same rate. No speaker, which
+/// would look for the host's sound.
 fn bochsrc(folder: &Path, display: &str) -> String {
     let folder = folder.display();
     format!(
         "\
 config_interface: textconfig
 display_library: {display}
+plugin_ctrl: speaker=0
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
 cpu: model=corei5_arrandale_m520, count=1, ips=1000000000, reset_on_triple_fault=0

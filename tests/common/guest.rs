@@ -31,9 +31,22 @@ impl Linux {
         self.folder.join("initrd.img")
     }
 
-    /// The guest's own busybox, statically linked, which runs on the host too.
-    pub fn busybox(&self) -> PathBuf {
-        self.folder.join("busybox")
+    /// What one of the guest's tests says when the host's CPU runs it: the same programs, which are statically linked,
+    /// in `temporary`.
+    pub fn on_the_host(&self, test: &str, temporary: &Path) -> String {
+        let host = self.folder.join("host");
+        let output = Command::new(host.join("bin/busybox"))
+            .arg("sh")
+            .arg(host.join("tests").join(test))
+            .env_clear()
+            .env("PATH", host.join("bin"))
+            .env("TMPDIR", temporary)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the guest's busybox starts on the host");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{test} on the host: {out}{err}");
+        out.into_owned()
     }
 }
 

@@ -4,9 +4,9 @@
 #   tests/guests/linux.sh DIR
 #   tests/guests/linux.sh --versions
 #
-# The first leaves DIR/vmlinuz, DIR/initrd.img and DIR/busybox, the guest's own, for who wants to run the same on the host. Needs
-# apt-get with a package list (`apt-get update`), dpkg-deb, gzip, a C compiler with its static C library; nothing is
-# installed. The same packages and compiler give the same bytes. The second names the packages and their versions.
+# The first leaves DIR/vmlinuz and DIR/initrd.img, and in DIR/host the guest's programs and tests, for who wants to run the
+# same on the host. Needs apt-get with a package list (`apt-get update`), dpkg-deb, gzip and a C compiler with its static C
+# library; nothing is installed. The same packages and compiler give the same bytes. The second names the packages and their versions.
 #
 # The guest's init mounts what a shell expects, then runs the command that the kernel's command line names as
 # `nvmx.run=NAME` (one of /tests in the initramfs), powers off through isa-debug-exit with its exit status, or, without
@@ -36,7 +36,6 @@ apt-get -q download $packages >/dev/null 2>&1 ||
 for package in *.deb; do dpkg-deb -x "$package" root; done
 
 cp root/boot/vmlinuz-* "$out/vmlinuz"
-cp root/bin/busybox "$out/busybox"
 
 image=$work/image
 mkdir -p "$image/bin" "$image/proc" "$image/sys" "$image/dev" "$image/tmp" "$image/tests" "$image/lib/modules"
@@ -75,23 +74,37 @@ chmod 755 "$image/init"
 # Work whose output does not depend on the machine: the same text on any honest CPU.
 cat >"$image/tests/work" <<'WORK'
 set -e
-seq 1 20000 >/tmp/numbers
-echo "sha256 $(sha256sum </tmp/numbers)"
-echo "md5 $(md5sum </tmp/numbers)"
-gzip -c /tmp/numbers >/tmp/numbers.gz
-echo "gzip $(gunzip -c /tmp/numbers.gz | cmp - /tmp/numbers && echo same)"
-echo "bzip2 $(bzip2 -c /tmp/numbers | bunzip2 -c | sha256sum)"
+cd "${TMPDIR:-/tmp}"
+seq 1 20000 >numbers
+echo "sha256 $(sha256sum <numbers)"
+echo "md5 $(md5sum <numbers)"
+gzip -c numbers >numbers.gz
+echo "gzip $(gunzip -c numbers.gz | cmp - numbers && echo same)"
+echo "bzip2 $(bzip2 -c numbers | bunzip2 -c | sha256sum)"
 awk 'BEGIN { s = 0; for (i = 1; i <= 5000; i++) s += 1 / i - i / 3.7 + s / (i + 1.5); printf "awk %.12g\n", s }'
 awk 'BEGIN { srand(1); for (i = 0; i < 5000; i++) print (i * 7919) % 10007 / 3 }' | sort -n | sha256sum | sed 's/^/sort /'
+: >storm
 i=0
 while [ $i -lt 50 ]; do
-    echo $i | cat | tr 0-9 a-j | cat >>/tmp/storm
+    echo $i | cat | tr 0-9 a-j | cat >>storm
     i=$((i + 1))
 done
-echo "storm $(sha256sum </tmp/storm)"
+echo "storm $(sha256sum <storm)"
 echo "bc $(echo '2^200 / 3^50' | bc)"
 zstdtest
 WORK
+
+# That every CPU is there and does work: the same on each, both at once.
+cat >"$image/tests/smp" <<'SMP'
+set -e
+echo "cpus $(grep -c ^processor /proc/cpuinfo) online $(cat /sys/devices/system/cpu/online)"
+for cpu in 0 1; do
+    taskset $((cpu + 1)) sh -c 'seq 1 20000 | tee /tmp/numbers$0 | sha256sum >/tmp/sum$0
+        set -- $(cat /proc/self/stat); echo "${39}" >/tmp/cpu$0' $cpu &
+done
+wait
+for cpu in 0 1; do echo "on cpu $(cat /tmp/cpu$cpu): $(cat /tmp/sum$cpu)"; done
+SMP
 
 # The phases that benches/linux.rs times, each some seconds of one kind of work between two marks.
 cat >"$image/tests/bench" <<'BENCH'
@@ -107,6 +120,10 @@ mark 4 sort-floats
 dd if=/dev/zero bs=65536 count=90 2>/dev/null | sha256sum
 mark 5 sha256
 BENCH
+
+rm -rf "$out/host"
+mkdir "$out/host"
+cp -a "$image/bin" "$image/tests" "$out/host"
 
 find "$image" -exec touch -h -d @0 {} +
 (cd "$image" && find . | LC_ALL=C sort | "$work/root/bin/busybox" cpio -o -H newc -R 0:0 2>/dev/null | gzip -n -9) >"$out/initrd.img"
