@@ -19,6 +19,7 @@ use hv::world::World;
 use hv_defs::config::{Config, Guest, ImageKind, Log};
 use hv_defs::event::{Event, InputKind, What};
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What all have, in MiB.
@@ -134,7 +135,7 @@ impl World for Ours {
 }
 
 fn ours(linux: &Linux) -> Result<Vec<Phase>, String> {
-    let read = |path| fs::read(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()));
+    let read = |path: PathBuf| fs::read(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()));
     let images = [
         Image { kind: ImageKind::Kernel, bytes: read(linux.kernel())? },
         Image { kind: ImageKind::Initrd, bytes: read(linux.initrd())? },

@@ -104,7 +104,8 @@ fn one_bochs(folder: &Path) -> Result<(Vec<Phase>, bool), String> {
     // Which display there is depends on how it was built; none of these shows anything.
     let mut last = Err("no display".to_owned());
     for display in ["nogui", "rfb, options=\"timeout=0\"", "term"] {
-        fs::write(folder.join("bochsrc"), bochsrc(folder, display)).map_err(|error| failed("bochsrc", error))?;
+        fs::write(folder.join("bochsrc"), bochsrc(folder, display))
+            .map_err(|error| format!("its configuration cannot be written: {error}"))?;
         last = start_bochs(folder).and_then(watch);
         if last.is_ok() || !fs::read_to_string(folder.join("stderr")).unwrap_or_default().contains("display library") {
             break;

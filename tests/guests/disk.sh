@@ -4,7 +4,8 @@
 #   tests/guests/disk.sh DIR APPEND
 #
 # leaves DIR/disk.img, of 65 cylinders, 16 heads and 63 sectors, with DIR/vmlinuz, DIR/initrd.img and the command line
-# APPEND behind syslinux, which speaks on the serial line. Needs apt-get with a package list and dpkg-deb; nothing is installed.
+# APPEND behind syslinux, which speaks on the serial line. Needs apt-get with a package list and dpkg-deb; nothing is
+# installed.
 set -eu
 
 [ $# -eq 2 ] || { echo "usage: $0 DIR APPEND" >&2; exit 2; }

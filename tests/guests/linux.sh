@@ -6,7 +6,8 @@
 #
 # The first leaves DIR/vmlinuz and DIR/initrd.img, and in DIR/host the guest's programs and tests, for who wants to run the
 # same on the host. Needs apt-get with a package list (`apt-get update`), dpkg-deb, gzip and a C compiler with its static C
-# library; nothing is installed. The same packages and compiler give the same bytes. The second names the packages and their versions.
+# library; nothing is installed. The same packages and compiler give the same bytes. The second names the packages and their
+# versions.
 #
 # The guest's init mounts what a shell expects, then runs the command that the kernel's command line names as
 # `nvmx.run=NAME` (one of /tests in the initramfs), powers off through isa-debug-exit with its exit status, or, without
