@@ -61,10 +61,11 @@ pub(super) fn build() -> Result<Loaded, IcedError> {
     l1.vmcs(1, 0, 2)?;
     l1.set_field(vmcs::GUEST_CR3, PML4)?;
 
-    l1.place(THIRD, l2_image()?);
+    let mut third = l2_image()?;
     for (at, entry) in third_tables() {
-        l1.place(THIRD + at, entry.to_le_bytes().to_vec());
+        third[at as usize..][..8].copy_from_slice(&entry.to_le_bytes());
     }
+    l1.place(THIRD, third);
     l1.vmcs(2, 0, 0)?;
     l1.set_field(vmcs::SECONDARY_CONTROLS, SecondaryControls::empty())?;
     l1.set_field(vmcs::GUEST_CR3, THIRD + PML4)?;
@@ -76,7 +77,7 @@ pub(super) fn build() -> Result<Loaded, IcedError> {
     l1.set_label(&mut round)?;
     l1.mark(1)?;
     for (page, value) in [(ELSEWHERE, 2222), (DATA, 1111)] {
-        map(&mut l1, LEAF, memory(0) + page | EPT_LEAF)?;
+        map(&mut l1, LEAF, (memory(0) + page) | EPT_LEAF)?;
         l1.invalidate_ept(InveptType::Single, eptp(0))?;
         reads(&mut l1, 0, value, "after INVEPT")?;
     }
@@ -165,11 +166,11 @@ fn reads(l1: &mut Hypervisor, number: u64, expected: u64, when: &str) -> Asm {
 /// Number 2's page tables, by offset in its memory: its code and its data, and nothing that L1 has a use for.
 fn third_tables() -> Vec<(u64, u64)> {
     let mut tables: Vec<(u64, u64)> =
-        [(PML4, PDPT), (PDPT, PD), (PD, PT)].map(|(at, next)| (at, THIRD + next | 3)).to_vec();
+        [(PML4, PDPT), (PDPT, PD), (PD, PT)].map(|(at, next)| (at, (THIRD + next) | 3)).to_vec();
     for page in 0..l2::PAGES {
         let entry = match page << 12 {
-            l2::ENTRY => THIRD + l2::ENTRY | 3,
-            DATA => THIRD + OTHER | 3,
+            l2::ENTRY => (THIRD + l2::ENTRY) | 3,
+            DATA => (THIRD + OTHER) | 3,
             _ => 0,
         };
         tables.push((PT + page * 8, entry));
