@@ -20,6 +20,9 @@ pub unsafe trait Word: Copy {
     const ONES: Self;
 }
 
+/// Bytes of the longest [`Word`].
+const LONGEST: usize = 32;
+
 macro_rules! word {
     ($($type:ty: $ones:expr;)*) => {
         $(
@@ -74,6 +77,8 @@ pub struct Memory {
     /// In units of 16 bytes, so that pages are aligned for every [`Word`] and for [`Vmcs`].
     bytes: Vec<u128>,
     size: u64,
+    /// What begins below lies in memory whole, as long as it may be.
+    reach: u64,
     flags: Vec<PageFlags>,
     /// What each page adds to `sum`; 0 for a page of zeros.
     digests: Vec<u64>,
@@ -96,6 +101,7 @@ impl Memory {
         Self {
             bytes: vec![0; pages * (PAGE_SIZE as usize / size_of::<u128>())],
             size: pages as u64 * PAGE_SIZE,
+            reach: (pages as u64 * PAGE_SIZE + 1).saturating_sub(LONGEST as u64),
             flags: vec![PageFlags::default(); pages],
             digests: vec![0; pages],
             dirty: Vec::new(),
@@ -125,7 +131,8 @@ impl Memory {
     /// Reads a value, which may cross into the next page.
     #[inline(always)]
     pub fn read<T: Word>(&self, at: Hpa) -> T {
-        if !self.holds(at, size_of::<T>() as u64) {
+        const { assert!(size_of::<T>() <= LONGEST) };
+        if at.0 >= self.reach && !self.holds(at, size_of::<T>() as u64) {
             return T::ONES;
         }
         // SAFETY: the bytes lie within the region, as just checked; any bytes are a `T`.
@@ -136,7 +143,8 @@ impl Memory {
     /// [`PageFlags::plain_store`] holds.
     #[inline(always)]
     pub fn store<T: Word>(&mut self, at: Hpa, value: T) {
-        if !self.holds(at, size_of::<T>() as u64) {
+        const { assert!(size_of::<T>() <= LONGEST) };
+        if at.0 >= self.reach && !self.holds(at, size_of::<T>() as u64) {
             return;
         }
         // SAFETY: the bytes lie within the region, as just checked, and `self` is borrowed mutably.

@@ -22,12 +22,6 @@ struct Place {
     tell: bool,
 }
 
-/// Whether an access of `bytes` at `address` stays in its page.
-#[inline(always)]
-fn one_page(address: u64, bytes: u64) -> bool {
-    address & (PAGE_SIZE - 1) <= PAGE_SIZE - bytes
-}
-
 impl Cpu {
     /// Whether accesses are made at user privilege.
     #[inline(always)]
@@ -38,10 +32,11 @@ impl Cpu {
     /// Reads at a linear address.
     #[inline(always)]
     pub(super) fn load<W: Width>(&mut self, memory: &mut Memory, seg: Seg, at: u64) -> Result<u64, Halt> {
-        if one_page(at, W::BYTES)
-            && let Some(hpa) = self.mmu.fast(Access::Read, at)
-        {
+        if let Some(hpa) = self.mmu.fast(Access::Read, at, W::BYTES) {
             return Ok(W::read(memory, hpa));
+        }
+        if W::FAST {
+            return Err(Halt);
         }
         self.load_slow(memory, seg, at, W::BYTES)
     }
@@ -49,11 +44,12 @@ impl Cpu {
     /// Writes at a linear address.
     #[inline(always)]
     pub(super) fn store<W: Width>(&mut self, memory: &mut Memory, seg: Seg, at: u64, value: u64) -> Result<(), Halt> {
-        if one_page(at, W::BYTES)
-            && let Some(hpa) = self.mmu.fast(Access::Write, at)
-        {
+        if let Some(hpa) = self.mmu.fast(Access::Write, at, W::BYTES) {
             W::store(memory, hpa, value);
             return Ok(());
+        }
+        if W::FAST {
+            return Err(Halt);
         }
         self.store_slow(memory, seg, at, W::BYTES, value)
     }
@@ -62,11 +58,12 @@ impl Cpu {
     #[inline(always)]
     pub(super) fn read<W: Width, E: Ea>(&mut self, memory: &mut Memory, op: &Op) -> Result<u64, Halt> {
         let at = E::address(self, op);
-        let at = if E::FLAT { at } else { self.linear(op.seg(), at, W::BYTES, false)? };
-        if one_page(at, W::BYTES)
-            && let Some(hpa) = self.mmu.fast(Access::Read, at)
-        {
+        let at = if E::FLAT { at } else { self.checked_linear::<W>(op.seg(), at, false)? };
+        if let Some(hpa) = self.mmu.fast(Access::Read, at, W::BYTES) {
             return Ok(W::read(memory, hpa));
+        }
+        if W::FAST {
+            return Err(Halt);
         }
         self.load_slow(memory, op.seg(), at, W::BYTES)
     }
@@ -75,12 +72,13 @@ impl Cpu {
     #[inline(always)]
     pub(super) fn write<W: Width, E: Ea>(&mut self, memory: &mut Memory, op: &Op, value: u64) -> Result<(), Halt> {
         let at = E::address(self, op);
-        let at = if E::FLAT { at } else { self.linear(op.seg(), at, W::BYTES, true)? };
-        if one_page(at, W::BYTES)
-            && let Some(hpa) = self.mmu.fast(Access::Write, at)
-        {
+        let at = if E::FLAT { at } else { self.checked_linear::<W>(op.seg(), at, true)? };
+        if let Some(hpa) = self.mmu.fast(Access::Write, at, W::BYTES) {
             W::store(memory, hpa, value);
             return Ok(());
+        }
+        if W::FAST {
+            return Err(Halt);
         }
         self.store_slow(memory, op.seg(), at, W::BYTES, value)
     }
@@ -94,20 +92,27 @@ impl Cpu {
         change: impl FnOnce(&mut Self, u64) -> u64,
     ) -> Result<(), Halt> {
         let at = E::address(self, op);
-        let at = if E::FLAT { at } else { self.linear(op.seg(), at, W::BYTES, true)? };
-        if one_page(at, W::BYTES)
-            && let Some(hpa) = self.mmu.fast(Access::Write, at)
-        {
+        let at = if E::FLAT { at } else { self.checked_linear::<W>(op.seg(), at, true)? };
+        if let Some(hpa) = self.mmu.fast(Access::Write, at, W::BYTES) {
             let old = W::read(memory, hpa);
             let new = change(self, old);
             W::store(memory, hpa, new);
             return Ok(());
+        }
+        if W::FAST {
+            return Err(Halt);
         }
         let place = self.place(memory, op.seg(), at, W::BYTES, Access::Write)?;
         let old = get_place(memory, place, W::BYTES);
         let new = change(self, old);
         put_place(memory, place, W::BYTES, new);
         Ok(())
+    }
+
+    /// [`Cpu::linear`] of an operand; a first try has no call in it.
+    #[inline(always)]
+    fn checked_linear<W: Width>(&mut self, seg: Seg, offset: u64, write: bool) -> Result<u64, Halt> {
+        if W::FAST { Err(Halt) } else { self.linear(seg, offset, W::BYTES, write) }
     }
 
     /// Reads at an offset in a segment.
@@ -289,9 +294,7 @@ impl Cpu {
 
     /// Reads a 16-byte operand.
     pub(super) fn load128(&mut self, memory: &mut Memory, seg: Seg, at: u64) -> Result<u128, Halt> {
-        if one_page(at, 16)
-            && let Some(hpa) = self.mmu.fast(Access::Read, at)
-        {
+        if let Some(hpa) = self.mmu.fast(Access::Read, at, 16) {
             return Ok(memory.read::<u128>(hpa));
         }
         let place = self.place(memory, seg, at, 16, Access::Read)?;
@@ -304,9 +307,7 @@ impl Cpu {
 
     /// Writes a 16-byte operand.
     pub(super) fn store128(&mut self, memory: &mut Memory, seg: Seg, at: u64, value: u128) -> Result<(), Halt> {
-        if one_page(at, 16)
-            && let Some(hpa) = self.mmu.fast(Access::Write, at)
-        {
+        if let Some(hpa) = self.mmu.fast(Access::Write, at, 16) {
             memory.store(hpa, value);
             return Ok(());
         }

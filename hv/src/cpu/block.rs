@@ -4,33 +4,68 @@
 //! mapping of its page, and is dropped when its bytes are written. Blocks of one page link to each other; pages are
 //! dropped whole, so a link never outlives what it leads to.
 
-use super::decode::{Decoded, Mode, decode};
-use super::op::{self, Op};
-use super::ops::fused::fuse;
+use super::chain::Rows;
+use super::decode::{Decoded, Mode, Whole, decode};
+use super::op::{Flow, Op};
+use super::ops::fused::{Part, fuse};
+use super::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::addr::{Hpa, PAGE_SIZE};
 use std::collections::BTreeMap;
 
-/// No block.
-pub(super) const NONE: u32 = u32::MAX;
+/// No block: where there never is one.
+pub(super) const NONE: u32 = 0;
 /// Instructions in a block, at most.
-const LONGEST: u16 = 64;
-/// Blocks kept; when there are more, all are dropped.
-const MOST: usize = 1 << 17;
-/// Entries of the table in front of the map.
-const FRONT: usize = 1 << 14;
+const LONGEST: u8 = 64;
+/// Ops kept; when there are more, all blocks are dropped.
+const MOST: usize = 1 << 21;
+/// Entries of the table of recent blocks.
+const RECENT: usize = 1 << 15;
+/// The key of no block.
+const NOTHING: u64 = u64::MAX;
 
-/// A run of instructions.
-pub(super) struct Block {
-    /// Its instructions, and an op that ends it.
-    pub(super) ops: Box<[Op]>,
+/// A block as it is kept: an op that heads its row. Its number is that op's index, and its instructions' ops follow,
+/// then an end. Behind that is the comparison by itself, where it is fused with the branch, and an end of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a>(&'a Op);
+
+impl Head<'_> {
+    fn op(key: u64, count: u8, bytes: u16, ops: usize, fused: bool) -> Op {
+        Op { imm: 0, disp: key, extra: ops as u32, reg: fused.into(), ..Op::end(bytes, count) }
+    }
+
     /// How many instructions it has.
-    pub(super) count: u64,
-    /// Where it goes on, when the branch at its end is taken and when it is not, if that is in the same page and known.
-    pub(super) links: [u32; 2],
+    #[inline(always)]
+    pub(super) fn count(self) -> u64 {
+        self.0.before.into()
+    }
+
     /// Its bytes.
-    pub(super) bytes: u64,
-    key: u64,
+    #[inline(always)]
+    pub(super) fn bytes(self) -> u64 {
+        self.0.offset.into()
+    }
+
+    /// Where it goes on, when the branch at its end is taken (0) and when it is not (1), if that is in the same page
+    /// and known.
+    #[inline(always)]
+    pub(super) fn link(self, way: u32) -> u32 {
+        (self.0.imm >> (32 * way)) as u32
+    }
+
+    #[inline(always)]
+    fn key(self) -> u64 {
+        self.0.disp
+    }
+
+    /// Ops in all, the head included.
+    fn ops(self) -> usize {
+        self.0.extra as usize
+    }
+
+    fn fused(self) -> bool {
+        self.0.reg != 0
+    }
 }
 
 /// What is decoded of a page.
@@ -43,13 +78,15 @@ struct Page {
 
 /// All decoded blocks of a machine.
 pub struct Blocks {
-    pub(super) list: Vec<Block>,
-    free: Vec<u32>,
+    rows: Rows,
+    /// Where rows of as many ops as the index were dropped.
+    free: Vec<Vec<u32>>,
     by_key: BTreeMap<u64, u32>,
-    front: Box<[(u64, u32)]>,
+    /// Blocks by the linear addresses that they were lately run at. What is found here may be another's.
+    recent: Box<[u32; RECENT]>,
     pages: BTreeMap<u64, Page>,
-    /// Instructions that cross a page's end, by their bytes.
-    crossing: BTreeMap<(u8, [u8; 15]), Op>,
+    /// Instructions that cross a page's end, by their bytes: each a row.
+    crossing: BTreeMap<(u8, [u8; 15]), Vec<Op>>,
 }
 
 impl Default for Blocks {
@@ -69,33 +106,70 @@ fn key(at: Hpa, mode: Mode) -> u64 {
 }
 
 #[inline(always)]
-fn slot(key: u64) -> usize {
-    (key ^ key >> 14) as usize & (FRONT - 1)
+fn slot(linear: u64) -> usize {
+    (linear ^ linear >> 15) as usize % RECENT
 }
 
 impl Blocks {
     /// No blocks.
     pub fn new() -> Self {
         Self {
-            list: Vec::new(),
+            rows: Self::no_rows(),
             free: Vec::new(),
             by_key: BTreeMap::new(),
-            front: vec![(u64::MAX, NONE); FRONT].into_boxed_slice(),
+            recent: Box::new([NONE; RECENT]),
             pages: BTreeMap::new(),
             crossing: BTreeMap::new(),
         }
     }
 
-    /// The block at `at`, decoded if need be; [`NONE`] when its first instruction does not lie in one page.
+    fn no_rows() -> Rows {
+        let mut rows = Rows::new();
+        rows.note(NONE, |op| op.disp = NOTHING);
+        rows
+    }
+
+    /// A block.
     #[inline(always)]
-    pub(super) fn get(&mut self, memory: &mut Memory, at: Hpa, mode: Mode) -> u32 {
+    pub(super) fn head(&self, id: u32) -> Head<'_> {
+        Head(self.rows.op(id))
+    }
+
+    /// Runs a block.
+    #[inline(always)]
+    pub(super) fn run(&self, cpu: &mut Cpu, memory: &mut Memory, id: u32) -> Result<Flow, Halt> {
+        self.rows.run(cpu, memory, id + 1)
+    }
+
+    /// The ops of a block's first `count` instructions, one by one even where two are fused, and an end.
+    pub(super) fn first(&self, id: u32, count: u64) -> Vec<Op> {
+        let ops = self.rows.from(id + 1);
+        let mut row: Vec<Op> = ops.iter().take_while(|op| u64::from(op.before) < count).copied().collect();
+        let head = self.head(id);
+        if let Some(last) = row.last_mut() {
+            if head.fused() && count + 1 == head.count() {
+                // Behind the head, the row and its end.
+                *last = *self.rows.op(id + head.ops() as u32 - 2);
+            }
+            let (end, before) = (last.offset + u16::from(last.len), last.before + 1);
+            row.push(Op::end(end, before));
+        }
+        row
+    }
+
+    /// The block at `at`, decoded if need be; [`NONE`] when its first instruction does not lie in one page. `linear` is
+    /// where it is run.
+    #[inline(always)]
+    pub(super) fn get(&mut self, memory: &mut Memory, at: Hpa, mode: Mode, linear: u64) -> u32 {
         let key = key(at, mode);
-        let (found, id) = self.front[slot(key)];
-        if found == key { id } else { self.get_slow(memory, at, mode, key) }
+        let id = self.recent[slot(linear)];
+        if self.head(id).key() == key { id } else { self.get_slow(memory, at, mode, linear) }
     }
 
     #[cold]
-    fn get_slow(&mut self, memory: &mut Memory, at: Hpa, mode: Mode, key: u64) -> u32 {
+    #[inline(never)]
+    fn get_slow(&mut self, memory: &mut Memory, at: Hpa, mode: Mode, linear: u64) -> u32 {
+        let key = key(at, mode);
         let id = match self.by_key.get(&key) {
             Some(&id) => id,
             None => match self.build(memory, at, mode, key) {
@@ -103,7 +177,7 @@ impl Blocks {
                 None => return NONE,
             },
         };
-        self.front[slot(key)] = (key, id);
+        self.recent[slot(linear)] = id;
         id
     }
 
@@ -111,16 +185,19 @@ impl Blocks {
         let mut page = [0; PAGE_SIZE as usize];
         let bytes = &mut page[at.page_offset() as usize..];
         super::access::read_bytes(memory, at, bytes);
-        let mut ops = Vec::new();
-        let (mut offset, mut count, mut ended) = (0u16, 0u16, false);
+        let mut ops = vec![Op::BLANK];
+        let mut parts = [Part::None; 2];
+        let (mut offset, mut count, mut ended) = (0u16, 0u8, false);
         while !ended && count < LONGEST {
             let rest = &bytes[usize::from(offset)..];
             match decode(&rest[..rest.len().min(15)], mode, offset, count) {
                 Decoded::Short => break,
-                Decoded::Op(op, ends) => {
+                Decoded::Op(Whole { guard, op, part, ends }) => {
+                    ops.extend(guard);
                     ops.push(op);
                     offset += u16::from(op.len);
                     count += 1;
+                    parts = [parts[1], part];
                     ended = ends;
                 }
             }
@@ -128,28 +205,24 @@ impl Blocks {
         if count == 0 {
             return None;
         }
-        fuse(&mut ops);
-        ops.push(op::end(offset, count));
-        if self.by_key.len() >= MOST {
+        let mut alone = None;
+        if let [.., compare, branch] = &mut ops[..]
+            && let Some(fused) = fuse(compare, branch, parts)
+        {
+            alone = Some(*compare);
+            *compare = fused;
+        }
+        ops.push(Op::end(offset, count));
+        if let Some(compare) = alone {
+            ops.extend([compare, Op::BLANK]);
+        }
+        ops[0] = Head::op(key, count, offset, ops.len(), alone.is_some());
+        if self.rows.len() + ops.len() > MOST {
             self.clear(memory);
         }
-        let block = Block {
-            ops: ops.into_boxed_slice(),
-            count: u64::from(count),
-            links: [NONE; 2],
-            bytes: u64::from(offset),
-            key,
-        };
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.list[id as usize] = block;
-                id
-            }
-            None => {
-                self.list.push(block);
-                (self.list.len() - 1) as u32
-            }
-        };
+        let free = self.free.get_mut(ops.len()).and_then(Vec::pop);
+        let id = free.unwrap_or(self.rows.len() as u32);
+        self.rows.put(id, &ops);
         self.by_key.insert(key, id);
         let first = at.page_offset() / 64;
         let last = (at.page_offset() + u64::from(offset).max(1) - 1) / 64;
@@ -160,18 +233,23 @@ impl Blocks {
         Some(id)
     }
 
+    /// Makes `from` go on at `to` after that way, if they lie in one page: then so do the linear addresses, since a
+    /// block's offset in its page is that of where it is run.
+    pub(super) fn link(&mut self, from: u32, way: u32, to: u32) {
+        if self.head(from).key() >> 14 == self.head(to).key() >> 14 {
+            self.rows.note(from, |op| op.imm |= u64::from(to) << (32 * way));
+        }
+    }
+
     /// Drops the blocks of every page.
     fn clear(&mut self, memory: &mut Memory) {
         let pages: Vec<u64> = self.pages.keys().copied().collect();
         for page in pages {
             self.drop_page(memory, Hpa(page));
         }
-    }
-
-    /// Whether `to` may be linked to from `from`: they lie in one page, and so do the linear addresses, since `rip`, at
-    /// `to`, has the offset in its page that `to` has.
-    pub(super) fn linkable(&self, from: u32, to: u32) -> bool {
-        self.list[from as usize].key >> 14 == self.list[to as usize].key >> 14
+        self.rows = Self::no_rows();
+        self.free.clear();
+        self.recent.fill(NONE);
     }
 
     /// Drops what was decoded of pages that were written to behind the CPU's back.
@@ -187,16 +265,13 @@ impl Blocks {
     pub fn drop_page(&mut self, memory: &mut Memory, at: Hpa) {
         memory.clear_code(at);
         for id in self.pages.remove(&at.page().0).unwrap_or_default().blocks {
-            let block = &mut self.list[id as usize];
-            let key = block.key;
-            block.ops = Box::new([]);
-            block.links = [NONE; 2];
+            let (key, ops) = (self.head(id).key(), self.head(id).ops());
+            self.rows.note(id, |op| op.disp = NOTHING);
             self.by_key.remove(&key);
-            let front = &mut self.front[slot(key)];
-            if front.0 == key {
-                *front = (u64::MAX, NONE);
+            if self.free.len() <= ops {
+                self.free.resize(ops + 1, Vec::new());
             }
-            self.free.push(id);
+            self.free[ops].push(id);
         }
     }
 
@@ -211,23 +286,24 @@ impl Blocks {
         }
     }
 
-    /// The instruction that these bytes are, which lie in two pages.
-    pub(super) fn crossing(&mut self, bytes: &[u8; 15], available: usize, mode: Mode) -> Option<Op> {
+    /// The row of the instruction that these bytes are, which lie in two pages; `None` when it wants more bytes.
+    pub(super) fn crossing(&mut self, bytes: &[u8; 15], available: usize, mode: Mode) -> Option<Vec<Op>> {
         let key = (mode as u8, *bytes);
         if available == 15
-            && let Some(op) = self.crossing.get(&key)
+            && let Some(row) = self.crossing.get(&key)
         {
-            return Some(*op);
+            return Some(row.clone());
         }
         match decode(&bytes[..available], mode, 0, 0) {
-            Decoded::Op(op, _) => {
+            Decoded::Op(Whole { guard, op, .. }) => {
+                let row: Vec<Op> = guard.into_iter().chain([op, Op::end(op.len.into(), 1)]).collect();
                 if self.crossing.len() > 4096 {
                     self.crossing.clear();
                 }
                 if available == 15 {
-                    self.crossing.insert(key, op);
+                    self.crossing.insert(key, row.clone());
                 }
-                Some(op)
+                Some(row)
             }
             Decoded::Short => None,
         }

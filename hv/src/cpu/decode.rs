@@ -2,6 +2,7 @@
 
 use super::guard::{self, Guard};
 use super::op::{self, Op, Run};
+use super::ops::fused::Part;
 use super::rows;
 use crate::features;
 use hv_defs::x86::Seg;
@@ -33,6 +34,7 @@ impl Mode {
 pub(super) enum EaKind {
     Base,
     Sib,
+    Rip,
     Any64,
     Offset,
 }
@@ -69,6 +71,8 @@ pub(super) struct Form<'a> {
     pub(super) ea: EaKind,
     /// The op, with its operands in place.
     pub(super) op: Op,
+    /// What it is to a fusion with its neighbour.
+    pub(super) part: Part,
     prefixes: Prefixes,
 }
 
@@ -111,10 +115,11 @@ pub(super) fn number(register: Register) -> u8 {
 }
 
 impl<'a> Form<'a> {
-    fn new(instruction: &'a Instruction, bytes: &[u8], mode: Mode, before: u16) -> Self {
-        let blank = Op { len: instruction.len() as u8, offset: instruction.ip() as u16, before, ..Op::BLANK };
+    fn new(instruction: &'a Instruction, bytes: &[u8], mode: Mode, before: u8) -> Self {
+        let run = Run::new(op::unsupported);
+        let blank = Op { run, len: instruction.len() as u8, offset: instruction.ip() as u16, before, ..Op::BLANK };
         let prefixes = Prefixes::new(bytes, mode);
-        let mut form = Self { instruction, mode, width: 0, ea: EaKind::Offset, op: blank, prefixes };
+        let mut form = Self { instruction, mode, width: 0, ea: EaKind::Offset, op: blank, part: Part::None, prefixes };
         form.op.address_bits = 8 * form.address_size() as u8;
         let mut registers = 0;
         for operand in 0..instruction.op_count() {
@@ -146,24 +151,25 @@ impl<'a> Form<'a> {
         op.seg = segment(i, self.mode, base);
         op.scale = i.memory_index_scale().trailing_zeros() as u8;
         if base == Register::RIP || base == Register::EIP {
-            op.rip_mask = -1;
+            op.parts |= Op::RIP;
         } else if base != Register::None {
-            op.base_mask = -1;
+            op.parts |= Op::BASE;
             op.base = number(base);
         }
         if index != Register::None {
-            op.index_mask = -1;
+            op.parts |= Op::INDEX;
             op.index = number(index);
         }
         if self.mode.long() && op.seg >= 4 {
-            op.seg_mask = -1;
+            op.parts |= Op::SEG;
         }
-        let plain = self.mode.long() && op.address_bits == 64 && op.seg_mask == 0 && op.base_mask != 0;
-        self.ea = match (plain, op.index_mask != 0) {
-            (true, false) => EaKind::Base,
-            (true, true) => EaKind::Sib,
-            (false, _) if self.mode.long() => EaKind::Any64,
-            (false, _) => EaKind::Offset,
+        const BASE_AND_INDEX: u8 = Op::BASE | Op::INDEX;
+        self.ea = match (self.mode.long(), op.address_bits == 64, op.parts) {
+            (false, ..) => EaKind::Offset,
+            (true, true, Op::BASE) => EaKind::Base,
+            (true, true, BASE_AND_INDEX) => EaKind::Sib,
+            (true, true, Op::RIP) => EaKind::Rip,
+            _ => EaKind::Any64,
         };
     }
 
@@ -322,15 +328,33 @@ fn is_immediate(kind: OpKind) -> bool {
 
 /// What came of decoding one instruction.
 pub(super) enum Decoded {
-    /// An op, and whether it ends its block.
-    Op(Op, bool),
+    /// An op.
+    Op(Whole),
     /// The bytes end before the instruction does.
     Short,
 }
 
+/// A decoded instruction.
+pub(super) struct Whole {
+    /// What stands before it.
+    pub(super) guard: Option<Op>,
+    /// The instruction itself.
+    pub(super) op: Op,
+    /// What it is to a fusion.
+    pub(super) part: Part,
+    /// Whether it ends its block.
+    pub(super) ends: bool,
+}
+
+impl Whole {
+    fn last(op: Op) -> Decoded {
+        Decoded::Op(Self { guard: None, op, part: Part::None, ends: true })
+    }
+}
+
 /// Decodes the instruction at the beginning of `bytes`, which is at `offset` in its block with `before` instructions
 /// before it.
-pub(super) fn decode(bytes: &[u8], mode: Mode, offset: u16, before: u16) -> Decoded {
+pub(super) fn decode(bytes: &[u8], mode: Mode, offset: u16, before: u8) -> Decoded {
     let mut decoder = Decoder::with_ip(mode.bits(), bytes, u64::from(offset), DecoderOptions::NONE);
     let instruction = decoder.decode();
     if instruction.code() == Code::INVALID {
@@ -339,27 +363,22 @@ pub(super) fn decode(bytes: &[u8], mode: Mode, offset: u16, before: u16) -> Deco
             return Decoded::Short;
         }
         let mut form = Form::new(&instruction, bytes, mode, before);
-        form.op.run = if bytes.len() >= 15 && too_long(bytes, mode) { guard::too_long } else { op::undefined };
-        return Decoded::Op(form.op, true);
+        let long = bytes.len() >= 15 && too_long(bytes, mode);
+        form.op.run = if long { Run::new(guard::too_long) } else { Run::new(op::undefined) };
+        return Whole::last(form.op);
     }
     let mut form = Form::new(&instruction, bytes, mode, before);
     if features::is_absent(&instruction) {
-        form.op.run = op::undefined;
-        return Decoded::Op(form.op, true);
+        form.op.run = Run::new(op::undefined);
+        return Whole::last(form.op);
     }
-    let Some(row) = rows::row(&instruction) else { return Decoded::Op(form.op, true) };
-    let run: Run = match (row.build)(&mut form) {
-        Some(run) => run,
-        None => return Decoded::Op(form.op, true),
-    };
-    if row.guard == Guard::NONE {
-        form.op.run = run;
-    } else {
-        form.op.guard = row.guard;
-        form.op.then = run;
-        form.op.run = guard::guarded;
+    let Some(row) = rows::row(&instruction) else { return Whole::last(form.op) };
+    match (row.build)(&mut form) {
+        Some(run) => form.op.run = run,
+        None => return Whole::last(form.op),
     }
-    Decoded::Op(form.op, row.ends)
+    let guard = (row.guard != Guard::NONE).then(|| row.guard.op(&form.op));
+    Decoded::Op(Whole { guard, op: form.op, part: form.part, ends: row.ends })
 }
 
 /// Whether this CPU has the instruction that `bytes` begin with, in code of `bits` bits (16, 32 or 64): a row for it, and

@@ -2,6 +2,7 @@
 
 use super::access::read_bytes;
 use super::block::{Blocks, NONE};
+use super::chain::run_alone;
 use super::decode::Mode;
 use super::event::Event;
 use super::op::{Flow, Op};
@@ -101,7 +102,7 @@ fn linear_rip(cpu: &Cpu, mode: Mode) -> u64 {
 /// Where the byte at a linear address of code lies.
 #[inline(always)]
 fn fetch(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> {
-    match cpu.mmu.fast(Access::Fetch, at) {
+    match cpu.mmu.fast(Access::Fetch, at, 1) {
         Some(hpa) => Ok(hpa),
         None => fetch_slow(cpu, memory, at),
     }
@@ -121,8 +122,15 @@ fn fetch_slow(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> 
 
 /// The block at `hpa`, as [`Blocks::get`]. When its page had none before, stores to it are no longer plain.
 #[inline(always)]
-fn block_at(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, hpa: Hpa, mode: Mode) -> u32 {
-    let id = blocks.get(memory, hpa, mode);
+fn block_at(
+    cpu: &mut Cpu,
+    memory: &mut Memory,
+    blocks: &mut Blocks,
+    hpa: Hpa,
+    mode: Mode,
+    linear: u64,
+) -> u32 {
+    let id = blocks.get(memory, hpa, mode, linear);
     cpu.mmu.follow(memory);
     id
 }
@@ -139,28 +147,21 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
             }
             let at = linear_rip(cpu, mode);
             let hpa = fetch(cpu, memory, at)?;
-            id = block_at(cpu, memory, blocks, hpa, mode);
+            id = block_at(cpu, memory, blocks, hpa, mode, at);
             if id == NONE {
                 // An instruction that crosses a page's end may be any.
                 return one(cpu, memory, blocks);
             }
-            if !mode.long() && over_limit(cpu, blocks.list[id as usize].bytes) {
+            if !mode.long() && over_limit(cpu, blocks.head(id).bytes()) {
                 return one(cpu, memory, blocks);
             }
         }
-        let block = &blocks.list[id as usize];
-        if goal.saturating_sub(cpu.exec.now) < block.count {
-            let left = goal.saturating_sub(cpu.exec.now) as usize;
-            return some(cpu, memory, &block.ops[..=left]);
+        let left = goal.saturating_sub(cpu.exec.now);
+        if left < blocks.head(id).count() {
+            return some(cpu, memory, blocks, id, left);
         }
         let start = cpu.rip;
-        let (flow, op) = match ops(cpu, memory, &block.ops) {
-            (Ok(flow), op) => (flow, op),
-            (Err(Halt), op) => return halted(cpu, op),
-        };
-        cpu.exec.now += u64::from(op.before) + u64::from(op.len != 0);
-        let from = id;
-        let way = match flow {
+        let way = match blocks.run(cpu, memory, id)? {
             Flow::Taken => 0,
             Flow::Fall => 1,
             Flow::Check => return Ok(()),
@@ -169,32 +170,17 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
                 continue;
             }
         };
-        id = block.links[way];
+        let from = id;
+        id = blocks.head(from).link(way);
         if id == NONE && mode.long() && cpu.exec.now < goal {
             // A link stays in its page, linear and physical, so that following it needs no translation.
             let hpa = fetch(cpu, memory, cpu.rip)?;
-            id = block_at(cpu, memory, blocks, hpa, mode);
-            if id != NONE && cpu.rip / PAGE_SIZE == start / PAGE_SIZE && blocks.linkable(id, from) {
-                blocks.list[from as usize].links[way] = id;
+            id = block_at(cpu, memory, blocks, hpa, mode, cpu.rip);
+            if id != NONE && cpu.rip / PAGE_SIZE == start / PAGE_SIZE {
+                blocks.link(from, way, id);
             }
         }
     }
-}
-
-/// Runs a block's ops until one ends the block, and tells which. A function of its own, so that nothing but what it needs
-/// lives across the calls.
-#[inline(never)]
-fn ops<'a>(cpu: &mut Cpu, memory: &mut Memory, ops: &'a [Op]) -> (Result<Flow, Halt>, &'a Op) {
-    let mut last = &ops[0];
-    for op in ops {
-        last = op;
-        let flow = (op.run)(cpu, memory, op);
-        if flow != Ok(Flow::Next) {
-            return (flow, op);
-        }
-    }
-    // The op at a block's end never answers so.
-    (Ok(Flow::Branch), last)
 }
 
 /// Whether a block at RIP reaches beyond CS's limit.
@@ -202,31 +188,14 @@ fn over_limit(cpu: &Cpu, bytes: u64) -> bool {
     cpu.rip.wrapping_add(bytes).wrapping_sub(1) > u64::from(cpu.seg[Seg::Cs as usize].limit)
 }
 
-/// Runs the ops but the last, which tells where to stop.
+/// Runs the first instructions of a block.
 #[cold]
-fn some(cpu: &mut Cpu, memory: &mut Memory, ops: &[Op]) -> Result<(), Halt> {
-    let Some((last, ops)) = ops.split_last() else { return Ok(()) };
-    for op in ops {
-        match op.alone()(cpu, memory, op) {
-            Ok(Flow::Next) => {}
-            Ok(_) => {
-                cpu.exec.now += u64::from(op.before) + 1;
-                return Ok(());
-            }
-            Err(Halt) => return halted(cpu, op),
-        }
+#[inline(never)]
+fn some(cpu: &mut Cpu, memory: &mut Memory, blocks: &Blocks, id: u32, count: u64) -> Result<(), Halt> {
+    if count > 0 {
+        run_alone(cpu, memory, &blocks.first(id, count))?;
     }
-    cpu.rip = last.rip(cpu);
-    cpu.exec.now += u64::from(last.before);
     Ok(())
-}
-
-/// An op did not complete: RIP and the clock are at it.
-#[cold]
-fn halted(cpu: &mut Cpu, op: &Op) -> Result<(), Halt> {
-    cpu.rip = op.rip(cpu);
-    cpu.exec.now += u64::from(op.before);
-    Err(Halt)
 }
 
 /// Runs one instruction.
@@ -243,27 +212,22 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
     }
     cpu.exec.hits = 0;
     let hpa = fetch(cpu, memory, at)?;
-    let mut id = block_at(cpu, memory, blocks, hpa, mode);
-    if id != NONE && !mode.long() && over_limit(cpu, u64::from(blocks.list[id as usize].ops[0].len)) {
-        id = NONE;
+    let id = block_at(cpu, memory, blocks, hpa, mode, at);
+    let mut row = if id == NONE { Vec::new() } else { blocks.first(id, 1) };
+    if row.last().is_none_or(|end| !mode.long() && over_limit(cpu, end.offset.into())) {
+        row = across(cpu, memory, blocks, mode, at, hpa)?;
     }
-    let op = if id == NONE { across(cpu, memory, blocks, mode, at, hpa)? } else { blocks.list[id as usize].ops[0] };
     // What blocks events does so until this instruction is complete; it may do so anew.
     cpu.interruptibility.remove(shadow);
     cpu.flags.put(Rflags::RF, false);
-    match op.alone()(cpu, memory, &op) {
-        Ok(Flow::Next) => {
-            let next = op.next(cpu);
-            cpu.rip = if mode.long() { next } else { u64::from(next as u32) };
-        }
-        Ok(_) => {}
-        Err(Halt) => {
-            cpu.interruptibility.insert(shadow);
-            cpu.flags.put(Rflags::RF, resume);
-            return Err(Halt);
-        }
+    if run_alone(cpu, memory, &row).is_err() {
+        cpu.interruptibility.insert(shadow);
+        cpu.flags.put(Rflags::RF, resume);
+        return Err(Halt);
     }
-    cpu.exec.now += 1;
+    if !mode.long() {
+        cpu.rip = u64::from(cpu.rip as u32);
+    }
     if trap {
         cpu.pending_debug |= SINGLE_STEP;
     }
@@ -274,7 +238,7 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
     Ok(())
 }
 
-/// The instruction at `at`, which may reach into another page, and beyond CS's limit.
+/// The row of the instruction at `at`, which may reach into another page, and beyond CS's limit.
 #[cold]
 fn across(
     cpu: &mut Cpu,
@@ -283,14 +247,14 @@ fn across(
     mode: Mode,
     at: u64,
     first: Hpa,
-) -> Result<Op, Halt> {
+) -> Result<Vec<Op>, Halt> {
     let mut bytes = [0; 15];
     let here = (PAGE_SIZE - at % PAGE_SIZE).min(15) as usize;
     let limit = u64::from(cpu.seg[Seg::Cs as usize].limit);
     let most = if mode.long() { 15 } else { limit.saturating_add(1).saturating_sub(cpu.rip).min(15) as usize };
     read_bytes(memory, first, &mut bytes[..here]);
-    if let Some(op) = blocks.crossing(&bytes, here.min(most), mode) {
-        return Ok(op);
+    if let Some(row) = blocks.crossing(&bytes, here.min(most), mode) {
+        return Ok(row);
     }
     if most <= here {
         return cpu.gp();
@@ -299,7 +263,7 @@ fn across(
     let second = fetch(cpu, memory, if mode.long() { next } else { next & 0xffff_ffff })?;
     read_bytes(memory, second, &mut bytes[here..]);
     match blocks.crossing(&bytes, most, mode) {
-        Some(op) => Ok(op),
+        Some(row) => Ok(row),
         None => cpu.gp(),
     }
 }

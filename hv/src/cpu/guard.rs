@@ -1,6 +1,6 @@
 //! What stands before an instruction: whether it may run at all, then whether it exits.
 
-use super::op::{Flow, Op};
+use super::op::{Flow, Op, Run};
 use super::state::{Cpu, Halt};
 use crate::memory::Memory;
 use crate::vmx::exit::ExitInfo;
@@ -8,9 +8,23 @@ use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::exit::{ExitReason, Reason};
 use hv_defs::x86::Cr4;
 
-/// Who may run an instruction. The exceptions are raised before any exit is considered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Legal {
+macro_rules! legal {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Who may run an instruction. The exceptions are raised before any exit is considered.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub(super) enum Legal {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Legal {
+            /// All of them, by their numbers.
+            const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+legal! {
     /// Anyone.
     Any,
     /// Privilege level 0, else #GP.
@@ -69,7 +83,50 @@ pub(super) struct Guard {
 impl Guard {
     /// No guard.
     pub(super) const NONE: Self = Self { legal: Legal::Any, intercept: Intercept::Never };
+
+    /// The op that stands before `instruction`. What it looks at is in fields that guards have no operands for.
+    pub(super) fn op(self, instruction: &Op) -> Op {
+        let none = (PrimaryControls::empty(), SecondaryControls::empty());
+        let (kind, (primary, secondary), reason) = match self.intercept {
+            Intercept::Never => (NEVER, none, Reason(0)),
+            Intercept::Always(reason) => (ALWAYS, none, reason),
+            Intercept::Primary(control, reason) => (PRIMARY, (control, none.1), reason),
+            Intercept::Secondary(control, reason) => (SECONDARY, (none.0, control), reason),
+            Intercept::Enabled(enable, control, reason) => (ENABLED, (control, enable), reason),
+        };
+        Op {
+            run: Run::new(guarded),
+            imm: primary.bits().into(),
+            disp: secondary.bits().into(),
+            extra: reason.0.into(),
+            reg: self.legal as u8,
+            rm: kind,
+            ..*instruction
+        }
+    }
+
+    /// The guard that an op of [`Guard::op`] is.
+    fn of(op: &Op) -> Self {
+        let primary = PrimaryControls::from_bits_retain(op.imm as u32);
+        let secondary = SecondaryControls::from_bits_retain(op.disp as u32);
+        let reason = Reason(op.extra as u16);
+        let intercept = match op.rm {
+            NEVER => Intercept::Never,
+            ALWAYS => Intercept::Always(reason),
+            PRIMARY => Intercept::Primary(primary, reason),
+            SECONDARY => Intercept::Secondary(secondary, reason),
+            _ => Intercept::Enabled(secondary, primary, reason),
+        };
+        Self { legal: Legal::ALL[usize::from(op.reg)], intercept }
+    }
 }
+
+/// Which [`Intercept`] a guard's op has.
+const NEVER: u8 = 0;
+const ALWAYS: u8 = 1;
+const PRIMARY: u8 = 2;
+const SECONDARY: u8 = 3;
+const ENABLED: u8 = 4;
 
 impl Cpu {
     fn legal(&mut self, legal: Legal) -> Result<(), Halt> {
@@ -120,8 +177,8 @@ impl Cpu {
         })
     }
 
-    fn intercept(&mut self, op: &Op) -> Result<(), Halt> {
-        let reason = match op.guard.intercept {
+    fn intercept(&mut self, op: &Op, intercept: Intercept) -> Result<(), Halt> {
+        let reason = match intercept {
             Intercept::Never => return Ok(()),
             Intercept::Always(reason) => reason,
             Intercept::Primary(control, reason) if self.controls.primary.contains(control) => reason,
@@ -134,11 +191,12 @@ impl Cpu {
     }
 }
 
-/// An instruction with a guard.
-pub(super) fn guarded(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.legal(op.guard.legal)?;
-    cpu.intercept(op)?;
-    (op.then)(cpu, memory, op)
+/// What stands before an instruction with a guard.
+fn guarded(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
+    let guard = Guard::of(op);
+    cpu.legal(guard.legal)?;
+    cpu.intercept(op, guard.intercept)?;
+    Ok(Flow::Next)
 }
 
 /// More than fifteen bytes.

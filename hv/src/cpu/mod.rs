@@ -2,7 +2,7 @@
 //!
 //! Bytes become ops ([`decode`], by the table in [`rows`]), ops become blocks within a physical page ([`block`]), and the
 //! loop in [`exec`] runs blocks, exactly to an instruction count. An op is a function that was chosen for its shape and
-//! width at decode, with its operands beside it ([`op`]). Memory is seen through [`access`]; what an op cannot complete,
+//! width at decode, with its operands beside it ([`op`]); the functions of a block jump from one to the next ([`chain`]). Memory is seen through [`access`]; what an op cannot complete,
 //! an exception or an exit, it leaves in the state and answers so; [`event`] makes of that what the architecture makes
 //! of it, and [`deliver`] takes it through the IDT.
 //!
@@ -15,6 +15,7 @@
 mod access;
 mod block;
 mod breakpoint;
+mod chain;
 mod decode;
 mod deliver;
 mod event;

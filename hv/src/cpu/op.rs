@@ -1,6 +1,6 @@
 //! A decoded instruction: a function chosen at decode, and its operands resolved as far as they can be.
 
-use super::ops::fused::Part;
+pub(super) use super::chain::Run;
 use super::state::{Cpu, Halt, Stop};
 use crate::memory::Memory;
 use hv_defs::addr::Hpa;
@@ -21,22 +21,27 @@ pub(super) enum Flow {
     Check,
 }
 
-/// What an op does. Memory first, registers next, flags last: an op that answers [`Halt`] has changed nothing, and RIP
-/// is at its block's first instruction until the block ends.
-pub(super) type Run = fn(&mut Cpu, &mut Memory, &Op) -> Result<Flow, Halt>;
-
-/// One instruction.
+/// One instruction, or what stands before one.
+///
+/// Its function is made by [`Run::new`] of one that takes the CPU, memory and the op. Memory first, registers next, flags
+/// last: one that answers [`Halt`] has changed nothing, and RIP is at its block's first instruction until the block ends.
 #[derive(Clone, Copy)]
 pub(super) struct Op {
     /// What it does.
     pub(super) run: Run,
-    /// What it does once it is allowed to, for ops with a guard.
-    pub(super) then: Run,
     /// The immediate operand, sign-extended as the instruction has it; for direct branches the target, relative to the
     /// block's first instruction.
     pub(super) imm: u64,
-    /// The displacement; with `rip_mask`, relative to the block's first instruction.
+    /// The displacement; with [`Op::RIP`], relative to the block's first instruction.
     pub(super) disp: u64,
+    /// A number for whom `run` is: a width, a condition, flags.
+    pub(super) extra: u32,
+    /// Its first byte's distance from the block's first.
+    pub(super) offset: u16,
+    /// Instructions before it in the block.
+    pub(super) before: u8,
+    /// Length in bytes.
+    pub(super) len: u8,
     /// The register operand that ModRM.reg names, or the first register.
     pub(super) reg: u8,
     /// The register operand that ModRM.rm names, or the second register.
@@ -48,57 +53,52 @@ pub(super) struct Op {
     pub(super) scale: u8,
     /// The memory operand's segment.
     pub(super) seg: u8,
-    /// -1 where the operand has such a part, else 0.
-    pub(super) base_mask: i8,
-    pub(super) index_mask: i8,
-    pub(super) rip_mask: i8,
-    pub(super) seg_mask: i8,
+    /// Which parts the memory operand has.
+    pub(super) parts: u8,
     /// Bits of the address.
     pub(super) address_bits: u8,
-    /// Length in bytes.
-    pub(super) len: u8,
-    /// Its first byte's distance from the block's first.
-    pub(super) offset: u16,
-    /// Instructions before it in the block.
-    pub(super) before: u16,
-    /// A number for whom `run` is: a width, a condition, flags.
-    pub(super) extra: u32,
-    /// The guard, for ops that have one.
-    pub(super) guard: super::guard::Guard,
-    /// What it is to a fusion with its neighbour.
-    pub(super) part: Part,
 }
 
+const _: () = assert!(size_of::<Op>() == 40, "ops are read from beginning to end of a block: bytes count");
+
 impl Op {
+    /// The memory operand has a base register.
+    pub(super) const BASE: u8 = 1;
+    /// It has an index register.
+    pub(super) const INDEX: u8 = 2;
+    /// It is relative to RIP.
+    pub(super) const RIP: u8 = 4;
+    /// In 64-bit code, its segment has a base.
+    pub(super) const SEG: u8 = 8;
+
     /// No operands, and nothing to do that is there.
     pub(super) const BLANK: Self = Self {
-        run: unsupported,
-        then: unsupported,
+        run: Run::END,
         imm: 0,
         disp: 0,
+        extra: 0,
+        offset: 0,
+        before: 0,
+        len: 0,
         reg: 0,
         rm: 0,
         base: 0,
         index: 0,
         scale: 0,
         seg: 3,
-        base_mask: 0,
-        index_mask: 0,
-        rip_mask: 0,
-        seg_mask: 0,
+        parts: 0,
         address_bits: 64,
-        len: 0,
-        offset: 0,
-        before: 0,
-        extra: 0,
-        guard: super::guard::Guard::NONE,
-        part: Part::None,
     };
 
-    /// What it does where only it is to run.
+    /// What ends a row of `count` instructions and `bytes` bytes. It counts for none.
+    pub(super) const fn end(bytes: u16, count: u8) -> Self {
+        Self { offset: bytes, before: count, ..Self::BLANK }
+    }
+
+    /// Whether the memory operand has a part.
     #[inline(always)]
-    pub(super) fn alone(&self) -> Run {
-        if self.part == Part::Fused { self.then } else { self.run }
+    pub(super) fn has(&self, part: u8) -> bool {
+        self.parts & part != 0
     }
 
     /// RIP of the instruction after it.
@@ -147,6 +147,8 @@ pub(super) trait Width: 'static {
     const BYTES: u64 = Self::BITS as u64 / 8;
     /// All ones.
     const MASK: u64 = u64::MAX >> (64 - Self::BITS);
+    /// See [`Fast`].
+    const FAST: bool = false;
 
     /// A register's value.
     fn get(cpu: &Cpu, reg: u8) -> u64;
@@ -179,6 +181,35 @@ pub(super) enum W16 {}
 pub(super) enum W32 {}
 /// 64 bits.
 pub(super) enum W64 {}
+
+/// A width for the first try of an op: an access that the front cache does not answer, or a check that fails, answers
+/// [`Halt`] at once and leaves no word why, so that the function has no call in it. The second try is without.
+pub(super) struct Fast<W>(core::marker::PhantomData<W>);
+
+impl<W: Width> Width for Fast<W> {
+    const BITS: u32 = W::BITS;
+    const FAST: bool = true;
+
+    #[inline(always)]
+    fn get(cpu: &Cpu, reg: u8) -> u64 {
+        W::get(cpu, reg)
+    }
+
+    #[inline(always)]
+    fn set(cpu: &mut Cpu, reg: u8, value: u64) {
+        W::set(cpu, reg, value);
+    }
+
+    #[inline(always)]
+    fn read(memory: &Memory, at: Hpa) -> u64 {
+        W::read(memory, at)
+    }
+
+    #[inline(always)]
+    fn store(memory: &mut Memory, at: Hpa, value: u64) {
+        W::store(memory, at, value);
+    }
+}
 
 impl Width for W8 {
     const BITS: u32 = 8;
@@ -292,6 +323,8 @@ pub(super) trait Ea: 'static {
 pub(super) enum Base {}
 /// 64-bit: base + scaled index + displacement.
 pub(super) enum Sib {}
+/// 64-bit: RIP + displacement.
+pub(super) enum Rip {}
 /// 64-bit: anything, segment base and address size included.
 pub(super) enum Any64 {}
 /// 16- and 32-bit code: the offset in a segment.
@@ -316,17 +349,27 @@ impl Ea for Sib {
     }
 }
 
+impl Ea for Rip {
+    const FLAT: bool = true;
+
+    #[inline(always)]
+    fn address(cpu: &Cpu, op: &Op) -> u64 {
+        cpu.rip.wrapping_add(op.disp)
+    }
+}
+
+/// The value, if the op's memory operand has that part.
 #[inline(always)]
-fn mask(value: u64, mask: i8) -> u64 {
-    value & mask as i64 as u64
+fn part(op: &Op, part: u8, value: u64) -> u64 {
+    if op.has(part) { value } else { 0 }
 }
 
 /// The offset in the segment, for any parts.
 #[inline(always)]
 pub(super) fn offset(cpu: &Cpu, op: &Op) -> u64 {
-    let base = mask(cpu.regs.gpr[usize::from(op.base & 15)], op.base_mask);
-    let index = mask(cpu.regs.gpr[usize::from(op.index & 15)], op.index_mask) << (op.scale & 3);
-    let rip = mask(cpu.rip, op.rip_mask);
+    let base = part(op, Op::BASE, cpu.regs.gpr[usize::from(op.base & 15)]);
+    let index = part(op, Op::INDEX, cpu.regs.gpr[usize::from(op.index & 15)]) << (op.scale & 3);
+    let rip = part(op, Op::RIP, cpu.rip);
     let unused = 64 - u32::from(op.address_bits);
     base.wrapping_add(index).wrapping_add(rip).wrapping_add(op.disp) << (unused & 63) >> (unused & 63)
 }
@@ -336,7 +379,7 @@ impl Ea for Any64 {
 
     #[inline(always)]
     fn address(cpu: &Cpu, op: &Op) -> u64 {
-        let base = mask(cpu.seg[usize::from(op.seg).min(5)].base, op.seg_mask);
+        let base = part(op, Op::SEG, cpu.seg[usize::from(op.seg).min(5)].base);
         offset(cpu, op).wrapping_add(base)
     }
 }
@@ -359,15 +402,4 @@ pub(super) fn unsupported(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow,
 /// An encoding that is none: #UD.
 pub(super) fn undefined(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Halt> {
     cpu.ud()
-}
-
-/// The end of a block that ends for want of room.
-pub(super) fn fall(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.rip = op.rip(cpu);
-    Ok(Flow::Fall)
-}
-
-/// The op at the end of a block of `count` instructions and `bytes` bytes. It counts for none.
-pub(super) fn end(bytes: u16, count: u16) -> Op {
-    Op { run: fall, then: fall, offset: bytes, before: count, ..Op::BLANK }
 }

@@ -36,11 +36,13 @@ impl Default for Front {
 }
 
 impl Front {
-    /// Where `address` lies.
+    /// Where `bytes` bytes from `address` on lie, all of them in its page.
     #[inline(always)]
-    pub(super) fn get(&self, address: u64, context: Tag) -> Option<u64> {
+    pub(super) fn get(&self, address: u64, bytes: u64, context: Tag) -> Option<u64> {
         let line = &self.0[index(address, context.bank)];
-        (line.tag == address & !0xfff | context.low).then(|| address.wrapping_add(line.addend))
+        // The last byte's page: no line at this index is of the page behind that of `address`.
+        let last = address.wrapping_add(bytes - 1);
+        (line.tag == last & !0xfff | context.low).then(|| address.wrapping_add(line.addend))
     }
 
     #[inline]

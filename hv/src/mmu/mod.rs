@@ -178,16 +178,16 @@ impl Mmu {
         mmu
     }
 
-    /// Where an access goes that needs no further check and no flag to be set, if that is known. `None` says nothing:
+    /// Where an access of `bytes` in one page goes that needs no further check and no flag to be set, if that is known. `None` says nothing:
     /// ask [`Mmu::translate`].
     #[inline(always)]
-    pub fn fast(&self, access: Access, gva: u64) -> Option<Hpa> {
+    pub fn fast(&self, access: Access, gva: u64, bytes: u64) -> Option<Hpa> {
         let front = match access {
             Access::Read => &self.reads,
             Access::Write => &self.writes,
             Access::Fetch => &self.fetches,
         };
-        front.get(gva, self.context).map(Hpa)
+        front.get(gva, bytes, self.context).map(Hpa)
     }
 
     /// Translates a linear address, which is canonical (or of 32 bits), for an access of user mode or not; `ac` is

@@ -446,9 +446,9 @@ fn a_forgotten_flush_shows_and_a_flush_ends_it() {
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x5567));
     bench.pte(3, 4, 0x6007);
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x5567), "nobody flushed");
-    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS), Some(Hpa(BASE + 0x5567)));
+    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS, 1), Some(Hpa(BASE + 0x5567)));
     assert_eq!(bench.mmu.invlpg(LINEAR_ADDRESS & !0xfff), 1);
-    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS), None);
+    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS, 1), None);
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x6567));
     bench.ept(6, EPT + 0x3000, (BASE + 0x7000) | 0x37);
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x6567), "nobody flushed");
@@ -456,7 +456,7 @@ fn a_forgotten_flush_shows_and_a_flush_ends_it() {
         bench.mmu.invept(InveptType::Single, InveptDescriptor { eptp: Eptp::new().with_pfn(EPT >> 12), reserved: 0 })
             > 0
     );
-    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS), None);
+    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS, 1), None);
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x7567));
     assert_eq!(bench.mmu.statistics.refills, 2);
 }
@@ -494,7 +494,7 @@ fn a_large_page_cached_in_parts_goes_as_one() {
     bench.mmu.translate(&mut bench.memory, other, Access::Read, false, false).unwrap();
     assert_eq!(bench.mmu.cached().filter(|cached| !cached.guest_physical).count(), 2);
     assert_eq!(bench.mmu.invlpg(LINEAR_ADDRESS & !0xfff), 2);
-    assert_eq!(bench.mmu.fast(Access::Read, other), None);
+    assert_eq!(bench.mmu.fast(Access::Read, other, 1), None);
 }
 
 #[test]
@@ -515,7 +515,7 @@ fn large_pages_are_cached_whole_where_both_sides_have_them() {
         (PageSize::Large, LINEAR_ADDRESS & !0x1f_ffff, Hpa(0x20_0000))
     );
     assert_eq!(bench.mmu.invlpg(LINEAR_ADDRESS + 0x10_0000), 1);
-    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS), None);
+    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS, 1), None);
 }
 
 #[test]
@@ -575,13 +575,13 @@ fn without_paging_linear_addresses_are_physical() {
     bench.mmu.set_context(0, 0, 0, 0, &[0; 4]);
     let go = |bench: &mut Bench| bench.mmu.translate(&mut bench.memory, 0x5567, Access::Read, false, false);
     assert_eq!(go(&mut bench), Ok(Hpa(BASE + 0x5567)));
-    assert_eq!(bench.mmu.fast(Access::Read, 0x5567), Some(Hpa(BASE + 0x5567)));
+    assert_eq!(bench.mmu.fast(Access::Read, 0x5567, 1), Some(Hpa(BASE + 0x5567)));
     bench.ept(5, EPT + 0x3000, (BASE + 0x6000) | 0x37);
     assert_eq!(go(&mut bench), Ok(Hpa(BASE + 0x5567)), "nobody flushed");
     bench.mmu.invvpid(InvvpidType::All, InvvpidDescriptor::default());
     assert_eq!(go(&mut bench), Ok(Hpa(BASE + 0x5567)), "INVVPID leaves guest-physical mappings");
     bench.mmu.invept(InveptType::All, InveptDescriptor::default());
-    assert_eq!(bench.mmu.fast(Access::Read, 0x5567), None);
+    assert_eq!(bench.mmu.fast(Access::Read, 0x5567, 1), None);
     assert_eq!(go(&mut bench), Ok(Hpa(BASE + 0x6567)));
 }
 
@@ -596,6 +596,6 @@ fn the_apic_access_page_is_known_when_its_translation_is_made() {
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x5567), "nobody flushed");
     bench.mmu.invvpid(InvvpidType::Single, InvvpidDescriptor { vpid: 1, ..Default::default() });
     assert_eq!(bench.access(Access::Read, false), Err(Fault::ApicAccess { offset: 0x567 }));
-    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS), None);
+    assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS, 1), None);
     assert_eq!(bench.access(Access::Read, false), Err(Fault::ApicAccess { offset: 0x567 }), "from the TLB too");
 }

@@ -4,7 +4,7 @@ use crate::cpu::decode::{Form, Shape};
 use crate::cpu::flags::Flags;
 use crate::cpu::op::{Ea, Flow, Op, Run, W32, W64, Width};
 use crate::cpu::ops::fused::Part;
-use crate::cpu::ops::{by_ea, by_width};
+use crate::cpu::ops::{by_ea, by_ea_fast, by_width};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 
@@ -163,9 +163,9 @@ pub(in crate::cpu) fn alu<O: Alu>(form: &mut Form) -> Option<Run> {
     Some(match form.shape() {
         Shape::RegReg => by_width!(form.width, rr::<O>),
         Shape::RegImm => by_width!(form.width, ri::<O>),
-        Shape::RegMem => by_ea!(form.ea, form.width, rm::<O>),
-        Shape::MemReg => by_ea!(form.ea, form.width, mr::<O>),
-        Shape::MemImm => by_ea!(form.ea, form.width, mi::<O>),
+        Shape::RegMem => by_ea_fast!(form.ea, form.width, rm::<O>),
+        Shape::MemReg => by_ea_fast!(form.ea, form.width, mr::<O>),
+        Shape::MemImm => by_ea_fast!(form.ea, form.width, mi::<O>),
         _ => return None,
     })
 }
@@ -174,7 +174,7 @@ pub(in crate::cpu) fn alu<O: Alu>(form: &mut Form) -> Option<Run> {
 pub(in crate::cpu) fn compare<O: Alu, const IS_TEST: bool>(form: &mut Form) -> Option<Run> {
     if let shape @ (Shape::RegReg | Shape::RegImm) = form.shape() {
         let (immediate, width) = (shape == Shape::RegImm, form.width as u8);
-        form.op.part = Part::Compare { test: IS_TEST, immediate, width };
+        form.part = Part::Compare { test: IS_TEST, immediate, width };
     }
     alu::<O>(form)
 }
@@ -195,7 +195,7 @@ fn m<O: Unary, W: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> 
 pub(in crate::cpu) fn unary<O: Unary>(form: &mut Form) -> Option<Run> {
     Some(match form.shape() {
         Shape::Reg => by_width!(form.width, r::<O>),
-        Shape::Mem => by_ea!(form.ea, form.width, m::<O>),
+        Shape::Mem => by_ea_fast!(form.ea, form.width, m::<O>),
         _ => return None,
     })
 }
@@ -221,7 +221,7 @@ fn xadd_m<W: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Resul
 pub(in crate::cpu) fn xadd(form: &mut Form) -> Option<Run> {
     Some(match form.shape() {
         Shape::RegReg => by_width!(form.width, xadd_r),
-        Shape::MemReg => by_ea!(form.ea, form.width, xadd_m),
+        Shape::MemReg => by_ea_fast!(form.ea, form.width, xadd_m),
         _ => return None,
     })
 }
@@ -256,7 +256,7 @@ fn cmpxchg_m<W: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Re
 pub(in crate::cpu) fn cmpxchg(form: &mut Form) -> Option<Run> {
     Some(match form.shape() {
         Shape::RegReg => by_width!(form.width, cmpxchg_r),
-        Shape::MemReg => by_ea!(form.ea, form.width, cmpxchg_m),
+        Shape::MemReg => by_ea_fast!(form.ea, form.width, cmpxchg_m),
         _ => return None,
     })
 }
@@ -288,8 +288,8 @@ fn adx_m<const OVERFLOW: bool, W: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memo
 
 pub(in crate::cpu) fn add_with<const OVERFLOW: bool>(form: &mut Form) -> Option<Run> {
     Some(match (form.shape(), form.width) {
-        (Shape::RegReg, 4) => adx_r::<OVERFLOW, W32>,
-        (Shape::RegReg, _) => adx_r::<OVERFLOW, W64>,
+        (Shape::RegReg, 4) => Run::new(adx_r::<OVERFLOW, W32>),
+        (Shape::RegReg, _) => Run::new(adx_r::<OVERFLOW, W64>),
         (Shape::RegMem, _) => by_ea!(form.ea, form.width, adx_m::<OVERFLOW>),
         _ => return None,
     })

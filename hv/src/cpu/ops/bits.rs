@@ -323,10 +323,10 @@ fn crc_m<S: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result
 pub(in crate::cpu) fn crc32(form: &mut Form) -> Option<Run> {
     let source = form.size(1);
     Some(match (form.shape(), source) {
-        (Shape::RegReg, 1) => crc_r::<W8>,
-        (Shape::RegReg, 2) => crc_r::<W16>,
-        (Shape::RegReg, 4) => crc_r::<W32>,
-        (Shape::RegReg, _) => crc_r::<W64>,
+        (Shape::RegReg, 1) => Run::new(crc_r::<W8>),
+        (Shape::RegReg, 2) => Run::new(crc_r::<W16>),
+        (Shape::RegReg, 4) => Run::new(crc_r::<W32>),
+        (Shape::RegReg, _) => Run::new(crc_r::<W64>),
         (Shape::RegMem, 1) => by_ea_only!(form.ea, crc_m::<W8>),
         (Shape::RegMem, 2) => by_ea_only!(form.ea, crc_m::<W16>),
         (Shape::RegMem, 4) => by_ea_only!(form.ea, crc_m::<W32>),

@@ -1,9 +1,9 @@
 //! Near branches: Jcc, JMP, CALL, RET, LOOP, JCXZ. Far ones are in `far`.
 
 use crate::cpu::decode::{Form, Shape};
-use crate::cpu::op::{Ea, Flow, Op, Run, W16, W32, W64, Width};
+use crate::cpu::op::{Ea, Fast, Flow, Op, Run, W16, W32, W64, Width};
 use crate::cpu::ops::fused::Part;
-use crate::cpu::ops::{by_condition, by_ea, by_width, data::holds};
+use crate::cpu::ops::{by_condition, by_ea, by_ea_fast, by_width, data::holds};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::x86::Seg;
@@ -55,7 +55,7 @@ pub(in crate::cpu) fn jcc(form: &mut Form) -> Option<Run> {
     form.branch()?;
     let c = form.condition();
     if form.mode.long() {
-        form.op.part = Part::Branch(c);
+        form.part = Part::Branch(c);
     }
     Some(if form.mode.long() {
         by_condition!(c, just!(), jcc_run::<true>)
@@ -85,15 +85,15 @@ pub(in crate::cpu) fn jmp(form: &mut Form) -> Option<Run> {
     Some(match (form.shape(), form.mode.long()) {
         (Shape::Near, true) => {
             form.branch()?;
-            jmp_direct::<true>
+            Run::new(jmp_direct::<true>)
         }
         (Shape::Near, false) => {
             form.branch()?;
-            jmp_direct::<false>
+            Run::new(jmp_direct::<false>)
         }
         (Shape::Reg, true) => by_width!(form.width, jmp_r::<true>),
         (Shape::Reg, false) => by_width!(form.width, jmp_r::<false>),
-        (Shape::Mem, true) => by_ea!(form.ea, form.width, jmp_m::<true>),
+        (Shape::Mem, true) => by_ea_fast!(form.ea, form.width, jmp_m::<true>),
         (Shape::Mem, false) => by_ea!(form.ea, form.width, jmp_m::<false>),
         _ => return None,
     })
@@ -129,15 +129,16 @@ pub(in crate::cpu) fn call(form: &mut Form) -> Option<Run> {
     Some(match (form.shape(), form.mode.long()) {
         (Shape::Near, true) => {
             form.branch()?;
-            call_direct::<true, W64>
+            Run::tried(call_direct::<true, Fast<W64>>, call_direct::<true, W64>)
         }
         (Shape::Near, false) => match form.branch()? {
-            2 => call_direct::<false, W16>,
-            _ => call_direct::<false, W32>,
+            2 => Run::new(call_direct::<false, W16>),
+            _ => Run::new(call_direct::<false, W32>),
         },
+        (Shape::Reg, true) if form.width == 8 => Run::tried(call_r::<true, Fast<W64>>, call_r::<true, W64>),
         (Shape::Reg, true) => by_width!(form.width, call_r::<true>),
         (Shape::Reg, false) => by_width!(form.width, call_r::<false>),
-        (Shape::Mem, true) => by_ea!(form.ea, form.width, call_m::<true>),
+        (Shape::Mem, true) => by_ea_fast!(form.ea, form.width, call_m::<true>),
         (Shape::Mem, false) => by_ea!(form.ea, form.width, call_m::<false>),
         _ => return None,
     })
@@ -155,9 +156,9 @@ pub(in crate::cpu) fn ret(form: &mut Form) -> Option<Run> {
     form.op.imm &= 0xffff;
     Some(match (form.mode.long(), form.operand_size()) {
         // 64-bit mode ignores the operand-size prefix here.
-        (true, _) => ret_near::<true, W64>,
-        (false, 2) => ret_near::<false, W16>,
-        (false, _) => ret_near::<false, W32>,
+        (true, _) => Run::tried(ret_near::<true, Fast<W64>>, ret_near::<true, W64>),
+        (false, 2) => Run::new(ret_near::<false, W16>),
+        (false, _) => Run::new(ret_near::<false, W32>),
     })
 }
 
@@ -182,9 +183,9 @@ fn counted<const KIND: u8, const LONG: bool, A: Width>(cpu: &mut Cpu, _: &mut Me
 pub(in crate::cpu) fn count<const KIND: u8>(form: &mut Form) -> Option<Run> {
     form.branch()?;
     Some(match (form.mode.long(), form.counter_size()) {
-        (true, 4) => counted::<KIND, true, W32>,
-        (true, _) => counted::<KIND, true, W64>,
-        (false, 2) => counted::<KIND, false, W16>,
-        (false, _) => counted::<KIND, false, W32>,
+        (true, 4) => Run::new(counted::<KIND, true, W32>),
+        (true, _) => Run::new(counted::<KIND, true, W64>),
+        (false, 2) => Run::new(counted::<KIND, false, W16>),
+        (false, _) => Run::new(counted::<KIND, false, W32>),
     })
 }

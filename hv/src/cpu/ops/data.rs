@@ -2,8 +2,8 @@
 
 use crate::cpu::decode::{EaKind, Form, Shape};
 use crate::cpu::flags::Flags;
-use crate::cpu::op::{Base, Ea, Flow, Offset, Op, Run, Sib, W8, W16, W32, W64, Width};
-use crate::cpu::ops::{by_condition, by_ea, by_ea_only, by_width};
+use crate::cpu::op::{Base, Ea, Fast, Flow, Offset, Op, Rip, Run, Sib, W8, W16, W32, W64, Width};
+use crate::cpu::ops::{by_condition, by_ea_fast, by_ea_only, by_width};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::x86::Vector;
@@ -41,9 +41,9 @@ pub(in crate::cpu) fn mov(form: &mut Form) -> Option<Run> {
     Some(match form.shape() {
         Shape::RegReg => by_width!(form.width, mov_rr),
         Shape::RegImm => by_width!(form.width, mov_ri),
-        Shape::RegMem => by_ea!(form.ea, form.width, mov_rm),
-        Shape::MemReg => by_ea!(form.ea, form.width, mov_mr),
-        Shape::MemImm => by_ea!(form.ea, form.width, mov_mi),
+        Shape::RegMem => by_ea_fast!(form.ea, form.width, mov_rm),
+        Shape::MemReg => by_ea_fast!(form.ea, form.width, mov_mr),
+        Shape::MemImm => by_ea_fast!(form.ea, form.width, mov_mi),
         _ => return None,
     })
 }
@@ -59,7 +59,7 @@ fn extend_m<const SIGNED: bool, S: Width, W: Width, E: Ea>(
     memory: &mut Memory,
     op: &Op,
 ) -> Result<Flow, Halt> {
-    let value = cpu.read::<S, E>(memory, op)?;
+    let value = if W::FAST { cpu.read::<Fast<S>, E>(memory, op)? } else { cpu.read::<S, E>(memory, op)? };
     W::set(cpu, op.reg, if SIGNED { S::sext(value) } else { value });
     Ok(Flow::Next)
 }
@@ -71,9 +71,9 @@ pub(in crate::cpu) fn extend<const SIGNED: bool>(form: &mut Form) -> Option<Run>
         (Shape::RegReg, 1) => by_width!(form.width, extend_r::<SIGNED, W8>),
         (Shape::RegReg, 2) => by_width!(form.width, extend_r::<SIGNED, W16>),
         (Shape::RegReg, _) => by_width!(form.width, extend_r::<SIGNED, W32>),
-        (Shape::RegMem, 1) => by_ea!(form.ea, form.width, extend_m::<SIGNED, W8>),
-        (Shape::RegMem, 2) => by_ea!(form.ea, form.width, extend_m::<SIGNED, W16>),
-        (Shape::RegMem, _) => by_ea!(form.ea, form.width, extend_m::<SIGNED, W32>),
+        (Shape::RegMem, 1) => by_ea_fast!(form.ea, form.width, extend_m::<SIGNED, W8>),
+        (Shape::RegMem, 2) => by_ea_fast!(form.ea, form.width, extend_m::<SIGNED, W16>),
+        (Shape::RegMem, _) => by_ea_fast!(form.ea, form.width, extend_m::<SIGNED, W32>),
         _ => return None,
     })
 }
@@ -90,6 +90,12 @@ fn lea_sib<W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Hal
     Ok(Flow::Next)
 }
 
+fn lea_rip<W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
+    let value = Rip::address(cpu, op);
+    W::set(cpu, op.reg, value);
+    Ok(Flow::Next)
+}
+
 fn lea_any<W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     let value = Offset::address(cpu, op);
     W::set(cpu, op.reg, value);
@@ -100,6 +106,7 @@ pub(in crate::cpu) fn lea(form: &mut Form) -> Option<Run> {
     Some(match form.ea {
         EaKind::Base => by_width!(form.width, lea_base),
         EaKind::Sib => by_width!(form.width, lea_sib),
+        EaKind::Rip => by_width!(form.width, lea_rip),
         _ => by_width!(form.width, lea_any),
     })
 }
@@ -123,7 +130,7 @@ fn xchg_m<W: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Resul
 pub(in crate::cpu) fn xchg(form: &mut Form) -> Option<Run> {
     Some(match form.shape() {
         Shape::RegReg => by_width!(form.width, xchg_rr),
-        Shape::MemReg | Shape::RegMem => by_ea!(form.ea, form.width, xchg_m),
+        Shape::MemReg | Shape::RegMem => by_ea_fast!(form.ea, form.width, xchg_m),
         _ => return None,
     })
 }
@@ -153,8 +160,8 @@ fn movbe_store<W: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> 
 
 pub(in crate::cpu) fn movbe(form: &mut Form) -> Option<Run> {
     Some(match form.shape() {
-        Shape::RegMem => by_ea!(form.ea, form.width, movbe_load),
-        Shape::MemReg => by_ea!(form.ea, form.width, movbe_store),
+        Shape::RegMem => by_ea_fast!(form.ea, form.width, movbe_load),
+        Shape::MemReg => by_ea_fast!(form.ea, form.width, movbe_store),
         _ => return None,
     })
 }
@@ -233,27 +240,27 @@ fn sign_to_d<W: Width>(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Ha
 }
 
 pub(in crate::cpu) fn cbw(_: &mut Form) -> Option<Run> {
-    Some(extend_accumulator::<W8, W16>)
+    Some(Run::new(extend_accumulator::<W8, W16>))
 }
 
 pub(in crate::cpu) fn cwde(_: &mut Form) -> Option<Run> {
-    Some(extend_accumulator::<W16, W32>)
+    Some(Run::new(extend_accumulator::<W16, W32>))
 }
 
 pub(in crate::cpu) fn cdqe(_: &mut Form) -> Option<Run> {
-    Some(extend_accumulator::<W32, W64>)
+    Some(Run::new(extend_accumulator::<W32, W64>))
 }
 
 pub(in crate::cpu) fn cwd(_: &mut Form) -> Option<Run> {
-    Some(sign_to_d::<W16>)
+    Some(Run::new(sign_to_d::<W16>))
 }
 
 pub(in crate::cpu) fn cdq(_: &mut Form) -> Option<Run> {
-    Some(sign_to_d::<W32>)
+    Some(Run::new(sign_to_d::<W32>))
 }
 
 pub(in crate::cpu) fn cqo(_: &mut Form) -> Option<Run> {
-    Some(sign_to_d::<W64>)
+    Some(Run::new(sign_to_d::<W64>))
 }
 
 /// XLAT's index is AL, not a whole register.
@@ -270,7 +277,7 @@ fn xlat(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn xlatb(_: &mut Form) -> Option<Run> {
-    Some(xlat)
+    Some(Run::new(xlat))
 }
 
 /// NOP, PREFETCH and their kind: nothing, whatever the operand.
@@ -279,7 +286,7 @@ pub(in crate::cpu) fn nothing(_: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flo
 }
 
 pub(in crate::cpu) fn nop(_: &mut Form) -> Option<Run> {
-    Some(nothing)
+    Some(Run::new(nothing))
 }
 
 /// CLFLUSH and its kind: there is no cache, but the byte must be readable.
@@ -297,7 +304,7 @@ pub(in crate::cpu) fn serialize(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         cpu.checked(op)
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 /// CMPXCHG8B: EDX:EAX against eight bytes, ECX:EBX to them.
@@ -343,7 +350,7 @@ pub(in crate::cpu) fn set_zf(cpu: &mut Cpu, zf: bool) {
 }
 
 pub(in crate::cpu) fn cmpxchg_pair(form: &mut Form) -> Option<Run> {
-    Some(if form.width == 16 { cmpxchg16b } else { cmpxchg8b })
+    Some(if form.width == 16 { Run::new(cmpxchg16b) } else { Run::new(cmpxchg8b) })
 }
 
 /// BOUND: #BR for an index outside the two that memory holds.
@@ -357,7 +364,7 @@ fn bound_run<W: Width>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Fl
 }
 
 pub(in crate::cpu) fn bound(form: &mut Form) -> Option<Run> {
-    Some(if form.width == 2 { bound_run::<W16> } else { bound_run::<W32> })
+    Some(if form.width == 2 { Run::new(bound_run::<W16>) } else { Run::new(bound_run::<W32>) })
 }
 
 fn mov_seg_r(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -378,7 +385,7 @@ pub(in crate::cpu) fn mov_to_seg(form: &mut Form) -> Option<Run> {
         // CS is loaded by branches alone.
         return crate::cpu::ops::far::ud(form);
     }
-    Some(if form.second_is_register() { mov_seg_r } else { mov_seg_m })
+    Some(if form.second_is_register() { Run::new(mov_seg_r) } else { Run::new(mov_seg_m) })
 }
 
 fn mov_r_seg<W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -395,5 +402,9 @@ fn mov_m_seg(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> 
 }
 
 pub(in crate::cpu) fn mov_from_seg(form: &mut Form) -> Option<Run> {
-    Some(if form.kind(0) == iced_x86::OpKind::Register { by_width!(form.width, mov_r_seg) } else { mov_m_seg })
+    Some(if form.kind(0) == iced_x86::OpKind::Register {
+        by_width!(form.width, mov_r_seg)
+    } else {
+        Run::new(mov_m_seg)
+    })
 }

@@ -71,25 +71,25 @@ fn aad_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn aaa(_: &mut Form) -> Option<Run> {
-    Some(ascii::<true>)
+    Some(Run::new(ascii::<true>))
 }
 
 pub(in crate::cpu) fn aas(_: &mut Form) -> Option<Run> {
-    Some(ascii::<false>)
+    Some(Run::new(ascii::<false>))
 }
 
 pub(in crate::cpu) fn daa(_: &mut Form) -> Option<Run> {
-    Some(packed::<true>)
+    Some(Run::new(packed::<true>))
 }
 
 pub(in crate::cpu) fn das(_: &mut Form) -> Option<Run> {
-    Some(packed::<false>)
+    Some(Run::new(packed::<false>))
 }
 
 pub(in crate::cpu) fn aam(_: &mut Form) -> Option<Run> {
-    Some(aam_run)
+    Some(Run::new(aam_run))
 }
 
 pub(in crate::cpu) fn aad(_: &mut Form) -> Option<Run> {
-    Some(aad_run)
+    Some(Run::new(aad_run))
 }

@@ -328,12 +328,12 @@ fn far_form(form: &mut Form) {
 
 pub(in crate::cpu) fn jmp(form: &mut Form) -> Option<Run> {
     far_form(form);
-    Some(transfer::<false>)
+    Some(Run::new(transfer::<false>))
 }
 
 pub(in crate::cpu) fn call(form: &mut Form) -> Option<Run> {
     far_form(form);
-    Some(transfer::<true>)
+    Some(Run::new(transfer::<true>))
 }
 
 /// What RETF and IRET pop: where to, and the stack there if that is of an outer level.
@@ -435,7 +435,7 @@ fn read_above(cpu: &mut Cpu, memory: &mut Memory, size: u32, above: u64) -> Resu
 pub(in crate::cpu) fn ret(form: &mut Form) -> Option<Run> {
     form.op.imm = form.immediate(0) & 0xffff;
     form.op.extra = form.data_size();
-    Some(ret_run)
+    Some(Run::new(ret_run))
 }
 
 /// Flags that IRET loads, by the privilege level it is executed at.
@@ -563,7 +563,7 @@ fn iret_to_v86(cpu: &mut Cpu, memory: &mut Memory, to: &Return, flags: u64) -> R
 
 pub(in crate::cpu) fn iret(form: &mut Form) -> Option<Run> {
     form.op.extra = form.data_size();
-    Some(iret_run)
+    Some(Run::new(iret_run))
 }
 
 fn software(cpu: &mut Cpu, op: &Op, vector: u8, kind: EventType) -> Result<Flow, Halt> {
@@ -576,30 +576,30 @@ pub(in crate::cpu) fn int(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         software(cpu, op, op.imm as u8, EventType::SoftwareInterrupt)
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 pub(in crate::cpu) fn int3(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         software(cpu, op, 3, EventType::SoftwareException)
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 pub(in crate::cpu) fn int1(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         software(cpu, op, 1, EventType::PrivilegedSoftwareException)
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 pub(in crate::cpu) fn into(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         if cpu.flags.of() { software(cpu, op, 4, EventType::SoftwareException) } else { Ok(Flow::Next) }
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 pub(in crate::cpu) fn ud(_: &mut Form) -> Option<Run> {
-    Some(crate::cpu::op::undefined)
+    Some(Run::new(crate::cpu::op::undefined))
 }

@@ -36,7 +36,7 @@ fn syscall_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn syscall(_: &mut Form) -> Option<Run> {
-    Some(syscall_run)
+    Some(Run::new(syscall_run))
 }
 
 /// SYSRET to 64-bit (`extra` 8) or compatibility mode.
@@ -61,7 +61,7 @@ fn sysret_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 
 pub(in crate::cpu) fn sysret(form: &mut Form) -> Option<Run> {
     form.op.extra = form.data_size();
-    Some(sysret_run)
+    Some(Run::new(sysret_run))
 }
 
 fn sysenter_run(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Halt> {
@@ -83,7 +83,7 @@ fn sysenter_run(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn sysenter(_: &mut Form) -> Option<Run> {
-    Some(sysenter_run)
+    Some(Run::new(sysenter_run))
 }
 
 /// SYSEXIT to 64-bit code (`extra` 8) or to 32-bit code.
@@ -109,5 +109,5 @@ fn sysexit_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 
 pub(in crate::cpu) fn sysexit(form: &mut Form) -> Option<Run> {
     form.op.extra = form.data_size();
-    Some(sysexit_run)
+    Some(Run::new(sysexit_run))
 }

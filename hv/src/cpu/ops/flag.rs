@@ -13,7 +13,7 @@ macro_rules! flag_ops {
                 $body
                 Ok(Flow::Next)
             }
-            Some(run)
+            Some(Run::new(run))
         }
     )*};
 }

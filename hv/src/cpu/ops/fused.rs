@@ -18,8 +18,6 @@ pub(in crate::cpu) enum Part {
     Compare { test: bool, immediate: bool, width: u8 },
     /// A conditional branch of 64-bit code, with its condition's number.
     Branch(u8),
-    /// A comparison that takes the branch behind it with it.
-    Fused,
 }
 
 /// A comparison whose conditions can be told from its operands.
@@ -105,16 +103,13 @@ fn pick(test: bool, immediate: bool, width: u8, condition: u8) -> Run {
     }
 }
 
-/// Fuses the last two ops of a block if they go together.
-pub(in crate::cpu) fn fuse(ops: &mut [Op]) {
-    if let [.., compare, branch] = ops
-        && let Part::Compare { test, immediate, width } = compare.part
-        && let Part::Branch(condition) = branch.part
-    {
-        compare.then = compare.run;
-        compare.run = pick(test, immediate, width, condition);
-        compare.part = Part::Fused;
-        compare.disp = branch.imm;
-        compare.extra = u32::from(branch.offset) + u32::from(branch.len);
-    }
+/// The op for a comparison and the branch behind it, if they go together.
+pub(in crate::cpu) fn fuse(compare: &Op, branch: &Op, parts: [Part; 2]) -> Option<Op> {
+    let [Part::Compare { test, immediate, width }, Part::Branch(condition)] = parts else { return None };
+    Some(Op {
+        run: pick(test, immediate, width, condition),
+        disp: branch.imm,
+        extra: u32::from(branch.offset) + u32::from(branch.len),
+        ..*compare
+    })
 }

@@ -52,9 +52,9 @@ fn port_op<const INPUT: bool, W: Width>(cpu: &mut Cpu, memory: &mut Memory, op: 
 
 fn pick_width<const INPUT: bool>(width: u32) -> Run {
     match width {
-        1 => port_op::<INPUT, W8>,
-        2 => port_op::<INPUT, W16>,
-        _ => port_op::<INPUT, W32>,
+        1 => Run::new(port_op::<INPUT, W8>),
+        2 => Run::new(port_op::<INPUT, W16>),
+        _ => Run::new(port_op::<INPUT, W32>),
     }
 }
 
@@ -129,15 +129,15 @@ fn string_io<const INPUT: bool>(form: &mut Form) -> Option<Run> {
         _ => 4,
     };
     Some(match (form.address_size(), width) {
-        (2, 1) => string_op::<INPUT, W8, W16>,
-        (2, 2) => string_op::<INPUT, W16, W16>,
-        (2, _) => string_op::<INPUT, W32, W16>,
-        (4, 1) => string_op::<INPUT, W8, W32>,
-        (4, 2) => string_op::<INPUT, W16, W32>,
-        (4, _) => string_op::<INPUT, W32, W32>,
-        (_, 1) => string_op::<INPUT, W8, W64>,
-        (_, 2) => string_op::<INPUT, W16, W64>,
-        _ => string_op::<INPUT, W32, W64>,
+        (2, 1) => Run::new(string_op::<INPUT, W8, W16>),
+        (2, 2) => Run::new(string_op::<INPUT, W16, W16>),
+        (2, _) => Run::new(string_op::<INPUT, W32, W16>),
+        (4, 1) => Run::new(string_op::<INPUT, W8, W32>),
+        (4, 2) => Run::new(string_op::<INPUT, W16, W32>),
+        (4, _) => Run::new(string_op::<INPUT, W32, W32>),
+        (_, 1) => Run::new(string_op::<INPUT, W8, W64>),
+        (_, 2) => Run::new(string_op::<INPUT, W16, W64>),
+        _ => Run::new(string_op::<INPUT, W32, W64>),
     })
 }
 

@@ -27,10 +27,10 @@ pub(super) mod x87;
 macro_rules! by_width {
     ($width:expr, $f:ident $(::<$($g:tt),*>)?) => {
         match $width {
-            1 => $f::<$($($g,)*)? $crate::cpu::op::W8> as $crate::cpu::op::Run,
-            2 => $f::<$($($g,)*)? $crate::cpu::op::W16>,
-            4 => $f::<$($($g,)*)? $crate::cpu::op::W32>,
-            _ => $f::<$($($g,)*)? $crate::cpu::op::W64>,
+            1 => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::W8>),
+            2 => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::W16>),
+            4 => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::W32>),
+            _ => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::W64>),
         }
     };
 }
@@ -39,10 +39,11 @@ macro_rules! by_width {
 macro_rules! by_ea_only {
     ($ea:expr, $f:ident $(::<$($g:tt),*>)?) => {
         match $ea {
-            $crate::cpu::decode::EaKind::Base => $f::<$($($g,)*)? $crate::cpu::op::Base> as $crate::cpu::op::Run,
-            $crate::cpu::decode::EaKind::Sib => $f::<$($($g,)*)? $crate::cpu::op::Sib>,
-            $crate::cpu::decode::EaKind::Any64 => $f::<$($($g,)*)? $crate::cpu::op::Any64>,
-            $crate::cpu::decode::EaKind::Offset => $f::<$($($g,)*)? $crate::cpu::op::Offset>,
+            $crate::cpu::decode::EaKind::Base => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::Base>),
+            $crate::cpu::decode::EaKind::Sib => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::Sib>),
+            $crate::cpu::decode::EaKind::Rip => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::Rip>),
+            $crate::cpu::decode::EaKind::Any64 => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::Any64>),
+            $crate::cpu::decode::EaKind::Offset => $crate::cpu::op::Run::new($f::<$($($g,)*)? $crate::cpu::op::Offset>),
         }
     };
 }
@@ -53,17 +54,45 @@ macro_rules! by_ea {
         match $ea {
             $crate::cpu::decode::EaKind::Base => $crate::cpu::ops::by_ea!(@ $width, $f, Base, $($($g)*)?),
             $crate::cpu::decode::EaKind::Sib => $crate::cpu::ops::by_ea!(@ $width, $f, Sib, $($($g)*)?),
+            $crate::cpu::decode::EaKind::Rip => $crate::cpu::ops::by_ea!(@ $width, $f, Rip, $($($g)*)?),
             $crate::cpu::decode::EaKind::Any64 => $crate::cpu::ops::by_ea!(@ $width, $f, Any64, $($($g)*)?),
             $crate::cpu::decode::EaKind::Offset => $crate::cpu::ops::by_ea!(@ $width, $f, Offset, $($($g)*)?),
         }
     };
     (@ $width:expr, $f:ident, $e:ident, $($g:tt)*) => {
         match $width {
-            1 => $f::<$($g,)* $crate::cpu::op::W8, $crate::cpu::op::$e> as $crate::cpu::op::Run,
-            2 => $f::<$($g,)* $crate::cpu::op::W16, $crate::cpu::op::$e>,
-            4 => $f::<$($g,)* $crate::cpu::op::W32, $crate::cpu::op::$e>,
-            _ => $f::<$($g,)* $crate::cpu::op::W64, $crate::cpu::op::$e>,
+            1 => $crate::cpu::op::Run::new($f::<$($g,)* $crate::cpu::op::W8, $crate::cpu::op::$e>),
+            2 => $crate::cpu::op::Run::new($f::<$($g,)* $crate::cpu::op::W16, $crate::cpu::op::$e>),
+            4 => $crate::cpu::op::Run::new($f::<$($g,)* $crate::cpu::op::W32, $crate::cpu::op::$e>),
+            _ => $crate::cpu::op::Run::new($f::<$($g,)* $crate::cpu::op::W64, $crate::cpu::op::$e>),
         }
+    };
+}
+
+/// As [`by_ea`], for functions whose first try is to be without a call in 64-bit code.
+macro_rules! by_ea_fast {
+    ($ea:expr, $width:expr, $f:ident $(::<$($g:tt),*>)?) => {
+        match $ea {
+            $crate::cpu::decode::EaKind::Base => $crate::cpu::ops::by_ea_fast!(@ $width, $f, Base, $($($g)*)?),
+            $crate::cpu::decode::EaKind::Sib => $crate::cpu::ops::by_ea_fast!(@ $width, $f, Sib, $($($g)*)?),
+            $crate::cpu::decode::EaKind::Rip => $crate::cpu::ops::by_ea_fast!(@ $width, $f, Rip, $($($g)*)?),
+            $crate::cpu::decode::EaKind::Any64 => $crate::cpu::ops::by_ea_fast!(@ $width, $f, Any64, $($($g)*)?),
+            $crate::cpu::decode::EaKind::Offset => $crate::cpu::ops::by_ea!(@ $width, $f, Offset, $($($g)*)?),
+        }
+    };
+    (@ $width:expr, $f:ident, $e:ident, $($g:tt)*) => {
+        match $width {
+            1 => $crate::cpu::ops::by_ea_fast!(@@ W8, $f, $e, $($g)*),
+            2 => $crate::cpu::ops::by_ea!(@ 2, $f, $e, $($g)*),
+            4 => $crate::cpu::ops::by_ea_fast!(@@ W32, $f, $e, $($g)*),
+            _ => $crate::cpu::ops::by_ea_fast!(@@ W64, $f, $e, $($g)*),
+        }
+    };
+    (@@ $w:ident, $f:ident, $e:ident, $($g:tt)*) => {
+        $crate::cpu::op::Run::tried(
+            $f::<$($g,)* $crate::cpu::op::Fast<$crate::cpu::op::$w>, $crate::cpu::op::$e>,
+            $f::<$($g,)* $crate::cpu::op::$w, $crate::cpu::op::$e>,
+        )
     };
 }
 
@@ -94,8 +123,8 @@ macro_rules! by_condition {
 /// The function itself, for [`by_condition`].
 macro_rules! just {
     ($f:expr) => {
-        $f as $crate::cpu::op::Run
+        $crate::cpu::op::Run::new($f)
     };
 }
 
-pub(in crate::cpu) use {by_condition, by_ea, by_ea_only, by_width, just};
+pub(in crate::cpu) use {by_condition, by_ea, by_ea_fast, by_ea_only, by_width, just};

@@ -125,11 +125,11 @@ fn wrmsr_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> 
 }
 
 pub(in crate::cpu) fn rdmsr(_: &mut Form) -> Option<Run> {
-    Some(rdmsr_run)
+    Some(Run::new(rdmsr_run))
 }
 
 pub(in crate::cpu) fn wrmsr(_: &mut Form) -> Option<Run> {
-    Some(wrmsr_run)
+    Some(Run::new(wrmsr_run))
 }
 
 fn rdtsc_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -156,15 +156,15 @@ fn rdpid_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn rdtsc(_: &mut Form) -> Option<Run> {
-    Some(rdtsc_run)
+    Some(Run::new(rdtsc_run))
 }
 
 pub(in crate::cpu) fn rdtscp(_: &mut Form) -> Option<Run> {
-    Some(rdtscp_run)
+    Some(Run::new(rdtscp_run))
 }
 
 pub(in crate::cpu) fn rdpid(_: &mut Form) -> Option<Run> {
-    Some(rdpid_run)
+    Some(Run::new(rdpid_run))
 }
 
 /// RDPMC that does not exit: there is no performance counter of any number.
@@ -172,7 +172,7 @@ pub(in crate::cpu) fn rdpmc(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Halt> {
         cpu.gp()
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 /// RDRAND and RDSEED. See: SDM "Instruction-Information Field as Used for RDRAND, RDSEED" for the exit.
@@ -198,8 +198,8 @@ fn random_run<const SEED: bool, W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op
 
 pub(in crate::cpu) fn random<const SEED: bool>(form: &mut Form) -> Option<Run> {
     Some(match form.width {
-        2 => random_run::<SEED, W16>,
-        4 => random_run::<SEED, W32>,
-        _ => random_run::<SEED, W64>,
+        2 => Run::new(random_run::<SEED, W16>),
+        4 => Run::new(random_run::<SEED, W32>),
+        _ => Run::new(random_run::<SEED, W64>),
     })
 }

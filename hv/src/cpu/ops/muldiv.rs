@@ -2,7 +2,7 @@
 
 use crate::cpu::decode::{Form, Shape};
 use crate::cpu::op::{Ea, Flow, Op, Run, Width};
-use crate::cpu::ops::{alu::logic, by_ea, by_width};
+use crate::cpu::ops::{alu::logic, by_ea, by_ea_fast, by_width};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::x86::Vector;
@@ -184,9 +184,9 @@ fn imul_rmi<W: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Res
 pub(in crate::cpu) fn imul(form: &mut Form) -> Option<Run> {
     Some(match form.shape() {
         Shape::RegReg => by_width!(form.width, imul_rr),
-        Shape::RegMem => by_ea!(form.ea, form.width, imul_rm),
+        Shape::RegMem => by_ea_fast!(form.ea, form.width, imul_rm),
         Shape::RegRegImm => by_width!(form.width, imul_rri),
-        Shape::RegMemImm => by_ea!(form.ea, form.width, imul_rmi),
+        Shape::RegMemImm => by_ea_fast!(form.ea, form.width, imul_rmi),
         _ => return accumulate::<Imul>(form),
     })
 }

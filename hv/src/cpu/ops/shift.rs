@@ -277,8 +277,8 @@ fn flagless_m<O: Flagless, W: Width, E: Ea>(cpu: &mut Cpu, memory: &mut Memory, 
 pub(in crate::cpu) fn flagless<O: Flagless>(form: &mut Form) -> Option<Run> {
     form.op.extra = if form.kind(2) == iced_x86::OpKind::Register { u32::from(form.register(2)) } else { 255 };
     Some(match (form.kind(1) == iced_x86::OpKind::Register, form.width) {
-        (true, 4) => flagless_r::<O, W32>,
-        (true, _) => flagless_r::<O, W64>,
+        (true, 4) => Run::new(flagless_r::<O, W32>),
+        (true, _) => Run::new(flagless_r::<O, W64>),
         (false, _) => by_ea!(form.ea, form.width, flagless_m::<O>),
     })
 }

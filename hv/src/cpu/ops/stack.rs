@@ -1,8 +1,8 @@
 //! PUSH, POP, PUSHA, POPA, PUSHF, POPF, ENTER, LEAVE.
 
 use crate::cpu::decode::{Form, Shape};
-use crate::cpu::op::{Ea, Flow, Op, Run, W16, W32, W64, Width};
-use crate::cpu::ops::by_ea;
+use crate::cpu::op::{Ea, Fast, Flow, Op, Run, W16, W32, W64, Width};
+use crate::cpu::ops::{by_ea, by_ea_fast};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::x86::{Rflags, Seg};
@@ -11,10 +11,10 @@ use hv_defs::x86::{Rflags, Seg};
 macro_rules! by_stack {
     ($form:expr, $width:expr, $f:ident $(::<$($g:tt),*>)?) => {
         match ($form.mode.long(), $width) {
-            (true, 2) => $f::<true, $($($g,)*)? W16> as Run,
-            (true, _) => $f::<true, $($($g,)*)? W64>,
-            (false, 2) => $f::<false, $($($g,)*)? W16>,
-            (false, _) => $f::<false, $($($g,)*)? W32>,
+            (true, 2) => Run::new($f::<true, $($($g,)*)? W16>),
+            (true, _) => Run::tried($f::<true, $($($g,)*)? Fast<W64>>, $f::<true, $($($g,)*)? W64>),
+            (false, 2) => Run::new($f::<false, $($($g,)*)? W16>),
+            (false, _) => Run::new($f::<false, $($($g,)*)? W32>),
         }
     };
 }
@@ -117,7 +117,7 @@ pub(in crate::cpu) fn push(form: &mut Form) -> Option<Run> {
         (Shape::Reg, _) => by_stack!(form, size, push_r),
         (Shape::Imm, _) => by_stack!(form, size, push_i),
         (Shape::Seg, _) => by_stack!(form, size, push_s),
-        (Shape::Mem, true) => by_ea!(form.ea, size, push_m::<true>),
+        (Shape::Mem, true) => by_ea_fast!(form.ea, size, push_m::<true>),
         (Shape::Mem, false) => by_ea!(form.ea, size, push_m::<false>),
         _ => return None,
     })
@@ -159,7 +159,7 @@ pub(in crate::cpu) fn pop(form: &mut Form) -> Option<Run> {
     Some(match (form.shape(), form.mode.long()) {
         (Shape::Reg, _) => by_stack!(form, size, pop_r),
         (Shape::Seg, _) => by_stack!(form, size, pop_s),
-        (Shape::Mem, true) => by_ea!(form.ea, size, pop_m::<true>),
+        (Shape::Mem, true) => by_ea_fast!(form.ea, size, pop_m::<true>),
         (Shape::Mem, false) => by_ea!(form.ea, size, pop_m::<false>),
         _ => return None,
     })

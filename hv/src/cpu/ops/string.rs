@@ -149,17 +149,17 @@ fn build<I: Iteration>(form: &mut Form) -> Option<Run> {
     };
     let width = form.size(0).max(form.size(1));
     Some(match (form.address_size(), width) {
-        (2, 1) => run::<I, W8, W16>,
-        (2, 2) => run::<I, W16, W16>,
-        (2, _) => run::<I, W32, W16>,
-        (4, 1) => run::<I, W8, W32>,
-        (4, 2) => run::<I, W16, W32>,
-        (4, 4) => run::<I, W32, W32>,
-        (4, _) => run::<I, W64, W32>,
-        (_, 1) => run::<I, W8, W64>,
-        (_, 2) => run::<I, W16, W64>,
-        (_, 4) => run::<I, W32, W64>,
-        _ => run::<I, W64, W64>,
+        (2, 1) => Run::new(run::<I, W8, W16>),
+        (2, 2) => Run::new(run::<I, W16, W16>),
+        (2, _) => Run::new(run::<I, W32, W16>),
+        (4, 1) => Run::new(run::<I, W8, W32>),
+        (4, 2) => Run::new(run::<I, W16, W32>),
+        (4, 4) => Run::new(run::<I, W32, W32>),
+        (4, _) => Run::new(run::<I, W64, W32>),
+        (_, 1) => Run::new(run::<I, W8, W64>),
+        (_, 2) => Run::new(run::<I, W16, W64>),
+        (_, 4) => Run::new(run::<I, W32, W64>),
+        _ => Run::new(run::<I, W64, W64>),
     })
 }
 

@@ -24,7 +24,7 @@ pub(in crate::cpu) fn gone(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Halt> {
         cpu.ud()
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 impl Cpu {
@@ -229,11 +229,11 @@ fn mov_from_cr_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, 
 }
 
 pub(in crate::cpu) fn mov_to_cr(_: &mut Form) -> Option<Run> {
-    Some(mov_to_cr_run)
+    Some(Run::new(mov_to_cr_run))
 }
 
 pub(in crate::cpu) fn mov_from_cr(_: &mut Form) -> Option<Run> {
-    Some(mov_from_cr_run)
+    Some(Run::new(mov_from_cr_run))
 }
 
 /// MOV to (`TO`) or from a debug register, with its own order of checks.
@@ -277,7 +277,7 @@ fn mov_dr_run<const TO: bool>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<
 
 pub(in crate::cpu) fn mov_dr(form: &mut Form) -> Option<Run> {
     let to = form.instruction.op_register(0).is_dr();
-    Some(if to { mov_dr_run::<true> } else { mov_dr_run::<false> })
+    Some(if to { Run::new(mov_dr_run::<true>) } else { Run::new(mov_dr_run::<false>) })
 }
 
 fn clts_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -293,7 +293,7 @@ fn clts_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn clts(_: &mut Form) -> Option<Run> {
-    Some(clts_run)
+    Some(Run::new(clts_run))
 }
 
 /// LMSW. PE can be set with it and not cleared.
@@ -323,7 +323,7 @@ fn lmsw_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 
 pub(in crate::cpu) fn lmsw(form: &mut Form) -> Option<Run> {
     form.op.extra = u32::from(form.kind(0) != iced_x86::OpKind::Register);
-    Some(lmsw_run)
+    Some(Run::new(lmsw_run))
 }
 
 fn smsw_run<W: Width>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -373,11 +373,11 @@ fn sti_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn cli(_: &mut Form) -> Option<Run> {
-    Some(cli_run)
+    Some(Run::new(cli_run))
 }
 
 pub(in crate::cpu) fn sti(_: &mut Form) -> Option<Run> {
-    Some(sti_run)
+    Some(Run::new(sti_run))
 }
 
 fn hlt_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -386,7 +386,7 @@ fn hlt_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn hlt(_: &mut Form) -> Option<Run> {
-    Some(hlt_run)
+    Some(Run::new(hlt_run))
 }
 
 /// PAUSE. See: SDM "Changes to Instruction Behavior in VMX Non-Root Operation" for PAUSE-loop exiting.
@@ -408,7 +408,7 @@ fn pause_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn pause(_: &mut Form) -> Option<Run> {
-    Some(pause_run)
+    Some(Run::new(pause_run))
 }
 
 /// INVLPG. Of an address that is not canonical nothing is cached.
@@ -431,7 +431,7 @@ fn invlpg_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn invlpg(_: &mut Form) -> Option<Run> {
-    Some(invlpg_run)
+    Some(Run::new(invlpg_run))
 }
 
 fn invpcid_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -461,7 +461,7 @@ fn invpcid_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt
 
 pub(in crate::cpu) fn invpcid(form: &mut Form) -> Option<Run> {
     form.op.extra = operand_info(form).with_reg2(form.op.reg).into();
-    Some(invpcid_run)
+    Some(Run::new(invpcid_run))
 }
 
 fn swapgs_run(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Halt> {
@@ -470,7 +470,7 @@ fn swapgs_run(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn swapgs(_: &mut Form) -> Option<Run> {
-    Some(swapgs_run)
+    Some(Run::new(swapgs_run))
 }
 
 fn read_base_run<const SEG: usize, W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -489,11 +489,11 @@ fn write_base_run<const SEG: usize, W: Width>(cpu: &mut Cpu, _: &mut Memory, op:
 }
 
 pub(in crate::cpu) fn read_base<const SEG: usize>(form: &mut Form) -> Option<Run> {
-    Some(if form.width == 8 { read_base_run::<SEG, W64> } else { read_base_run::<SEG, W32> })
+    Some(if form.width == 8 { Run::new(read_base_run::<SEG, W64>) } else { Run::new(read_base_run::<SEG, W32>) })
 }
 
 pub(in crate::cpu) fn write_base<const SEG: usize>(form: &mut Form) -> Option<Run> {
-    Some(if form.width == 8 { write_base_run::<SEG, W64> } else { write_base_run::<SEG, W32> })
+    Some(if form.width == 8 { Run::new(write_base_run::<SEG, W64>) } else { Run::new(write_base_run::<SEG, W32>) })
 }
 
 /// XGETBV: XCR0, or which of its components are in use.
@@ -507,7 +507,7 @@ fn xgetbv_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn xgetbv(_: &mut Form) -> Option<Run> {
-    Some(xgetbv_run)
+    Some(Run::new(xgetbv_run))
 }
 
 fn rdpkru_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -529,11 +529,11 @@ fn wrpkru_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn rdpkru(_: &mut Form) -> Option<Run> {
-    Some(rdpkru_run)
+    Some(Run::new(rdpkru_run))
 }
 
 pub(in crate::cpu) fn wrpkru(_: &mut Form) -> Option<Run> {
-    Some(wrpkru_run)
+    Some(Run::new(wrpkru_run))
 }
 
 fn set_ac<const ON: bool>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
@@ -546,11 +546,11 @@ fn set_ac<const ON: bool>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow
 }
 
 pub(in crate::cpu) fn clac(_: &mut Form) -> Option<Run> {
-    Some(set_ac::<false>)
+    Some(Run::new(set_ac::<false>))
 }
 
 pub(in crate::cpu) fn stac(_: &mut Form) -> Option<Run> {
-    Some(set_ac::<true>)
+    Some(Run::new(set_ac::<true>))
 }
 
 /// MONITOR that does not exit: the line must be readable.
@@ -565,7 +565,7 @@ fn monitor_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt
 }
 
 pub(in crate::cpu) fn monitor(_: &mut Form) -> Option<Run> {
-    Some(monitor_run)
+    Some(Run::new(monitor_run))
 }
 
 /// MWAIT that does not exit: it may end at once, and does.
@@ -574,5 +574,5 @@ fn mwait_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 }
 
 pub(in crate::cpu) fn mwait(_: &mut Form) -> Option<Run> {
-    Some(mwait_run)
+    Some(Run::new(mwait_run))
 }

@@ -77,22 +77,22 @@ fn store_table<const KIND: u32>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> 
 
 pub(in crate::cpu) fn lgdt(form: &mut Form) -> Option<Run> {
     form.op.extra = table_info(form, LGDT);
-    Some(load_table::<LGDT>)
+    Some(Run::new(load_table::<LGDT>))
 }
 
 pub(in crate::cpu) fn lidt(form: &mut Form) -> Option<Run> {
     form.op.extra = table_info(form, LIDT);
-    Some(load_table::<LIDT>)
+    Some(Run::new(load_table::<LIDT>))
 }
 
 pub(in crate::cpu) fn sgdt(form: &mut Form) -> Option<Run> {
     form.op.extra = table_info(form, SGDT);
-    Some(store_table::<SGDT>)
+    Some(Run::new(store_table::<SGDT>))
 }
 
 pub(in crate::cpu) fn sidt(form: &mut Form) -> Option<Run> {
     form.op.extra = table_info(form, SIDT);
-    Some(store_table::<SIDT>)
+    Some(Run::new(store_table::<SIDT>))
 }
 
 const SLDT: u32 = 0;
@@ -179,12 +179,12 @@ fn store_selector<const KIND: u32, W: Width>(cpu: &mut Cpu, memory: &mut Memory,
 
 pub(in crate::cpu) fn lldt(form: &mut Form) -> Option<Run> {
     form.op.extra = selector_info(form, LLDT);
-    Some(load_system_segment::<LLDT>)
+    Some(Run::new(load_system_segment::<LLDT>))
 }
 
 pub(in crate::cpu) fn ltr(form: &mut Form) -> Option<Run> {
     form.op.extra = selector_info(form, LTR);
-    Some(load_system_segment::<LTR>)
+    Some(Run::new(load_system_segment::<LTR>))
 }
 
 pub(in crate::cpu) fn sldt(form: &mut Form) -> Option<Run> {
@@ -266,12 +266,12 @@ fn verify<const WRITE: bool>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Res
 
 pub(in crate::cpu) fn verr(form: &mut Form) -> Option<Run> {
     form.op.extra = selector_info(form, 0);
-    Some(verify::<false>)
+    Some(Run::new(verify::<false>))
 }
 
 pub(in crate::cpu) fn verw(form: &mut Form) -> Option<Run> {
     form.op.extra = selector_info(form, 0);
-    Some(verify::<true>)
+    Some(Run::new(verify::<true>))
 }
 
 /// ARPL: raises the RPL of the first operand to that of the second.
@@ -301,7 +301,7 @@ fn arpl_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
 pub(in crate::cpu) fn arpl(form: &mut Form) -> Option<Run> {
     let in_register = form.kind(0) == iced_x86::OpKind::Register;
     form.op.extra = InstructionInfo::new().with_is_register(in_register).into();
-    Some(arpl_run)
+    Some(Run::new(arpl_run))
 }
 
 /// LDS, LES, LFS, LGS, LSS: an offset and a selector from memory.
@@ -316,8 +316,8 @@ fn load_far_run<const SEG: u8, W: Width>(cpu: &mut Cpu, memory: &mut Memory, op:
 
 pub(in crate::cpu) fn load_far<const SEG: u8>(form: &mut Form) -> Option<Run> {
     Some(match form.size(0) {
-        2 => load_far_run::<SEG, W16>,
-        4 => load_far_run::<SEG, W32>,
-        _ => load_far_run::<SEG, W64>,
+        2 => Run::new(load_far_run::<SEG, W16>),
+        4 => Run::new(load_far_run::<SEG, W32>),
+        _ => Run::new(load_far_run::<SEG, W64>),
     })
 }

@@ -23,14 +23,14 @@ pub(in crate::cpu) fn operand_info(form: &Form) -> InstructionInfo {
         .with_address_size(size)
         .with_segment(op.seg)
         .with_index(op.index)
-        .with_no_index(op.index_mask == 0)
+        .with_no_index(!op.has(Op::INDEX))
         .with_base(op.base)
-        .with_no_base(op.base_mask == 0)
+        .with_no_base(!op.has(Op::BASE))
 }
 
 /// The displacement of a memory operand, which is the qualification: relative to RIP's zero for RIP-relative ones.
 pub(in crate::cpu) fn displacement(cpu: &Cpu, op: &Op) -> u64 {
-    op.disp.wrapping_add(if op.rip_mask != 0 { cpu.rip } else { 0 })
+    op.disp.wrapping_add(if op.has(Op::RIP) { cpu.rip } else { 0 })
 }
 
 macro_rules! exits {
@@ -41,7 +41,7 @@ macro_rules! exits {
                 cpu.exit_with(op, Reason::$reason, at, op.extra)
             }
             form.op.extra = operand_info(form).with_reg2(form.op.reg).into();
-            Some(run)
+            Some(Run::new(run))
         }
     )*};
 }
@@ -59,7 +59,7 @@ pub(in crate::cpu) fn vmcall(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         cpu.plain_exit(op, Reason::VMCALL)
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 pub(in crate::cpu) fn vmfunc(_: &mut Form) -> Option<Run> {
@@ -75,7 +75,7 @@ pub(in crate::cpu) fn vmfunc(_: &mut Form) -> Option<Run> {
         }
         cpu.unsupported("a VM function")
     }
-    Some(run)
+    Some(Run::new(run))
 }
 
 /// VMfailInvalid, VMfailValid and VMsucceed leave the other arithmetic flags clear.
@@ -164,7 +164,7 @@ fn vmcs_access<const WRITE: bool>(form: &mut Form) -> Option<Run> {
         operand_info(form)
     };
     form.op.extra = info.with_reg2(form.register(field)).into();
-    Some(if form.mode.long() { access::<WRITE, W64> } else { access::<WRITE, W32> })
+    Some(if form.mode.long() { Run::new(access::<WRITE, W64>) } else { Run::new(access::<WRITE, W32>) })
 }
 
 pub(in crate::cpu) fn vmread(form: &mut Form) -> Option<Run> {

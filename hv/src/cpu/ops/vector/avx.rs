@@ -120,11 +120,11 @@ fn wide<Y: Ymm>(form: &mut Form) -> Option<Run> {
     let (encoding, in_memory) = three(form);
     let bytes = if in_memory { form.instruction.memory_size().size() } else { 0 };
     Some(match (bytes, encoding == Encoding::Vex256) {
-        (32, _) => run_ymm::<Y, 32, true>,
-        (16, true) => run_ymm::<Y, 16, true>,
-        (16, false) => run_ymm::<Y, 16, false>,
-        (_, true) => run_ymm::<Y, 0, true>,
-        (_, false) => run_ymm::<Y, 0, false>,
+        (32, _) => Run::new(run_ymm::<Y, 32, true>),
+        (16, true) => Run::new(run_ymm::<Y, 16, true>),
+        (16, false) => Run::new(run_ymm::<Y, 16, false>),
+        (_, true) => Run::new(run_ymm::<Y, 0, true>),
+        (_, false) => Run::new(run_ymm::<Y, 0, false>),
     })
 }
 
@@ -134,18 +134,18 @@ fn extract(form: &mut Form) -> Option<Run> {
         if op.imm & 1 == 0 { cpu.xmm(from) } else { cpu.ymm_high(from) }
     }
     Some(if memory_source(form) {
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let value = half(cpu, op.reg, op);
             cpu.write128(memory, op, false, value)?;
             Ok(Flow::Next)
-        }
+        })
     } else {
-        |cpu, _, op| {
+        Run::new(|cpu, _, op| {
             cpu.avx()?;
             cpu.set_vex(op.reg, half(cpu, op.rm, op), 0);
             Ok(Flow::Next)
-        }
+        })
     })
 }
 
@@ -168,30 +168,30 @@ fn broadcast<const BITS: u32>(form: &mut Form) -> Option<Run> {
         })
     }
     Some(match (memory_source(form), encoding(form) == Encoding::Vex256) {
-        (true, true) => |cpu, memory, op| {
+        (true, true) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let value = all::<BITS>(load::<BITS>(cpu, memory, op)?);
             cpu.set_vex(op.reg, value, value);
             Ok(Flow::Next)
-        },
-        (true, false) => |cpu, memory, op| {
+        }),
+        (true, false) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let value = all::<BITS>(load::<BITS>(cpu, memory, op)?);
             cpu.set_vex(op.reg, value, 0);
             Ok(Flow::Next)
-        },
-        (false, true) => |cpu, _, op| {
+        }),
+        (false, true) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let value = all::<BITS>(cpu.xmm(op.rm));
             cpu.set_vex(op.reg, value, value);
             Ok(Flow::Next)
-        },
-        (false, false) => |cpu, _, op| {
+        }),
+        (false, false) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let value = all::<BITS>(cpu.xmm(op.rm));
             cpu.set_vex(op.reg, value, 0);
             Ok(Flow::Next)
-        },
+        }),
     })
 }
 
@@ -213,7 +213,7 @@ fn mask_move<const BYTES: u64>(form: &mut Form) -> Option<Run> {
     form.op.extra = if encoding(form) == Encoding::Vex256 { 32 } else { 16 };
     Some(if store {
         // [memory], mask, value
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let (mask, value) = (cpu.ymm(op.reg), cpu.ymm(op.rm));
             let count = u64::from(op.extra) / BYTES;
@@ -227,10 +227,10 @@ fn mask_move<const BYTES: u64>(form: &mut Form) -> Option<Run> {
                 }
                 Ok(Flow::Next)
             })
-        }
+        })
     } else {
         // value, mask, [memory]
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let mask = cpu.ymm(op.rm);
             let mut value = (0u128, 0u128);
@@ -246,13 +246,13 @@ fn mask_move<const BYTES: u64>(form: &mut Form) -> Option<Run> {
             }
             cpu.set_vex(op.reg, value.0, value.1);
             Ok(Flow::Next)
-        }
+        })
     })
 }
 
 /// VZEROUPPER, and with `ALL` VZEROALL.
 fn zero<const ALL: bool>(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, _| {
+    Some(Run::new(|cpu, _, _| {
         cpu.avx()?;
         let count = if cpu.code64() { 16 } else { 8 };
         for number in 0..count {
@@ -262,7 +262,7 @@ fn zero<const ALL: bool>(_: &mut Form) -> Option<Run> {
             cpu.set_ymm_high(number, 0);
         }
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// The FMA family. `ORDER` is 132, 213 or 231: which operands are multiplied and which is added. `KIND` is 0 for
@@ -330,7 +330,7 @@ fn fma<R: Real, const ORDER: u16, const KIND: u8, const SCALAR: bool>(form: &mut
     let (encoding, in_memory) = three(form);
     form.op.extra = if in_memory { form.instruction.memory_size().size() as u32 } else { 0 };
     form.op.imm = u64::from(encoding == Encoding::Vex256);
-    Some(run_fma::<R, ORDER, KIND, SCALAR>)
+    Some(Run::new(run_fma::<R, ORDER, KIND, SCALAR>))
 }
 
 macro_rules! fma_rows {

@@ -306,12 +306,12 @@ fn packed<L: Lanewise>(form: &mut Form) -> Option<Run> {
     // A narrowing conversion from 32 bytes in memory names no YMM register.
     let wide = encoding(form) == Encoding::Vex256 || form.instruction.memory_size().size() == 32;
     Some(match (in_memory, vex(form), wide) {
-        (false, false, _) => run::<L, false, false, false>,
-        (true, false, _) => run::<L, true, false, false>,
-        (false, true, false) => run::<L, false, true, false>,
-        (true, true, false) => run::<L, true, true, false>,
-        (false, true, true) => run::<L, false, true, true>,
-        (true, true, true) => run::<L, true, true, true>,
+        (false, false, _) => Run::new(run::<L, false, false, false>),
+        (true, false, _) => Run::new(run::<L, true, false, false>),
+        (false, true, false) => Run::new(run::<L, false, true, false>),
+        (true, true, false) => Run::new(run::<L, true, true, false>),
+        (false, true, true) => Run::new(run::<L, false, true, true>),
+        (true, true, true) => Run::new(run::<L, true, true, true>),
     })
 }
 
@@ -327,26 +327,26 @@ fn half(form: &mut Form) -> Option<Run> {
     }
     let wide = encoding(form) == Encoding::Vex256;
     Some(match (form.kind(0) == OpKind::Memory, wide) {
-        (true, false) => |cpu, memory, op| {
+        (true, false) => Run::new(|cpu, memory, op| {
             let value = values::<false>(cpu, op.reg, op)?;
             cpu.write_small(memory, op, 8, value as u64)?;
             Ok(Flow::Next)
-        },
-        (true, true) => |cpu, memory, op| {
+        }),
+        (true, true) => Run::new(|cpu, memory, op| {
             let value = values::<true>(cpu, op.reg, op)?;
             cpu.write128(memory, op, false, value)?;
             Ok(Flow::Next)
-        },
-        (false, false) => |cpu, _, op| {
+        }),
+        (false, false) => Run::new(|cpu, _, op| {
             let value = values::<false>(cpu, op.rm, op)?;
             cpu.set_vex(op.reg, value, 0);
             Ok(Flow::Next)
-        },
-        (false, true) => |cpu, _, op| {
+        }),
+        (false, true) => Run::new(|cpu, _, op| {
             let value = values::<true>(cpu, op.rm, op)?;
             cpu.set_vex(op.reg, value, 0);
             Ok(Flow::Next)
-        },
+        }),
     })
 }
 
@@ -363,22 +363,22 @@ fn from_mmx<R: Real>(form: &mut Form) -> Option<Run> {
         Ok(())
     }
     Some(if memory_source(form) {
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             // From memory they leave the x87 state alone.
             cpu.sse()?;
             let value = cpu.read_small(memory, op, 8)?;
             finish::<R>(cpu, op, value)?;
             Ok(Flow::Next)
-        }
+        })
     } else {
-        |cpu, _, op| {
+        Run::new(|cpu, _, op| {
             cpu.sse()?;
             cpu.mmx()?;
             let value = cpu.mm(op.rm);
             finish::<R>(cpu, op, value)?;
             cpu.enter_mmx();
             Ok(Flow::Next)
-        }
+        })
     })
 }
 
@@ -395,22 +395,22 @@ fn to_mmx<R: Real, const TRUNCATE: bool>(form: &mut Form) -> Option<Run> {
         Ok(())
     }
     Some(if memory_source(form) {
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.sse()?;
             cpu.mmx()?;
             let value =
                 if R::BITS == 32 { cpu.read_small(memory, op, 8)?.into() } else { cpu.read128(memory, op, true)? };
             finish::<R, TRUNCATE>(cpu, op, value)?;
             Ok(Flow::Next)
-        }
+        })
     } else {
-        |cpu, _, op| {
+        Run::new(|cpu, _, op| {
             cpu.sse()?;
             cpu.mmx()?;
             let value = cpu.xmm(op.rm);
             finish::<R, TRUNCATE>(cpu, op, value)?;
             Ok(Flow::Next)
-        }
+        })
     })
 }
 

@@ -383,22 +383,22 @@ fn run_scalar<R: Real, L: Lane<R>, const MEM: bool, const VEX: bool>(
 
 fn full<R: Real, L: Lane<R>>(form: &mut Form) -> Option<Run> {
     Some(match three(form) {
-        (Encoding::Legacy, false) => run_packed::<R, L, false>,
-        (Encoding::Legacy, true) => run_packed::<R, L, true>,
-        (Encoding::Vex128, false) => run_packed_vex::<R, L, false, false>,
-        (Encoding::Vex128, true) => run_packed_vex::<R, L, true, false>,
-        (Encoding::Vex256, false) => run_packed_vex::<R, L, false, true>,
-        (Encoding::Vex256, true) => run_packed_vex::<R, L, true, true>,
+        (Encoding::Legacy, false) => Run::new(run_packed::<R, L, false>),
+        (Encoding::Legacy, true) => Run::new(run_packed::<R, L, true>),
+        (Encoding::Vex128, false) => Run::new(run_packed_vex::<R, L, false, false>),
+        (Encoding::Vex128, true) => Run::new(run_packed_vex::<R, L, true, false>),
+        (Encoding::Vex256, false) => Run::new(run_packed_vex::<R, L, false, true>),
+        (Encoding::Vex256, true) => Run::new(run_packed_vex::<R, L, true, true>),
         (Encoding::Mmx, _) => return None,
     })
 }
 
 fn one<R: Real, L: Lane<R>>(form: &mut Form) -> Option<Run> {
     Some(match three(form) {
-        (Encoding::Legacy, false) => run_scalar::<R, L, false, false>,
-        (Encoding::Legacy, true) => run_scalar::<R, L, true, false>,
-        (Encoding::Vex128 | Encoding::Vex256, false) => run_scalar::<R, L, false, true>,
-        (Encoding::Vex128 | Encoding::Vex256, true) => run_scalar::<R, L, true, true>,
+        (Encoding::Legacy, false) => Run::new(run_scalar::<R, L, false, false>),
+        (Encoding::Legacy, true) => Run::new(run_scalar::<R, L, true, false>),
+        (Encoding::Vex128 | Encoding::Vex256, false) => Run::new(run_scalar::<R, L, false, true>),
+        (Encoding::Vex128 | Encoding::Vex256, true) => Run::new(run_scalar::<R, L, true, true>),
         (Encoding::Mmx, _) => return None,
     })
 }
@@ -497,12 +497,12 @@ fn run_whole<W: Whole, const MEM: bool, const VEX: bool, const WIDE: bool>(
 
 fn whole<W: Whole>(form: &mut Form) -> Option<Run> {
     Some(match three(form) {
-        (Encoding::Legacy, false) => run_whole::<W, false, false, false>,
-        (Encoding::Legacy, true) => run_whole::<W, true, false, false>,
-        (Encoding::Vex128, false) => run_whole::<W, false, true, false>,
-        (Encoding::Vex128, true) => run_whole::<W, true, true, false>,
-        (Encoding::Vex256, false) => run_whole::<W, false, true, true>,
-        (Encoding::Vex256, true) => run_whole::<W, true, true, true>,
+        (Encoding::Legacy, false) => Run::new(run_whole::<W, false, false, false>),
+        (Encoding::Legacy, true) => Run::new(run_whole::<W, true, false, false>),
+        (Encoding::Vex128, false) => Run::new(run_whole::<W, false, true, false>),
+        (Encoding::Vex128, true) => Run::new(run_whole::<W, true, true, false>),
+        (Encoding::Vex256, false) => Run::new(run_whole::<W, false, true, true>),
+        (Encoding::Vex256, true) => Run::new(run_whole::<W, true, true, true>),
         (Encoding::Mmx, _) => return None,
     })
 }

@@ -358,13 +358,13 @@ fn run_mmx<F: Immediate, const MEM: bool>(cpu: &mut Cpu, memory: &mut Memory, op
 fn packed<F: Immediate>(form: &mut Form) -> Option<Run> {
     let (encoding, in_memory) = three(form);
     Some(match (encoding, in_memory) {
-        (Encoding::Mmx, false) => run_mmx::<F, false>,
-        (Encoding::Mmx, true) => run_mmx::<F, true>,
-        (Encoding::Legacy, false) => run_legacy::<F, false>,
-        (Encoding::Legacy, true) => run_legacy::<F, true>,
-        (Encoding::Vex128, false) => run_vex::<F, false, false>,
-        (Encoding::Vex128, true) => run_vex::<F, true, false>,
-        (Encoding::Vex256, false) => run_vex::<F, false, true>,
-        (Encoding::Vex256, true) => run_vex::<F, true, true>,
+        (Encoding::Mmx, false) => Run::new(run_mmx::<F, false>),
+        (Encoding::Mmx, true) => Run::new(run_mmx::<F, true>),
+        (Encoding::Legacy, false) => Run::new(run_legacy::<F, false>),
+        (Encoding::Legacy, true) => Run::new(run_legacy::<F, true>),
+        (Encoding::Vex128, false) => Run::new(run_vex::<F, false, false>),
+        (Encoding::Vex128, true) => Run::new(run_vex::<F, true, false>),
+        (Encoding::Vex256, false) => Run::new(run_vex::<F, false, true>),
+        (Encoding::Vex256, true) => Run::new(run_vex::<F, true, true>),
     })
 }

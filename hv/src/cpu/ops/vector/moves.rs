@@ -12,19 +12,19 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 macro_rules! by_vex {
     ($form:expr, |$cpu:ident, $memory:ident, $op:ident| $body:block) => {
         if vex($form) {
-            |$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
+            Run::new(|$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
                 $cpu.avx()?;
                 let (low, high): (u128, u128) = $body;
                 $cpu.set_vex($op.reg, low, high);
                 Ok(Flow::Next)
-            }
+            })
         } else {
-            |$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
+            Run::new(|$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
                 $cpu.sse()?;
                 let (low, _): (u128, u128) = $body;
                 $cpu.set_xmm($op.reg, low);
                 Ok(Flow::Next)
-            }
+            })
         }
     };
 }
@@ -33,17 +33,17 @@ macro_rules! by_vex {
 macro_rules! store {
     ($form:expr, |$cpu:ident, $memory:ident, $op:ident| $body:block) => {
         if vex($form) {
-            |$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
+            Run::new(|$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
                 $cpu.avx()?;
                 $body
                 Ok(Flow::Next)
-            }
+            })
         } else {
-            |$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
+            Run::new(|$cpu: &mut Cpu, $memory: &mut Memory, $op: &Op| {
                 $cpu.sse()?;
                 $body
                 Ok(Flow::Next)
-            }
+            })
         }
     };
 }
@@ -60,46 +60,46 @@ fn direction(form: &Form) -> Option<bool> {
 /// Moves of whole registers. What VEX does not write is zero.
 fn whole<const ALIGNED: bool>(form: &mut Form) -> Option<Run> {
     Some(match (encoding(form), direction(form)) {
-        (Encoding::Legacy, None) => |cpu, _, op| {
+        (Encoding::Legacy, None) => Run::new(|cpu, _, op| {
             cpu.sse()?;
             cpu.set_xmm(op.reg, cpu.xmm(op.rm));
             Ok(Flow::Next)
-        },
-        (Encoding::Legacy, Some(false)) => |cpu, memory, op| {
+        }),
+        (Encoding::Legacy, Some(false)) => Run::new(|cpu, memory, op| {
             cpu.sse()?;
             let value = cpu.read128(memory, op, ALIGNED)?;
             cpu.set_xmm(op.reg, value);
             Ok(Flow::Next)
-        },
-        (Encoding::Legacy, Some(true)) => |cpu, memory, op| {
+        }),
+        (Encoding::Legacy, Some(true)) => Run::new(|cpu, memory, op| {
             cpu.sse()?;
             let value = cpu.xmm(op.reg);
             cpu.write128(memory, op, ALIGNED, value)?;
             Ok(Flow::Next)
-        },
-        (Encoding::Vex128, None) => |cpu, _, op| {
+        }),
+        (Encoding::Vex128, None) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             cpu.set_vex(op.reg, cpu.xmm(op.rm), 0);
             Ok(Flow::Next)
-        },
-        (Encoding::Vex128, Some(false)) => |cpu, memory, op| {
+        }),
+        (Encoding::Vex128, Some(false)) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let value = cpu.read128(memory, op, ALIGNED)?;
             cpu.set_vex(op.reg, value, 0);
             Ok(Flow::Next)
-        },
-        (Encoding::Vex128, Some(true)) => |cpu, memory, op| {
+        }),
+        (Encoding::Vex128, Some(true)) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let value = cpu.xmm(op.reg);
             cpu.write128(memory, op, ALIGNED, value)?;
             Ok(Flow::Next)
-        },
-        (Encoding::Vex256, None) => |cpu, _, op| {
+        }),
+        (Encoding::Vex256, None) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             cpu.set_vex(op.reg, cpu.xmm(op.rm), cpu.ymm_high(op.rm));
             Ok(Flow::Next)
-        },
-        (Encoding::Vex256, Some(false)) => |cpu, memory, op| {
+        }),
+        (Encoding::Vex256, Some(false)) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             if ALIGNED && cpu.operand(op, 32, false)? & 31 != 0 {
                 return cpu.gp();
@@ -107,8 +107,8 @@ fn whole<const ALIGNED: bool>(form: &mut Form) -> Option<Run> {
             let (low, high) = cpu.read256(memory, op)?;
             cpu.set_vex(op.reg, low, high);
             Ok(Flow::Next)
-        },
-        (Encoding::Vex256, Some(true)) => |cpu, memory, op| {
+        }),
+        (Encoding::Vex256, Some(true)) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let at = cpu.operand(op, 32, true)?;
             if ALIGNED && at & 31 != 0 {
@@ -120,7 +120,7 @@ fn whole<const ALIGNED: bool>(form: &mut Form) -> Option<Run> {
             cpu.store128(memory, op.seg(), at, low)?;
             cpu.store128(memory, op.seg(), at.wrapping_add(16), high)?;
             Ok(Flow::Next)
-        },
+        }),
         (Encoding::Mmx, _) => return None,
     })
 }
@@ -132,48 +132,48 @@ fn scalar<const BYTES: u64>(form: &mut Form) -> Option<Run> {
         into & !mask | from & mask
     }
     Some(match (vex(form), direction(form)) {
-        (false, None) => |cpu, _, op| {
+        (false, None) => Run::new(|cpu, _, op| {
             cpu.sse()?;
             cpu.set_xmm(op.reg, merge::<BYTES>(cpu.xmm(op.reg), cpu.xmm(op.rm)));
             Ok(Flow::Next)
-        },
-        (false, Some(false)) => |cpu, memory, op| {
+        }),
+        (false, Some(false)) => Run::new(|cpu, memory, op| {
             cpu.sse()?;
             let value = cpu.read_small(memory, op, BYTES)?;
             cpu.set_xmm(op.reg, value.into());
             Ok(Flow::Next)
-        },
+        }),
         (wide, Some(true)) => {
             if wide {
-                |cpu, memory, op| {
+                Run::new(|cpu, memory, op| {
                     cpu.avx()?;
                     let value = cpu.xmm(op.reg) as u64;
                     cpu.write_small(memory, op, BYTES, value)?;
                     Ok(Flow::Next)
-                }
+                })
             } else {
-                |cpu, memory, op| {
+                Run::new(|cpu, memory, op| {
                     cpu.sse()?;
                     let value = cpu.xmm(op.reg) as u64;
                     cpu.write_small(memory, op, BYTES, value)?;
                     Ok(Flow::Next)
-                }
+                })
             }
         }
         (true, None) => {
             form.op.index = form.register(2);
-            |cpu, _, op| {
+            Run::new(|cpu, _, op| {
                 cpu.avx()?;
                 cpu.set_vex(op.reg, merge::<BYTES>(cpu.xmm(op.rm), cpu.xmm(op.index)), 0);
                 Ok(Flow::Next)
-            }
+            })
         }
-        (true, Some(false)) => |cpu, memory, op| {
+        (true, Some(false)) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let value = cpu.read_small(memory, op, BYTES)?;
             cpu.set_vex(op.reg, value.into(), 0);
             Ok(Flow::Next)
-        },
+        }),
     })
 }
 
@@ -189,38 +189,38 @@ fn small(form: &mut Form, bytes: u32) -> Option<Run> {
     let (mm, xmm) = (iced_x86::Register::is_mm, iced_x86::Register::is_xmm);
     form.op.extra = bytes;
     Some(match (is(0, mm), is(1, mm), is(0, xmm), is(1, xmm), direction(form)) {
-        (true, true, ..) => |cpu, _, op| {
+        (true, true, ..) => Run::new(|cpu, _, op| {
             cpu.mmx()?;
             cpu.enter_mmx();
             cpu.set_mm(op.reg, cpu.mm(op.rm));
             Ok(Flow::Next)
-        },
-        (true, _, _, _, Some(_)) => |cpu, memory, op| {
+        }),
+        (true, _, _, _, Some(_)) => Run::new(|cpu, memory, op| {
             cpu.mmx()?;
             let value = cpu.read_small(memory, op, op.extra.into())?;
             cpu.enter_mmx();
             cpu.set_mm(op.reg, value);
             Ok(Flow::Next)
-        },
-        (true, ..) => |cpu, _, op| {
+        }),
+        (true, ..) => Run::new(|cpu, _, op| {
             cpu.mmx()?;
             cpu.enter_mmx();
             cpu.set_mm(op.reg, mask(cpu.regs.gpr[usize::from(op.rm & 15)], op.extra));
             Ok(Flow::Next)
-        },
-        (_, true, _, _, Some(_)) => |cpu, memory, op| {
+        }),
+        (_, true, _, _, Some(_)) => Run::new(|cpu, memory, op| {
             cpu.mmx()?;
             let value = cpu.mm(op.reg);
             cpu.write_small(memory, op, op.extra.into(), value)?;
             cpu.enter_mmx();
             Ok(Flow::Next)
-        },
-        (_, true, ..) => |cpu, _, op| {
+        }),
+        (_, true, ..) => Run::new(|cpu, _, op| {
             cpu.mmx()?;
             cpu.enter_mmx();
             cpu.regs.gpr[usize::from(op.reg & 15)] = mask(cpu.mm(op.rm), op.extra);
             Ok(Flow::Next)
-        },
+        }),
         (_, _, true, true, _) => by_vex!(form, |cpu, _memory, op| {
             let value = cpu.xmm(op.rm) & u128::from(u64::MAX);
             (value, 0)
@@ -296,19 +296,19 @@ fn cross<const HIGH: bool>(form: &mut Form) -> Option<Run> {
 /// MOVDDUP: the lower quadword of each lane twice.
 fn movddup(form: &mut Form) -> Option<Run> {
     Some(match (encoding(form), direction(form)) {
-        (Encoding::Vex256, None) => |cpu, _, op| {
+        (Encoding::Vex256, None) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let twice = |value: u128| value & u128::from(u64::MAX) | value << 64;
             cpu.set_vex(op.reg, twice(cpu.xmm(op.rm)), twice(cpu.ymm_high(op.rm)));
             Ok(Flow::Next)
-        },
-        (Encoding::Vex256, Some(_)) => |cpu, memory, op| {
+        }),
+        (Encoding::Vex256, Some(_)) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let twice = |value: u128| value & u128::from(u64::MAX) | value << 64;
             let (low, high) = cpu.read256(memory, op)?;
             cpu.set_vex(op.reg, twice(low), twice(high));
             Ok(Flow::Next)
-        },
+        }),
         (_, None) => by_vex!(form, |cpu, _memory, op| {
             let value = cpu.xmm(op.rm) & u128::from(u64::MAX);
             (value | value << 64, 0)
@@ -322,7 +322,7 @@ fn movddup(form: &mut Form) -> Option<Run> {
 
 /// MOVQ2DQ and MOVDQ2Q.
 fn between<const TO_XMM: bool>(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, op| {
+    Some(Run::new(|cpu, _, op| {
         cpu.mmx()?;
         cpu.sse()?;
         if TO_XMM {
@@ -332,7 +332,7 @@ fn between<const TO_XMM: bool>(_: &mut Form) -> Option<Run> {
         }
         cpu.enter_mmx();
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// MOVNTQ.

@@ -26,20 +26,20 @@ fn insert<const BITS: u32>(form: &mut Form) -> Option<Run> {
     form.op.rm = if vex(form) { form.register(1) } else { form.op.reg };
     form.op.extra = BITS / 8;
     Some(match (mmx, in_memory) {
-        (true, true) => |cpu, memory, op| {
+        (true, true) => Run::new(|cpu, memory, op| {
             cpu.mmx()?;
             let element = cpu.read_small(memory, op, 2)?;
             cpu.enter_mmx();
             cpu.set_mm(op.reg, with::<BITS>(cpu.mm(op.reg).into(), op.imm as u8 & 3, element) as u64);
             Ok(Flow::Next)
-        },
-        (true, false) => |cpu, _, op| {
+        }),
+        (true, false) => Run::new(|cpu, _, op| {
             cpu.mmx()?;
             let element = cpu.regs.gpr[usize::from(op.index & 15)];
             cpu.enter_mmx();
             cpu.set_mm(op.reg, with::<BITS>(cpu.mm(op.reg).into(), op.imm as u8 & 3, element) as u64);
             Ok(Flow::Next)
-        },
+        }),
         (false, true) => by_vex!(form, |cpu, memory, op| {
             let element = cpu.read_small(memory, op, op.extra.into())?;
             (with::<BITS>(cpu.xmm(op.rm), op.imm as u8, element), 0)
@@ -59,12 +59,12 @@ fn extract<const BITS: u32>(form: &mut Form) -> Option<Run> {
     }
     form.op.extra = BITS / 8;
     Some(match (encoding(form) == Encoding::Mmx, memory_source(form)) {
-        (true, _) => |cpu, _, op| {
+        (true, _) => Run::new(|cpu, _, op| {
             cpu.mmx()?;
             cpu.enter_mmx();
             cpu.regs.gpr[usize::from(op.reg & 15)] = of::<BITS>(cpu.mm(op.rm).into(), op.imm as u8 & 3);
             Ok(Flow::Next)
-        },
+        }),
         (false, true) => store!(form, |cpu, memory, op| {
             let value = of::<BITS>(cpu.xmm(op.reg), op.imm as u8);
             cpu.write_small(memory, op, op.extra.into(), value)?;
@@ -103,29 +103,29 @@ fn mask<const KIND: u8>(form: &mut Form) -> Option<Run> {
         })
     }
     Some(match encoding(form) {
-        Encoding::Mmx => |cpu, _, op| {
+        Encoding::Mmx => Run::new(|cpu, _, op| {
             cpu.mmx()?;
             cpu.enter_mmx();
             cpu.regs.gpr[usize::from(op.reg & 15)] = of::<KIND>(cpu.mm(op.rm).into());
             Ok(Flow::Next)
-        },
-        Encoding::Legacy => |cpu, _, op| {
+        }),
+        Encoding::Legacy => Run::new(|cpu, _, op| {
             cpu.sse()?;
             cpu.regs.gpr[usize::from(op.reg & 15)] = of::<KIND>(cpu.xmm(op.rm));
             Ok(Flow::Next)
-        },
-        Encoding::Vex128 => |cpu, _, op| {
+        }),
+        Encoding::Vex128 => Run::new(|cpu, _, op| {
             cpu.avx()?;
             cpu.regs.gpr[usize::from(op.reg & 15)] = of::<KIND>(cpu.xmm(op.rm));
             Ok(Flow::Next)
-        },
-        Encoding::Vex256 => |cpu, _, op| {
+        }),
+        Encoding::Vex256 => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let shift = [16, 4, 2][usize::from(KIND)];
             let high = of::<KIND>(cpu.ymm_high(op.rm)) << shift;
             cpu.regs.gpr[usize::from(op.reg & 15)] = of::<KIND>(cpu.xmm(op.rm)) | high;
             Ok(Flow::Next)
-        },
+        }),
     })
 }
 
@@ -145,43 +145,43 @@ fn test<const SIGNS: u32>(form: &mut Form) -> Option<Run> {
     Some(match (encoding(form), memory_source(form)) {
         (Encoding::Legacy, in_memory) => {
             if in_memory {
-                |cpu, memory, op| {
+                Run::new(|cpu, memory, op| {
                     cpu.sse()?;
                     let b = cpu.read128(memory, op, true)?;
                     finish::<SIGNS>(cpu, (cpu.xmm(op.reg), 0), (b, 0));
                     Ok(Flow::Next)
-                }
+                })
             } else {
-                |cpu, _, op| {
+                Run::new(|cpu, _, op| {
                     cpu.sse()?;
                     finish::<SIGNS>(cpu, (cpu.xmm(op.reg), 0), (cpu.xmm(op.rm), 0));
                     Ok(Flow::Next)
-                }
+                })
             }
         }
-        (Encoding::Vex256, true) => |cpu, memory, op| {
+        (Encoding::Vex256, true) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let b = cpu.read256(memory, op)?;
             finish::<SIGNS>(cpu, (cpu.xmm(op.reg), cpu.ymm_high(op.reg)), b);
             Ok(Flow::Next)
-        },
-        (Encoding::Vex256, false) => |cpu, _, op| {
+        }),
+        (Encoding::Vex256, false) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let a = (cpu.xmm(op.reg), cpu.ymm_high(op.reg));
             finish::<SIGNS>(cpu, a, (cpu.xmm(op.rm), cpu.ymm_high(op.rm)));
             Ok(Flow::Next)
-        },
-        (_, true) => |cpu, memory, op| {
+        }),
+        (_, true) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let b = cpu.read128(memory, op, false)?;
             finish::<SIGNS>(cpu, (cpu.xmm(op.reg), 0), (b, 0));
             Ok(Flow::Next)
-        },
-        (_, false) => |cpu, _, op| {
+        }),
+        (_, false) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             finish::<SIGNS>(cpu, (cpu.xmm(op.reg), 0), (cpu.xmm(op.rm), 0));
             Ok(Flow::Next)
-        },
+        }),
     })
 }
 
@@ -222,7 +222,7 @@ widens! {
 
 fn widen<W: Widen>(form: &mut Form) -> Option<Run> {
     Some(match (encoding(form), memory_source(form)) {
-        (Encoding::Vex256, true) => |cpu, memory, op| {
+        (Encoding::Vex256, true) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let value = if W::BYTES == 8 {
                 cpu.read128(memory, op, false)?
@@ -231,13 +231,13 @@ fn widen<W: Widen>(form: &mut Form) -> Option<Run> {
             };
             cpu.set_vex(op.reg, W::eval(value), W::eval(value >> (8 * W::BYTES)));
             Ok(Flow::Next)
-        },
-        (Encoding::Vex256, false) => |cpu, _, op| {
+        }),
+        (Encoding::Vex256, false) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let value = cpu.xmm(op.rm);
             cpu.set_vex(op.reg, W::eval(value), W::eval(value >> (8 * W::BYTES)));
             Ok(Flow::Next)
-        },
+        }),
         (_, true) => by_vex!(form, |cpu, memory, op| {
             let value = cpu.read_small(memory, op, W::BYTES.into())?;
             (W::eval(value.into()), 0)
@@ -274,42 +274,42 @@ fn blend<const BITS: u32>(form: &mut Form) -> Option<Run> {
         form.op.rm = form.op.reg;
     }
     Some(match (encoding, in_memory) {
-        (Encoding::Vex256, true) => |cpu, memory, op| {
+        (Encoding::Vex256, true) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let (low, high) = cpu.read256(memory, op)?;
             vex_blend(cpu, op, low, high, of::<BITS>);
             Ok(Flow::Next)
-        },
-        (Encoding::Vex256, false) => |cpu, _, op| {
+        }),
+        (Encoding::Vex256, false) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let (low, high) = (cpu.xmm(op.index), cpu.ymm_high(op.index));
             vex_blend(cpu, op, low, high, of::<BITS>);
             Ok(Flow::Next)
-        },
-        (Encoding::Vex128, true) => |cpu, memory, op| {
+        }),
+        (Encoding::Vex128, true) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let b = cpu.read128(memory, op, false)?;
             let value = of::<BITS>(cpu.xmm(op.rm), b, cpu.xmm(op.extra as u8));
             cpu.set_vex(op.reg, value, 0);
             Ok(Flow::Next)
-        },
-        (Encoding::Vex128, false) => |cpu, _, op| {
+        }),
+        (Encoding::Vex128, false) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let value = of::<BITS>(cpu.xmm(op.rm), cpu.xmm(op.index), cpu.xmm(op.extra as u8));
             cpu.set_vex(op.reg, value, 0);
             Ok(Flow::Next)
-        },
-        (_, true) => |cpu, memory, op| {
+        }),
+        (_, true) => Run::new(|cpu, memory, op| {
             cpu.sse()?;
             let b = cpu.read128(memory, op, true)?;
             cpu.set_xmm(op.reg, of::<BITS>(cpu.xmm(op.reg), b, cpu.xmm(0)));
             Ok(Flow::Next)
-        },
-        (_, false) => |cpu, _, op| {
+        }),
+        (_, false) => Run::new(|cpu, _, op| {
             cpu.sse()?;
             cpu.set_xmm(op.reg, of::<BITS>(cpu.xmm(op.reg), cpu.xmm(op.index), cpu.xmm(0)));
             Ok(Flow::Next)
-        },
+        }),
     })
 }
 
@@ -349,30 +349,30 @@ fn string<const EXPLICIT: bool, const MASK: bool>(form: &mut Form) -> Option<Run
     form.op.extra = if wide { 8 } else { 4 };
     // Memory operands need no alignment here.
     Some(match (vex(form), memory_source(form)) {
-        (false, false) => |cpu, _, op| {
+        (false, false) => Run::new(|cpu, _, op| {
             cpu.sse()?;
             let b = cpu.xmm(op.rm);
             finish::<EXPLICIT, MASK>(cpu, op, b, false);
             Ok(Flow::Next)
-        },
-        (false, true) => |cpu, memory, op| {
+        }),
+        (false, true) => Run::new(|cpu, memory, op| {
             cpu.sse()?;
             let b = cpu.read128(memory, op, false)?;
             finish::<EXPLICIT, MASK>(cpu, op, b, false);
             Ok(Flow::Next)
-        },
-        (true, false) => |cpu, _, op| {
+        }),
+        (true, false) => Run::new(|cpu, _, op| {
             cpu.avx()?;
             let b = cpu.xmm(op.rm);
             finish::<EXPLICIT, MASK>(cpu, op, b, true);
             Ok(Flow::Next)
-        },
-        (true, true) => |cpu, memory, op| {
+        }),
+        (true, true) => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let b = cpu.read128(memory, op, false)?;
             finish::<EXPLICIT, MASK>(cpu, op, b, true);
             Ok(Flow::Next)
-        },
+        }),
     })
 }
 
@@ -396,25 +396,25 @@ fn maskmov(form: &mut Form) -> Option<Run> {
     form.op.reg = form.register(1);
     form.op.rm = form.register(2);
     Some(match encoding(form) {
-        Encoding::Mmx => |cpu, memory, op| {
+        Encoding::Mmx => Run::new(|cpu, memory, op| {
             cpu.mmx()?;
             let mask = lanes::pmovmskb(cpu.mm(op.rm).into());
             write(cpu, memory, op, cpu.mm(op.reg).into(), mask, 8)?;
             cpu.enter_mmx();
             Ok(Flow::Next)
-        },
-        Encoding::Legacy => |cpu, memory, op| {
+        }),
+        Encoding::Legacy => Run::new(|cpu, memory, op| {
             cpu.sse()?;
             let mask = lanes::pmovmskb(cpu.xmm(op.rm));
             write(cpu, memory, op, cpu.xmm(op.reg), mask, 16)?;
             Ok(Flow::Next)
-        },
-        _ => |cpu, memory, op| {
+        }),
+        _ => Run::new(|cpu, memory, op| {
             cpu.avx()?;
             let mask = lanes::pmovmskb(cpu.xmm(op.rm));
             write(cpu, memory, op, cpu.xmm(op.reg), mask, 16)?;
             Ok(Flow::Next)
-        },
+        }),
     })
 }
 

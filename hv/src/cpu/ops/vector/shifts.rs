@@ -99,18 +99,18 @@ fn shift<S: Shift>(form: &mut Form) -> Option<Run> {
         IMMEDIATE
     };
     Some(match (encoding, count) {
-        (Encoding::Mmx, IMMEDIATE) => mmx::<S, IMMEDIATE>,
-        (Encoding::Mmx, REGISTER) => mmx::<S, REGISTER>,
-        (Encoding::Mmx, _) => mmx::<S, MEMORY>,
-        (Encoding::Legacy, IMMEDIATE) => sse::<S, IMMEDIATE, false, false>,
-        (Encoding::Legacy, REGISTER) => sse::<S, REGISTER, false, false>,
-        (Encoding::Legacy, _) => sse::<S, MEMORY, false, false>,
-        (Encoding::Vex128, IMMEDIATE) => sse::<S, IMMEDIATE, true, false>,
-        (Encoding::Vex128, REGISTER) => sse::<S, REGISTER, true, false>,
-        (Encoding::Vex128, _) => sse::<S, MEMORY, true, false>,
-        (Encoding::Vex256, IMMEDIATE) => sse::<S, IMMEDIATE, true, true>,
-        (Encoding::Vex256, REGISTER) => sse::<S, REGISTER, true, true>,
-        (Encoding::Vex256, _) => sse::<S, MEMORY, true, true>,
+        (Encoding::Mmx, IMMEDIATE) => Run::new(mmx::<S, IMMEDIATE>),
+        (Encoding::Mmx, REGISTER) => Run::new(mmx::<S, REGISTER>),
+        (Encoding::Mmx, _) => Run::new(mmx::<S, MEMORY>),
+        (Encoding::Legacy, IMMEDIATE) => Run::new(sse::<S, IMMEDIATE, false, false>),
+        (Encoding::Legacy, REGISTER) => Run::new(sse::<S, REGISTER, false, false>),
+        (Encoding::Legacy, _) => Run::new(sse::<S, MEMORY, false, false>),
+        (Encoding::Vex128, IMMEDIATE) => Run::new(sse::<S, IMMEDIATE, true, false>),
+        (Encoding::Vex128, REGISTER) => Run::new(sse::<S, REGISTER, true, false>),
+        (Encoding::Vex128, _) => Run::new(sse::<S, MEMORY, true, false>),
+        (Encoding::Vex256, IMMEDIATE) => Run::new(sse::<S, IMMEDIATE, true, true>),
+        (Encoding::Vex256, REGISTER) => Run::new(sse::<S, REGISTER, true, true>),
+        (Encoding::Vex256, _) => Run::new(sse::<S, MEMORY, true, true>),
     })
 }
 

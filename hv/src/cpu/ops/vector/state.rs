@@ -26,15 +26,15 @@ fn ldmxcsr(form: &mut Form) -> Option<Run> {
         Ok(Flow::Next)
     }
     Some(if encoding(form) == Encoding::Legacy {
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.sse()?;
             load(cpu, memory, op)
-        }
+        })
     } else {
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.avx()?;
             load(cpu, memory, op)
-        }
+        })
     })
 }
 
@@ -45,25 +45,25 @@ fn stmxcsr(form: &mut Form) -> Option<Run> {
         Ok(Flow::Next)
     }
     Some(if encoding(form) == Encoding::Legacy {
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.sse()?;
             store(cpu, memory, op)
-        }
+        })
     } else {
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.avx()?;
             store(cpu, memory, op)
-        }
+        })
     })
 }
 
 fn emms(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, _| {
+    Some(Run::new(|cpu, _, _| {
         cpu.mmx()?;
         cpu.enter_mmx();
         cpu.regs.extended.0[4] = 0;
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// The legacy region as memory has it (x87 registers in stack order).
@@ -129,7 +129,7 @@ fn available(cpu: &mut Cpu) -> Result<(), Halt> {
 }
 
 fn fxsave(_: &mut Form) -> Option<Run> {
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         available(cpu)?;
         let at = cpu.operand(op, 512, true)?;
         if at & 15 != 0 {
@@ -140,11 +140,11 @@ fn fxsave(_: &mut Form) -> Option<Run> {
         let end = if cpu.has_cr4(Cr4::OSFXSR) { XMM + 16 * registers(cpu) } else { XMM };
         write_block(cpu, memory, op, at, &image[..end])?;
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fxrstor(_: &mut Form) -> Option<Run> {
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         available(cpu)?;
         let at = cpu.operand(op, 512, false)?;
         if at & 15 != 0 {
@@ -164,7 +164,7 @@ fn fxrstor(_: &mut Form) -> Option<Run> {
             cpu.regs.extended.0[XMM..end].copy_from_slice(&image[XMM..end]);
         }
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn xsave_checks(cpu: &mut Cpu, op: &Op, write: bool) -> Result<u64, Halt> {
@@ -192,7 +192,7 @@ fn zero(bytes: &[u8]) -> bool {
 /// XSAVE, and the forms that save only what is in use (`OPTIMIZE`), compact (`COMPACT`) and supervisor state
 /// (`SUPERVISOR`, of which there is none).
 fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         if SUPERVISOR {
             cpu.xsaves_allowed(op, true)?;
         }
@@ -235,12 +235,12 @@ fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(_: &
             cpu.store::<W64>(memory, op.seg(), at + 512, old & !mask | present)?;
         }
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// XRSTOR, and with `SUPERVISOR` XRSTORS, which takes the compacted format alone.
 fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         if SUPERVISOR {
             cpu.xsaves_allowed(op, false)?;
         }
@@ -305,7 +305,7 @@ fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
             cpu.mode_changed();
         }
         Ok(Flow::Next)
-    })
+    }))
 }
 
 impl Cpu {

@@ -134,11 +134,11 @@ pub(super) fn operand_kind(form: &Form) -> u32 {
 
 fn arithmetic<B: Binary>(form: &mut Form) -> Option<Run> {
     form.op.extra = operand_kind(form);
-    Some(if form.op.extra == ST { with_register::<B, false> } else { with_memory::<B> })
+    Some(if form.op.extra == ST { Run::new(with_register::<B, false>) } else { Run::new(with_memory::<B>) })
 }
 
 fn arithmetic_pop<B: Binary>(_: &mut Form) -> Option<Run> {
-    Some(with_register::<B, true>)
+    Some(Run::new(with_register::<B, true>))
 }
 
 /// Comparisons set C3, C2 and C0.
@@ -212,7 +212,7 @@ fn compare_flags<const QUIET: bool, const POP: bool>(cpu: &mut Cpu, _: &mut Memo
 fn comparison<const QUIET: bool, const POPS: u8>(form: &mut Form) -> Option<Run> {
     form.op.extra = operand_kind(form);
     if form.op.extra != ST {
-        return Some(compare_memory::<POPS>);
+        return Some(Run::new(compare_memory::<POPS>));
     }
     // With two operands the second is compared with; FCOMPP and FUCOMPP name none and mean ST(1).
     form.op.rm = match form.instruction.op_count() {
@@ -220,12 +220,12 @@ fn comparison<const QUIET: bool, const POPS: u8>(form: &mut Form) -> Option<Run>
         1 => form.register(0),
         _ => form.register(1),
     };
-    Some(compare_register::<QUIET, POPS>)
+    Some(Run::new(compare_register::<QUIET, POPS>))
 }
 
 fn comparison_flags<const QUIET: bool, const POP: bool>(form: &mut Form) -> Option<Run> {
     form.op.rm = form.register(1);
-    Some(compare_flags::<QUIET, POP>)
+    Some(Run::new(compare_flags::<QUIET, POP>))
 }
 
 /// A function of ST(0) that rounds to the precision of the control word where `PRECISE`.
@@ -261,11 +261,11 @@ fn binary_pop(cpu: &mut Cpu, f: impl FnOnce(Num, Num, &mut Env) -> Raw) {
 macro_rules! functions {
     ($($name:ident = |$cpu:ident| $body:expr;)*) => {
         $(fn $name(_: &mut Form) -> Option<Run> {
-            Some(|$cpu, _, _| {
+            Some(Run::new(|$cpu, _, _| {
                 $cpu.x87_begin()?;
                 $body;
                 Ok(Flow::Next)
-            })
+            }))
         })*
     };
 }
@@ -480,7 +480,7 @@ fn conditional(form: &mut Form) -> Option<Run> {
     form.op.extra = flags.bits() as u32;
     form.op.imm = u64::from(wanted);
     form.op.rm = form.register(1);
-    Some(|cpu, _, op| {
+    Some(Run::new(|cpu, _, op| {
         cpu.x87_begin()?;
         let (Some(_), Some(value)) = (cpu.st(0), cpu.st(usize::from(op.rm & 7))) else {
             empty(cpu, 0);
@@ -490,7 +490,7 @@ fn conditional(form: &mut Form) -> Option<Run> {
             cpu.set_st(0, value);
         }
         Ok(Flow::Next)
-    })
+    }))
 }
 
 pub(super) fn row(i: &Instruction) -> Option<Row> {

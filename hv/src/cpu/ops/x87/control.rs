@@ -106,28 +106,28 @@ fn environment_size(form: &mut Form) {
 
 fn fldenv(form: &mut Form) -> Option<Run> {
     environment_size(form);
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_begin()?;
         let (words, _) = load_environment(cpu, memory, op)?;
         set_environment(cpu, words);
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fnstenv(form: &mut Form) -> Option<Run> {
     environment_size(form);
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_available()?;
         store_environment(cpu, memory, op)?;
         // Every exception is masked afterwards.
         cpu.set_x87_control(cpu.x87_control() | 0x3f);
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fnsave(form: &mut Form) -> Option<Run> {
     environment_size(form);
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_available()?;
         let offset = crate::cpu::op::offset(cpu, op);
         let total = 7 * u64::from(op.extra) + 80;
@@ -142,12 +142,12 @@ fn fnsave(form: &mut Form) -> Option<Run> {
         }
         cpu.x87_init();
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn frstor(form: &mut Form) -> Option<Run> {
     environment_size(form);
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_begin()?;
         let offset = crate::cpu::op::offset(cpu, op);
         let (words, at) = load_environment(cpu, memory, op)?;
@@ -165,86 +165,86 @@ fn frstor(form: &mut Form) -> Option<Run> {
         }
         cpu.regs.extended.0[4] = kept;
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fldcw(_: &mut Form) -> Option<Run> {
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_begin()?;
         let value = word(cpu, memory, op, 0)?;
         cpu.set_x87_control(value);
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fnstcw(_: &mut Form) -> Option<Run> {
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_available()?;
         let value = cpu.x87_control();
         cpu.x87_store(memory, op, 2, value.into())?;
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fnstsw(form: &mut Form) -> Option<Run> {
     Some(if form.instruction.op_kind(0) == iced_x86::OpKind::Register {
-        |cpu, _, _| {
+        Run::new(|cpu, _, _| {
             cpu.x87_available()?;
             let value = cpu.x87_status();
             cpu.regs.gpr[0] = cpu.regs.gpr[0] & !0xffff | u64::from(value);
             Ok(Flow::Next)
-        }
+        })
     } else {
-        |cpu, memory, op| {
+        Run::new(|cpu, memory, op| {
             cpu.x87_available()?;
             let value = cpu.x87_status();
             cpu.x87_store(memory, op, 2, value.into())?;
             Ok(Flow::Next)
-        }
+        })
     })
 }
 
 fn fnclex(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, _| {
+    Some(Run::new(|cpu, _, _| {
         cpu.x87_available()?;
         let cleared = 0x3f | status::STACK_FAULT | status::SUMMARY | status::BUSY;
         cpu.set_x87_status(cpu.x87_status() & !cleared);
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fninit(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, _| {
+    Some(Run::new(|cpu, _, _| {
         cpu.x87_available()?;
         cpu.x87_init();
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// FNENI, FNDISI and FNSETPM of older models do nothing.
 fn nothing(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, _| {
+    Some(Run::new(|cpu, _, _| {
         cpu.x87_available()?;
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fnop(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, _| {
+    Some(Run::new(|cpu, _, _| {
         cpu.x87_begin()?;
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn wait(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, _| {
+    Some(Run::new(|cpu, _, _| {
         let watched = (Cr0::MP | Cr0::TS).bits();
         if cpu.cr0 & watched == watched {
             return cpu.fault(Vector::NM, None);
         }
         cpu.x87_pending()?;
         Ok(Flow::Next)
-    })
+    }))
 }
 
 pub(super) fn row(i: &Instruction) -> Option<Row> {

@@ -83,7 +83,7 @@ fn fld(form: &mut Form) -> Option<Run> {
     use iced_x86::MemorySize;
     if form.instruction.op_kind(0) == iced_x86::OpKind::Register {
         form.op.rm = form.register(0);
-        return Some(|cpu, _, op| {
+        return Some(Run::new(|cpu, _, op| {
             cpu.x87_begin()?;
             let value = cpu.st(usize::from(op.rm & 7));
             cpu.set_c1(false);
@@ -97,19 +97,19 @@ fn fld(form: &mut Form) -> Option<Run> {
                 None => {}
             }
             Ok(Flow::Next)
-        });
+        }));
     }
     if form.instruction.memory_size() == MemorySize::Float80 {
-        return Some(|cpu, memory, op| {
+        return Some(Run::new(|cpu, memory, op| {
             cpu.x87_begin()?;
             let bytes = cpu.load80(memory, op)?;
             cpu.set_c1(false);
             cpu.x87_push(F80::from_bytes(bytes));
             Ok(Flow::Next)
-        });
+        }));
     }
     form.op.extra = operand_kind(form);
-    Some(load)
+    Some(Run::new(load))
 }
 
 /// The value that a store to memory writes: what an empty register gives, and whether it is stored at all.
@@ -158,7 +158,7 @@ fn fst<const POP: bool>(form: &mut Form) -> Option<Run> {
     use iced_x86::MemorySize as S;
     if form.instruction.op_kind(0) == iced_x86::OpKind::Register {
         form.op.reg = form.register(0);
-        return Some(|cpu, _, op| {
+        return Some(Run::new(|cpu, _, op| {
             cpu.x87_begin()?;
             let to = usize::from(op.reg & 7);
             match cpu.st(0) {
@@ -177,7 +177,7 @@ fn fst<const POP: bool>(form: &mut Form) -> Option<Run> {
                 cpu.x87_pop();
             }
             Ok(Flow::Next)
-        });
+        }));
     }
     fn real<const POP: bool, const BYTES: u64>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         cpu.x87_begin()?;
@@ -195,9 +195,9 @@ fn fst<const POP: bool>(form: &mut Form) -> Option<Run> {
         Ok(Flow::Next)
     }
     Some(match form.instruction.memory_size() {
-        S::Float32 => real::<POP, 4>,
-        S::Float64 => real::<POP, 8>,
-        S::Float80 => |cpu, memory, op| {
+        S::Float32 => Run::new(real::<POP, 4>),
+        S::Float64 => Run::new(real::<POP, 8>),
+        S::Float80 => Run::new(|cpu, memory, op| {
             cpu.x87_begin()?;
             let value = match cpu.st(0) {
                 Some(value) => value,
@@ -218,7 +218,7 @@ fn fst<const POP: bool>(form: &mut Form) -> Option<Run> {
             cpu.set_c1(false);
             cpu.x87_pop();
             Ok(Flow::Next)
-        },
+        }),
         _ => return None,
     })
 }
@@ -229,7 +229,7 @@ fn fist<const POP: bool, const TRUNCATE: bool>(form: &mut Form) -> Option<Run> {
     if form.op.extra == 0 || form.op.extra > 8 {
         return None;
     }
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_begin()?;
         let before = cpu.x87_status();
         let bits = 8 * op.extra;
@@ -261,12 +261,12 @@ fn fist<const POP: bool, const TRUNCATE: bool>(form: &mut Form) -> Option<Run> {
             cpu.x87_pop();
         }
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// FBLD: eighteen decimal digits and a sign.
 fn fbld(_: &mut Form) -> Option<Run> {
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_begin()?;
         let bytes = cpu.load80(memory, op)?;
         let magnitude = bytes[..9].iter().rev().fold(0u64, |value, byte| {
@@ -281,14 +281,14 @@ fn fbld(_: &mut Form) -> Option<Run> {
         let value = register(Raw::from(num), 64, &mut env);
         cpu.x87_push(value);
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// FBSTP.
 fn fbstp(_: &mut Form) -> Option<Run> {
     const LIMIT: i64 = 999_999_999_999_999_999;
     const INDEFINITE: [u8; 10] = [0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff];
-    Some(|cpu, memory, op| {
+    Some(Run::new(|cpu, memory, op| {
         cpu.x87_begin()?;
         let before = cpu.x87_status();
         let bytes = match cpu.st(0) {
@@ -328,7 +328,7 @@ fn fbstp(_: &mut Form) -> Option<Run> {
         }
         cpu.x87_pop();
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// FSTPNCE, which is FSTP but for an empty register: that is popped and nothing else, and no fault of the stack's.
@@ -350,7 +350,7 @@ fn fxch(form: &mut Form) -> Option<Run> {
         2 => form.register(1),
         _ => 1,
     };
-    Some(|cpu, _, op| {
+    Some(Run::new(|cpu, _, op| {
         cpu.x87_begin()?;
         let other = usize::from(op.rm & 7);
         let (a, b) = (cpu.st(0), cpu.st(other));
@@ -363,7 +363,7 @@ fn fxch(form: &mut Form) -> Option<Run> {
         cpu.set_st(0, b.unwrap_or(F80::INDEFINITE));
         cpu.set_st(other, a.unwrap_or(F80::INDEFINITE));
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// The FLDx constants to 67 bits: the significand, its exponent, and whether what lies below the significand rounds
@@ -393,7 +393,7 @@ fn constant(form: &mut Form) -> Option<Run> {
         Some(constant) => {
             form.op.imm = constant.significand;
             form.op.extra = u32::from(constant.sign_exponent) | u32::from(constant.nearest_is_above) << 16;
-            Some(|cpu, _, op| {
+            Some(Run::new(|cpu, _, op| {
                 cpu.x87_begin()?;
                 let up = match cpu.x87_env().rounding {
                     Rounding::NearestEven => op.extra >> 16 != 0,
@@ -403,35 +403,35 @@ fn constant(form: &mut Form) -> Option<Run> {
                 cpu.set_c1(false);
                 cpu.x87_push(F80 { sign_exponent: op.extra as u16, significand: op.imm + u64::from(up) });
                 Ok(Flow::Next)
-            })
+            }))
         }
         None => {
             form.op.imm = u64::from(form.instruction.mnemonic() == Mnemonic::Fld1);
-            Some(|cpu, _, op| {
+            Some(Run::new(|cpu, _, op| {
                 cpu.x87_begin()?;
                 cpu.set_c1(false);
                 let one = F80 { sign_exponent: 0x3fff, significand: 1 << 63 };
                 cpu.x87_push(if op.imm != 0 { one } else { F80::default() });
                 Ok(Flow::Next)
-            })
+            }))
         }
     }
 }
 
 /// FINCSTP (1) and FDECSTP (7).
 fn rotate<const BY: usize>(_: &mut Form) -> Option<Run> {
-    Some(|cpu, _, _| {
+    Some(Run::new(|cpu, _, _| {
         cpu.x87_begin()?;
         cpu.set_x87_top(cpu.x87_top() + BY);
         cpu.set_c1(false);
         Ok(Flow::Next)
-    })
+    }))
 }
 
 /// FFREE, and FFREEP, which pops too.
 fn ffree<const POP: bool>(form: &mut Form) -> Option<Run> {
     form.op.reg = form.register(0);
-    Some(|cpu, _, op| {
+    Some(Run::new(|cpu, _, op| {
         cpu.x87_begin()?;
         cpu.free_st(usize::from(op.reg & 7));
         cpu.set_c1(false);
@@ -439,7 +439,7 @@ fn ffree<const POP: bool>(form: &mut Form) -> Option<Run> {
             cpu.x87_pop();
         }
         Ok(Flow::Next)
-    })
+    }))
 }
 
 pub(super) fn row(i: &Instruction) -> Option<Row> {
