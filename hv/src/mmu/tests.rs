@@ -466,7 +466,7 @@ fn fast_lines_are_of_their_context_and_privilege() {
     let mut bench = Bench::new();
     bench.access(Access::Write, false).unwrap();
     let known =
-        |bench: &Bench| [Access::Read, Access::Write].map(|access| bench.mmu.fast(access, LINEAR_ADDRESS).is_some());
+        |bench: &Bench| [Access::Read, Access::Write].map(|access| bench.mmu.fast(access, LINEAR_ADDRESS, 1).is_some());
     assert_eq!(known(&bench), [true, true]);
     bench.mmu.set_privilege(true, false);
     assert_eq!(known(&bench), [false, false]);

@@ -51,7 +51,7 @@ fn gather_run<W: Width, I: Width>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -
             continue;
         }
         let distance = I::sext(indices[at]) << (op.scale & 3);
-        let element = Op { index_mask: 0, disp: op.disp.wrapping_add(distance), ..*op };
+        let element = Op { parts: op.parts & !Op::INDEX, disp: op.disp.wrapping_add(distance), ..*op };
         let loaded = cpu.unaligned(|cpu| cpu.read_small(memory, &element, W::BYTES));
         if let Ok(value) = loaded {
             values[at] = value;
@@ -82,7 +82,7 @@ fn gather<W: Width, I: Width>(form: &mut Form) -> Option<Run> {
     form.op.rm = form.register(2);
     form.op.index = number(index);
     form.op.extra = if wide { 32 } else { 16 } / W::BYTES.max(I::BYTES) as u32;
-    Some(gather_run::<W, I>)
+    Some(Run::new(gather_run::<W, I>))
 }
 
 pub(super) fn row(i: &Instruction) -> Option<Row> {
