@@ -181,6 +181,18 @@ impl Memory {
         true
     }
 
+    /// Copies bytes within memory, which may overlap, without a look at any page's flags: for pages whose
+    /// [`PageFlags::plain_store`] holds. `false`, and nothing is written, where they are not all memory.
+    pub fn copy(&mut self, from: Hpa, to: Hpa, length: u64) -> bool {
+        if !self.holds(from, length) || !self.holds(to, length) {
+            return false;
+        }
+        let bytes = self.bytes.as_mut_ptr().cast::<u8>();
+        // SAFETY: both lie within the region, as just checked; `self` is borrowed mutably.
+        unsafe { core::ptr::copy(bytes.add(from.0 as usize), bytes.add(to.0 as usize), length as usize) };
+        true
+    }
+
     /// Writes bytes of one page beside its decoded instructions, which the caller has seen to: the page stays marked as
     /// having some. `false`, and nothing is written, where they are not all memory.
     pub fn write_beside_code(&mut self, at: Hpa, bytes: &[u8]) -> bool {

@@ -161,15 +161,15 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
             return some(cpu, memory, blocks, id, left);
         }
         let start = cpu.rip;
-        let way = match blocks.run(cpu, memory, id)? {
-            Flow::Taken => 0,
-            Flow::Fall => 1,
-            Flow::Check => return Ok(()),
-            _ => {
-                id = NONE;
-                continue;
+        let flow = blocks.run(cpu, memory, id)?;
+        if !matches!(flow, Flow::Taken | Flow::Fall) {
+            if flow == Flow::Check {
+                return Ok(());
             }
-        };
+            id = NONE;
+            continue;
+        }
+        let way = u32::from(flow == Flow::Fall);
         let from = id;
         id = blocks.head(from).link(way);
         if id == NONE && mode.long() && cpu.exec.now < goal {
