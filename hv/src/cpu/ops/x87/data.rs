@@ -334,7 +334,7 @@ fn fbstp(_: &mut Form) -> Option<Run> {
 /// FSTPNCE, which is FSTP but for an empty register: that is popped and nothing else, and no fault of the stack's.
 fn fstpnce(form: &mut Form) -> Option<Run> {
     form.op.reg = form.register(0);
-    Some(|cpu, _, op| {
+    Some(Run::new(|cpu, _, op| {
         cpu.x87_begin()?;
         cpu.set_c1(false);
         if let Some(value) = cpu.st(0) {
@@ -342,7 +342,7 @@ fn fstpnce(form: &mut Form) -> Option<Run> {
         }
         cpu.x87_pop();
         Ok(Flow::Next)
-    })
+    }))
 }
 
 fn fxch(form: &mut Form) -> Option<Run> {
