@@ -137,9 +137,9 @@ fn about(kind: Kind, column: &str) -> &'static str {
         (Kind::Entry, "failed") => "The name of the check that failed; null when the entry was made.",
         (Kind::Entry, "fields_written") => "Fields of that VMCS that L0 wrote since it last ran.",
         (Kind::Vmcs, "actor") => "Who: `L0`, `L1` or `L2`.",
-        (Kind::Vmcs, "which") => "`vmcs01`, `vmcs12`, `vmcs02` or `shadow12`.",
+        (Kind::Vmcs, "which") => "`vmcs01`, `vmcs12`, `vmcs02`, `shadow12` or `shadow02`.",
         (Kind::Vmcs, "address") => {
-            "The VMCS: host-physical for vmcs01 and vmcs02, L1-physical for vmcs12 and shadow12; null when there is none."
+            "The VMCS: host-physical for vmcs01, vmcs02 and shadow02, L1-physical for vmcs12 and shadow12; null when there is none."
         }
         (Kind::Vmcs, "op") => "`read`, `write`, `clear` (VMCLEAR), `load` (VMPTRLD) or `store` (VMPTRST).",
         (Kind::Vmcs, "field") => "The field by the SDM's name in lower case; null unless read or written.",

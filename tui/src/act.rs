@@ -268,9 +268,9 @@ fn of_vmcs(event: &Event) -> Result<(String, String), &'static str> {
         What::Vmcs(access) => match access.which {
             Which::Vmcs12 => Ok(of_12(access.address)),
             Which::Vmcs01 | Which::Vmcs02 => Ok(of_silicons(access.address)),
-            Which::Shadow12 => {
-                let text = format!("which == shadow12 and address == {:#x}", access.address);
-                Ok((text, format!("event of shadow12 {:#x}", access.address)))
+            Which::Shadow12 | Which::Shadow02 => {
+                let (which, address) = (access.which.name(), access.address);
+                Ok((format!("which == {which} and address == {address:#x}"), format!("event of {which} {address:#x}")))
             }
         },
         _ => Err("The event is of no VMCS."),

@@ -56,7 +56,7 @@ impl Fold {
                     Which::Vmcs12 if access.op == VmcsOp::Load || access.actor != Actor::L0 => {
                         current.vmcs12 = Some(access.address);
                     }
-                    Which::Vmcs12 | Which::Shadow12 => {}
+                    Which::Vmcs12 | Which::Shadow12 | Which::Shadow02 => {}
                 }
                 let key = (access.which, access.address, access.field);
                 match access.op {

@@ -222,6 +222,8 @@ words! {
         Vmcs02 = "vmcs02",
         /// The shadow VMCS that L1 gives to L2.
         Shadow12 = "shadow12",
+        /// The one of L0's that serves L2 in its stead.
+        Shadow02 = "shadow02",
     }
 }
 
@@ -248,7 +250,7 @@ pub struct VmcsAccess {
     pub actor: Actor,
     /// Which VMCS.
     pub which: Which,
-    /// Its address: host-physical for vmcs01 and vmcs02, L1-physical for vmcs12 and shadow12.
+    /// Its address: host-physical for vmcs01, vmcs02 and shadow02, L1-physical for vmcs12 and shadow12.
     pub address: u64,
     /// What was done.
     pub op: VmcsOp,

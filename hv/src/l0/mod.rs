@@ -32,6 +32,7 @@ mod run;
 mod saved;
 mod setup;
 mod shadow;
+mod shadow02;
 mod shadowing;
 mod signal;
 mod start;
@@ -60,6 +61,7 @@ use hv_defs::slip::Slips;
 use hv_defs::x86::{Cr4, msr as number};
 use saved::SavedVmcs;
 use setup::Limits;
+use shadow02::Servable;
 use vcpu::{Operation, VMCS01, Vcpu};
 use vpid::{Tag, Tagging, Vpids};
 
@@ -134,9 +136,6 @@ pub enum Ran {
 /// Why L0 cannot run under a configuration.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
-    /// A rule that is not built.
-    #[error("the policy asks for VMCS shadowing {0}, which L0 does not have")]
-    Shadowing(Shadowing),
     /// A number out of range.
     #[error("{what} is {value}, and must be {range}")]
     Range {
@@ -179,6 +178,8 @@ struct Shared {
     vpids: Vpids,
     capabilities: Capabilities,
     limits: Limits,
+    /// What silicon can serve of VMCS shadowing, once that is asked for.
+    servable: Option<Servable>,
     /// Guests that spin exit, and let another vCPU run.
     spins: bool,
     /// By vCPU: the EPT02 that its L2 runs on now.
@@ -207,11 +208,7 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
     range("the guest's memory", memory, whole, "a multiple of 4096 from 4096 to 64 GiB")?;
     range("the number of vCPUs", config.vcpus.into(), (1..=256).contains(&config.vcpus), "from 1 to 256")?;
     range("the number of physical CPUs", config.pcpus.into(), (1..=PCPUS).contains(&config.pcpus), "from 1 to 64")?;
-    range("the pool's size", policy.pool.into(), (1..=256).contains(&policy.pool), "from 1 to 256")?;
-    match policy.shadowing {
-        Shadowing::Off | Shadowing::Emulated => Ok(()),
-        other => Err(Error::Shadowing(other)),
-    }
+    range("the pool's size", policy.pool.into(), (1..=256).contains(&policy.pool), "from 1 to 256")
 }
 
 impl<S: Silicon> L0<S> {
@@ -223,7 +220,8 @@ impl<S: Silicon> L0<S> {
     pub fn new(config: &Config, mut silicon: S) -> Result<Self, Error> {
         check(config)?;
         let vpid = config.policy.tags != Tags::Off;
-        if let Some(what) = setup::missing(&silicon, vpid) {
+        let shadowing = config.policy.shadowing == Shadowing::Virtualized;
+        if let Some(what) = setup::missing(&silicon, vpid, shadowing) {
             return Err(Error::Silicon(what));
         }
         let needed = L0_MEMORY + config.memory;
@@ -248,6 +246,7 @@ impl<S: Silicon> L0<S> {
             ept01,
             vpids: Vpids::default(),
             limits: Limits::new(&silicon),
+            servable: None,
             spins: setup::spins(&silicon, config.vcpus),
             capabilities,
             roots_in_use: vec![None; config.vcpus.into()],

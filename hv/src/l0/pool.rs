@@ -3,6 +3,7 @@
 
 use super::fields::FieldSet;
 use super::msr::PASS;
+use super::shadow02::Shadow02;
 use crate::vmcs::Vmcs;
 use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::event::PoolOp;
@@ -18,6 +19,8 @@ pub(super) struct Slot {
     /// The page of its MSR bitmap, and what the bytes in it that may differ from all ones are.
     pub(super) bitmap: Hpa,
     pub(super) merged: [u8; PASS.len()],
+    /// What it takes for VMCS shadowing, once L1 has asked for that.
+    pub(super) shadow: Option<Box<Shadow02>>,
     used: u64,
     /// What vmcs12 held when it was last current.
     source: Box<Vmcs>,
@@ -57,6 +60,7 @@ impl Pool {
                 saved,
                 bitmap,
                 merged: [0xff; PASS.len()],
+                shadow: None,
                 used: 0,
                 source: Box::default(),
                 pending: FieldSet::ALL,

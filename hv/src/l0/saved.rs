@@ -73,6 +73,11 @@ impl SavedVmcs {
         self.cpu = None;
     }
 
+    /// A guest may have written these fields by itself.
+    pub(super) fn unlearn(&mut self, fields: FieldSet) {
+        self.known = self.known.without(fields);
+    }
+
     /// It goes to another guest: nothing that it holds is known.
     pub(super) fn forget(&mut self) {
         self.known = FieldSet::EMPTY;

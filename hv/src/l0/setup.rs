@@ -1,6 +1,6 @@
 //! vmcs01 as a vCPU starts with it, and what never changes in any VMCS of L0's.
 
-use super::capabilities;
+use super::capabilities::{self, MISC_VMWRITE_ANY};
 use super::cx::Cx;
 use super::start::{Segment, Start};
 use super::vmcs02::{self, CR0_MASK, CR4_MASK};
@@ -44,7 +44,7 @@ impl Limits {
 }
 
 /// What L0 cannot do without and this silicon does not have, in words.
-pub(super) fn missing<S: Silicon>(silicon: &S, vpid: bool) -> Option<&'static str> {
+pub(super) fn missing<S: Silicon>(silicon: &S, vpid: bool, shadowing: bool) -> Option<&'static str> {
     let secondary = (silicon.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32;
     let has = |control: SecondaryControls| secondary & control.bits() != 0;
     let ept_vpid = EptVpidCap::from_bits_retain(silicon.capability(msr::VMX_EPT_VPID_CAP));
@@ -56,6 +56,11 @@ pub(super) fn missing<S: Silicon>(silicon: &S, vpid: bool) -> Option<&'static st
     }
     if vpid && !(has(SecondaryControls::VPID) && ept_vpid.contains(EptVpidCap::INVVPID_SINGLE)) {
         return Some("VPID");
+    }
+    // L2 may write every field of a shadow VMCS, so L0 must be able to.
+    let writes_any = silicon.capability(msr::VMX_MISC) & MISC_VMWRITE_ANY != 0;
+    if shadowing && !(has(SecondaryControls::VMCS_SHADOWING) && writes_any) {
+        return Some("VMCS shadowing");
     }
     None
 }

@@ -1,5 +1,6 @@
-//! VMCS shadowing, emulated: L1 has a shadow VMCS for its L2, which is a hypervisor too. Every VMREAD and VMWRITE of L2's
-//! exits; L0 asks vmcs12's bitmaps, and serves from the shadow vmcs12 in L1's memory what L1 does not want to see.
+//! VMCS shadowing, emulated: L1 has a shadow VMCS for its L2, which is a hypervisor too. A VMREAD or VMWRITE of L2's that
+//! exits, all of them unless silicon serves some, L0 holds against vmcs12's bitmaps, and serves from the shadow vmcs12 in
+//! L1's memory what L1 does not want to see.
 //! See: SDM "VMCS Shadowing", "VMREAD—Read Field from Virtual-Machine Control Structure".
 
 use super::cx::Cx;
@@ -128,6 +129,7 @@ impl<S: Silicon> Cx<'_, S> {
             Served::Fail(shadow, error) => {
                 let at = shadow.offset(Vmcs::offset(vmcs::VM_INSTRUCTION_ERROR.index()) as u64);
                 self.write_gpa(at, &u64::from(error.0).to_le_bytes());
+                self.note_shadow_error(*error);
                 Rflags::ZF
             }
         };

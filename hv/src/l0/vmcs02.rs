@@ -3,6 +3,7 @@
 use super::capabilities::CR0_FIXED0;
 use super::cx::Cx;
 use super::fields::{FieldSet, field_set};
+use super::shadow02::Shadowed;
 use super::vpid::Tag;
 use crate::silicon::Silicon;
 use hv_defs::addr::Gpa;
@@ -187,8 +188,9 @@ impl<S: Silicon> Cx<'_, S> {
             }
         }
         self.vcpu.vmcs12.dirty = FieldSet::EMPTY;
-        self.put_controls(&mut tally, tag);
-        self.put_guest(&mut tally, inherited);
+        let shadowed = self.shadowed(slot);
+        self.put_controls(&mut tally, tag, shadowed);
+        self.put_guest(&mut tally, inherited, shadowed);
         self.put(&mut tally, vmcs::EPT_POINTER, eptp02);
         self.put(&mut tally, vmcs::VPID, tag.vpid);
         self.put_bitmap(&mut tally, slot);
@@ -196,7 +198,7 @@ impl<S: Silicon> Cx<'_, S> {
         (tally.written, tally.skipped)
     }
 
-    fn put_controls(&mut self, tally: &mut Tally, tag: Tag) {
+    fn put_controls(&mut self, tally: &mut Tally, tag: Tag, shadowed: Option<Shadowed>) {
         let limits = self.shared.limits;
         let vmcs12 = &self.vcpu.vmcs12;
         let pin12 = vmcs12.get(vmcs::PIN_BASED_CONTROLS);
@@ -232,6 +234,11 @@ impl<S: Silicon> Cx<'_, S> {
                 self.put(tally, vmcs::PLE_GAP, PLE_GAP);
                 self.put(tally, vmcs::PLE_WINDOW, PLE_WINDOW);
             }
+        }
+        if let Some(shadowed) = shadowed {
+            secondary |= SecondaryControls::VMCS_SHADOWING;
+            self.put(tally, vmcs::VMREAD_BITMAP, shadowed.read);
+            self.put(tally, vmcs::VMWRITE_BITMAP, shadowed.write);
         }
         // L0 serves the functions by itself: with none enabled, each VMFUNC exits.
         self.put(tally, vmcs::VM_FUNCTION_CONTROLS, 0);
@@ -271,7 +278,7 @@ impl<S: Silicon> Cx<'_, S> {
         }
     }
 
-    fn put_guest(&mut self, tally: &mut Tally, inherited: &Inherited) {
+    fn put_guest(&mut self, tally: &mut Tally, inherited: &Inherited, shadowed: Option<Shadowed>) {
         let vmcs12 = &self.vcpu.vmcs12;
         let entry12 = vmcs12.get(vmcs::ENTRY_CONTROLS);
         let (cr0, cr4) = (vmcs12.get(vmcs::GUEST_CR0), vmcs12.get(vmcs::GUEST_CR4));
@@ -303,7 +310,7 @@ impl<S: Silicon> Cx<'_, S> {
         self.put(tally, vmcs::GUEST_PAT, pat);
         self.put(tally, vmcs::GUEST_EFER, efer);
         self.put(tally, vmcs::GUEST_ACTIVITY_STATE, ActivityState::Active as u32);
-        self.put(tally, vmcs::VMCS_LINK_POINTER, u64::MAX);
+        self.put(tally, vmcs::VMCS_LINK_POINTER, shadowed.map_or(u64::MAX, |shadowed| shadowed.link));
     }
 
     /// Fields that never change once a VMCS is in use: L0's host state, and areas that it does not use.

@@ -59,7 +59,7 @@ impl Run {
     fn vmcs(&mut self, actor: Actor, which: Which, op: VmcsOp, field: VmcsField, old: u64, value: u64) {
         let address = match which {
             Which::Vmcs01 => VMCS01,
-            Which::Vmcs02 => VMCS02,
+            Which::Vmcs02 | Which::Shadow02 => VMCS02,
             Which::Vmcs12 | Which::Shadow12 => VMCS12,
         };
         self.push(What::Vmcs(VmcsAccess { actor, which, address, op, field, old, value }));

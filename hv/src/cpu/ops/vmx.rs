@@ -8,7 +8,7 @@ use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::addr::{Hpa, PAGE_SIZE};
 use hv_defs::exit::{InstructionInfo, Reason};
-use hv_defs::vmcs::VmcsField;
+use hv_defs::vmcs::{GUEST_ES_ACCESS_RIGHTS, GUEST_TR_ACCESS_RIGHTS, VmcsField};
 
 /// The instruction information of a memory operand, but for the second register.
 pub(in crate::cpu) fn operand_info(form: &Form) -> InstructionInfo {
@@ -130,6 +130,13 @@ fn access<const WRITE: bool, W: Width>(cpu: &mut Cpu, memory: &mut Memory, op: &
     cpu.checked(op)
 }
 
+/// Bits of an access-rights field that a shadow VMCS keeps: the defined ones.
+const ACCESS_RIGHTS: u64 = 0x1_f0ff;
+
+fn is_access_rights(field: VmcsField) -> bool {
+    (GUEST_ES_ACCESS_RIGHTS.field()..=GUEST_TR_ACCESS_RIGHTS.field()).contains(&field)
+}
+
 impl Cpu {
     /// The VMCS that the link pointer names; VM entry checked that it is one.
     fn shadow_vmcs(&self, memory: &Memory) -> Option<Hpa> {
@@ -146,9 +153,11 @@ impl Cpu {
 
     /// Writes a field of the shadow VMCS. The flags that VMWRITE leaves.
     fn shadow_write(&self, memory: &mut Memory, field: u64, value: u64) -> u64 {
+        let field = VmcsField(field as u32);
+        let value = if is_access_rights(field) { value & ACCESS_RIGHTS } else { value };
         match self.shadow_vmcs(memory) {
             None => FAIL_INVALID,
-            Some(vmcs) if memory.vmcs_mut(vmcs).write(VmcsField(field as u32), value).is_some() => 0,
+            Some(vmcs) if memory.vmcs_mut(vmcs).write(field, value).is_some() => 0,
             Some(_) => FAIL_VALID,
         }
     }

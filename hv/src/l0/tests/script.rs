@@ -4,6 +4,7 @@
 use super::super::{Bus, BusEvent, L0, L0_MEMORY, Ram, Ran, Signals, Start};
 use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
 use crate::vmcs::Vmcs;
+use crate::vmx::capability::MISC_VMWRITE_ANY;
 use crate::world::Log;
 use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::config::{Config, Guest};
@@ -56,6 +57,11 @@ impl Scripted {
             dropped: Vec::new(),
         }
     }
+
+    /// The VMCS in a region.
+    pub(super) fn vmcs(&mut self, at: u64) -> &mut Vmcs {
+        self.vmcss.get_mut(&at).unwrap()
+    }
 }
 
 impl Silicon for Scripted {
@@ -69,6 +75,7 @@ impl Silicon for Scripted {
             msr::VMX_PROCBASED_CTLS2 => 0xffff_ffff_0000_0000,
             msr::VMX_EPT_VPID_CAP => EptVpidCap::all().bits(),
             msr::VMX_CR4_FIXED1 => 0x003f_ffff,
+            msr::VMX_MISC => MISC_VMWRITE_ANY,
             _ => 0,
         }
     }

@@ -1,9 +1,12 @@
 //! An L1 that pages its L2 by itself, with and without an APIC-access page; and an L2 that is a hypervisor.
 
 use super::script::{Bench, Flags, L2_PAGES, VMCS_A};
+use crate::l0::L0_MEMORY;
+use crate::silicon::Silicon;
 use crate::vmcs::{REVISION, SHADOW, Vmcs};
+use hv_defs::addr::Hpa;
 use hv_defs::controls::SecondaryControls;
-use hv_defs::event::{Actor, What, Which};
+use hv_defs::event::{Actor, VmcsOp, What, Which};
 use hv_defs::exit::{InstructionInfo, Reason};
 use hv_defs::policy::{Policy, Shadowing};
 use hv_defs::vmcs::{self, VmcsField};
@@ -56,8 +59,8 @@ const SHADOW12: u64 = 0x1_5000;
 const BITMAP: u64 = 0x1_6000;
 
 /// An L2 that may reach what `open` names of its shadow VMCS.
-fn with_shadow(open: &[VmcsField]) -> Bench {
-    let mut bench = Bench::with_l2(Policy { shadowing: Shadowing::Emulated, ..Policy::default() });
+fn with_shadow(open: &[VmcsField], shadowing: Shadowing) -> Bench {
+    let mut bench = Bench::with_l2(Policy { shadowing, ..Policy::default() });
     bench.store(SHADOW12, u64::from(REVISION | SHADOW));
     for word in 0..512 {
         bench.store(BITMAP + word * 8, u64::MAX);
@@ -90,7 +93,7 @@ fn access(bench: &mut Bench, reason: Reason, field: u32, value: u64) -> (bool, b
 #[test]
 fn l2_reaches_its_shadow_vmcs_where_the_bitmaps_say_so() {
     let (rip, rights) = (vmcs::GUEST_RIP.field(), vmcs::GUEST_CS_ACCESS_RIGHTS.field());
-    let mut bench = with_shadow(&[rip, rights, VmcsField(0x4026)]);
+    let mut bench = with_shadow(&[rip, rights, VmcsField(0x4026)], Shadowing::Emulated);
     assert!(!bench.now(vmcs::SECONDARY_CONTROLS).contains(SecondaryControls::VMCS_SHADOWING));
     bench.log.events.clear();
     assert_eq!(access(&mut bench, Reason::VMWRITE, rip.0, 0x1234), (false, false));
@@ -117,7 +120,7 @@ fn l2_reaches_its_shadow_vmcs_where_the_bitmaps_say_so() {
 
 #[test]
 fn a_shadow_vmcs_can_be_loaded_and_not_entered() {
-    let mut bench = with_shadow(&[]);
+    let mut bench = with_shadow(&[], Shadowing::Emulated);
     bench.vmcall();
     assert_eq!(bench.vmptrld(SHADOW12), Flags::SUCCEED);
     assert_eq!(bench.vmwrite_raw(vmcs::EXIT_REASON.field().0, 10), Flags::SUCCEED, "every field can be written");
@@ -136,4 +139,62 @@ fn without_shadowing_every_access_of_l2_s_is_l1_s() {
     bench.launch();
     access(&mut bench, Reason::VMWRITE, vmcs::GUEST_RIP.field().0, 0);
     assert_eq!((bench.level(), bench.vmread(vmcs::EXIT_REASON).reason()), (1, Reason::VMWRITE));
+}
+
+/// Where a field of L1's shadow VMCS lies.
+fn in_shadow12<T>(field: vmcs::Field<T>) -> u64 {
+    SHADOW12 + Vmcs::offset(field.index()) as u64
+}
+
+#[test]
+fn silicon_serves_l2_from_a_shadow_vmcs_of_l0_s() {
+    let (rip, revision) = (vmcs::GUEST_RIP.field(), VmcsField(0x4026));
+    let mut bench = with_shadow(&[rip, revision], Shadowing::Virtualized);
+    assert!(bench.now(vmcs::SECONDARY_CONTROLS).contains(SecondaryControls::VMCS_SHADOWING));
+    let (link, bitmap) = (bench.now(vmcs::VMCS_LINK_POINTER), bench.now(vmcs::VMREAD_BITMAP));
+    assert!(link != SHADOW12 && link < L0_MEMORY && bench.now(vmcs::VMWRITE_BITMAP) != bitmap);
+    let bit = |bench: &mut Bench, field: VmcsField| {
+        let mut byte = [0];
+        bench.l0.silicon.read(Hpa(bitmap + u64::from(field.0) / 8), &mut byte);
+        byte[0] >> (field.0 % 8) & 1 != 0
+    };
+    assert!(!bit(&mut bench, rip) && bit(&mut bench, vmcs::GUEST_RSP.field()));
+    assert!(bit(&mut bench, revision), "what is no field of L1's VMCSs exits, for L0 to say so");
+    // L2 writes by itself; L1 finds it in its own when L2 has left.
+    bench.l0.silicon.vmcs(link).set(vmcs::GUEST_RIP, 0x4321);
+    assert_eq!(bench.load(in_shadow12(vmcs::GUEST_RIP)), 0);
+    assert_eq!(access(&mut bench, Reason::VMREAD, revision.0, 0), (false, true));
+    assert_eq!(bench.load(in_shadow12(vmcs::VM_INSTRUCTION_ERROR)), 12);
+    bench.vmcall();
+    assert_eq!(bench.load(in_shadow12(vmcs::GUEST_RIP)), 0x4321);
+    // What L1 changes there, and in the bitmaps, L2 finds when it comes back.
+    bench.store(in_shadow12(vmcs::GUEST_RIP), 0x1111);
+    bench.store(in_shadow12(vmcs::GUEST_RSP), 0x2222);
+    let rsp = u64::from(vmcs::GUEST_RSP.field().0);
+    let word = bench.load(BITMAP + rsp / 64 * 8) & !(1 << (rsp % 64));
+    bench.store(BITMAP + rsp / 64 * 8, word);
+    bench.log.events.clear();
+    assert_eq!(bench.resume(), Flags::SUCCEED);
+    assert!(!bit(&mut bench, vmcs::GUEST_RSP.field()));
+    let shadow = bench.l0.silicon.vmcs(link);
+    assert_eq!((shadow.get(vmcs::GUEST_RIP), shadow.get(vmcs::GUEST_RSP)), (0x1111, 0x2222));
+    // What has not changed is not written again.
+    bench.vmcall();
+    bench.log.events.clear();
+    bench.resume();
+    let writes = bench.log.events.iter().filter(|event| match event.what {
+        What::Vmcs(access) => access.which == Which::Shadow02 && access.op == VmcsOp::Write,
+        _ => false,
+    });
+    assert_eq!(writes.count(), 0);
+}
+
+#[test]
+fn without_a_shadow_vmcs_there_is_nothing_to_serve_from() {
+    let mut bench = with_shadow(&[], Shadowing::Virtualized);
+    bench.vmcall();
+    bench.vmwrite(vmcs::VMCS_LINK_POINTER, u64::MAX);
+    assert_eq!(bench.resume(), Flags::SUCCEED);
+    assert!(!bench.now(vmcs::SECONDARY_CONTROLS).contains(SecondaryControls::VMCS_SHADOWING));
+    assert_eq!(bench.now(vmcs::VMCS_LINK_POINTER), u64::MAX);
 }

@@ -138,6 +138,7 @@ impl<S: Silicon> Cx<'_, S> {
         let inherited = self.inherited();
         let (op, slot) = self.take_vmcs02()?;
         self.vcpu.vmx.slot = slot;
+        self.enter_shadow(slot)?;
         self.load_vmcs(self.vcpu.pool.slots[slot].saved);
         self.vcpu.level = 2;
         self.vcpu.entry_pending = true;

@@ -116,6 +116,7 @@ impl<S: Silicon> Cx<'_, S> {
         if !self.store_msr_area() {
             return unsupported("a VMX abort: an MSR of L2's could not be stored into L1's area".to_owned());
         }
+        self.leave_shadow();
         let nmi =
             report.reason.reason() == Reason::EXCEPTION_NMI && report.intr.kind() == hv_defs::exit::EventType::Nmi;
         self.arrive(nmi)
