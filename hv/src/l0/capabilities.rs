@@ -53,11 +53,14 @@ const SECONDARY: SecondaryControls = SecondaryControls::EPT
     .union(SecondaryControls::VPID)
     .union(SecondaryControls::WBINVD_EXITING)
     .union(SecondaryControls::UNRESTRICTED_GUEST)
+    .union(SecondaryControls::PAUSE_LOOP_EXITING)
     .union(SecondaryControls::RDRAND_EXITING)
     .union(SecondaryControls::INVPCID)
     .union(SecondaryControls::VM_FUNCTIONS)
     .union(SecondaryControls::RDSEED_EXITING)
-    .union(SecondaryControls::XSAVES);
+    .union(SecondaryControls::PML)
+    .union(SecondaryControls::XSAVES)
+    .union(SecondaryControls::TSC_SCALING);
 
 const EXIT: ExitControls = ExitControls::SAVE_DEBUG_CONTROLS
     .union(ExitControls::HOST_ADDRESS_SPACE_SIZE)
@@ -118,6 +121,8 @@ pub(super) fn offered<S: Silicon>(from: &S, cr4: u64, shadowing: bool) -> Capabi
         one: wanted & silicon | default1,
     };
     let secondary = SECONDARY.bits() & (from.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32;
+    // L0 keeps L1's log by itself.
+    let secondary = secondary | SecondaryControls::PML.bits();
     let secondary = secondary | if shadowing { SecondaryControls::VMCS_SHADOWING.bits() } else { 0 };
     let vm_functions = u64::from(secondary & SecondaryControls::VM_FUNCTIONS.bits() != 0);
     let ept_vpid = from.capability(msr::VMX_EPT_VPID_CAP) | EptVpidCap::ACCESSED_DIRTY.bits();

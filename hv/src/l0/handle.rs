@@ -137,6 +137,13 @@ impl<S: Silicon> Cx<'_, S> {
                 exit.gla = 0;
                 (Actor::L1, Next::Reflect)
             }
+            Filled::LogFull => {
+                exit.reason = ExitReason::of(Reason::PML_FULL);
+                exit.qualification = 0;
+                exit.gla = 0;
+                exit.gpa = 0;
+                (Actor::L1, Next::Reflect)
+            }
             Filled::NoRam(at) => (Actor::L0, self.handle_mmio(exit, at)),
             Filled::NoFrame => (Actor::L0, self.out_of_memory()),
         }

@@ -166,14 +166,8 @@ impl<S: Silicon> Cx<'_, S> {
         let msrs = &self.vcpu.msrs;
         Some(match index {
             msr::TSC => {
-                let l2 = if self.vcpu.level == 2
-                    && self.vcpu.vmcs12.get(vmcs::PRIMARY_CONTROLS).contains(PrimaryControls::TSC_OFFSETTING)
-                {
-                    self.vcpu.vmcs12.get(vmcs::TSC_OFFSET)
-                } else {
-                    0
-                };
-                self.silicon.retired().wrapping_add(msrs.tsc_offset).wrapping_add(l2)
+                let tsc = self.silicon.retired().wrapping_add(msrs.tsc_offset);
+                if self.vcpu.level == 2 { self.l2_tsc(tsc) } else { tsc }
             }
             msr::TSC_ADJUST => msrs.tsc_adjust,
             msr::FEATURE_CONTROL => msrs.feature_control,

@@ -10,10 +10,12 @@ use super::ept02::{NONE, Root};
 use super::ept12::{self, Path, READ, WRITE, Walked};
 use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, Hpa, L2Gpa, PAGE_SIZE};
+use hv_defs::controls::SecondaryControls;
 use hv_defs::ept::{EptEntry, Eptp};
 use hv_defs::event::{Cause, EptChange, EptOp, What};
 use hv_defs::policy::RootLoad;
 use hv_defs::slip::Slip;
+use hv_defs::vmcs;
 
 /// Roots that a vCPU keeps.
 const ROOTS: usize = 16;
@@ -30,6 +32,8 @@ pub(super) enum Filled {
     Violation(u8),
     /// EPT12 is misconfigured there.
     Misconfigured,
+    /// L1's page-modification log is full.
+    LogFull,
     /// EPT12 maps it to what is no RAM of L1's.
     NoRam(Gpa),
     /// L0's memory is used up.
@@ -205,6 +209,10 @@ impl<S: Silicon> Cx<'_, S> {
             return Filled::Violation(path.permitted);
         }
         if eptp12.accessed_dirty() {
+            let dirties = access & WRITE != 0 && !path.entries[usize::from(path.level)].dirty();
+            if dirties && !self.log_dirty(at) {
+                return Filled::LogFull;
+            }
             self.mark_ept12(&mut path, at, access & WRITE != 0);
         }
         let target = path.target(at);
@@ -219,6 +227,22 @@ impl<S: Silicon> Cx<'_, S> {
         }
         self.put_path(number, &path, at, eptp12.accessed_dirty());
         Filled::Done
+    }
+
+    /// Tells L1's page-modification log, if it has one, of a page that L2 makes dirty. `false`, and nothing is told, when
+    /// it is full. See: SDM "Page-Modification Logging".
+    fn log_dirty(&mut self, at: L2Gpa) -> bool {
+        if !self.secondary12().contains(SecondaryControls::PML) {
+            return true;
+        }
+        let index = self.vcpu.vmcs12.get(vmcs::PML_INDEX);
+        if index >= 512 {
+            return false;
+        }
+        let log = self.vcpu.vmcs12.get(vmcs::PML_ADDRESS);
+        self.write_gpa(Gpa(log + u64::from(index) * 8), &(at.0 & !(PAGE_SIZE - 1)).to_le_bytes());
+        self.vcpu.vmcs12.report(vmcs::PML_INDEX, index.wrapping_sub(1));
+        true
     }
 
     /// Writes the translation of a path into EPT02.

@@ -82,6 +82,7 @@ const DIRECT: FieldSet = RARE.union(OFTEN).union(field_set!(
     CR3_TARGET_2,
     CR3_TARGET_3,
     TPR_THRESHOLD,
+    TSC_MULTIPLIER,
     PLE_GAP,
     PLE_WINDOW,
     XSS_EXITING_BITMAP,
@@ -220,7 +221,8 @@ impl<S: Silicon> Cx<'_, S> {
                 }
             }
         }
-        let mut secondary = (secondary12 | SecondaryControls::EPT) - SecondaryControls::VMCS_SHADOWING;
+        let mut secondary =
+            (secondary12 | SecondaryControls::EPT) - SecondaryControls::VMCS_SHADOWING - SecondaryControls::PML;
         secondary.set(SecondaryControls::VPID, self.shared.policy.tags != Tags::Off && tag.vpid != 0);
         if secondary12.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
             match self.ram(Gpa(self.vcpu.vmcs12.get(vmcs::APIC_ACCESS_ADDRESS)), 4096) {
@@ -245,12 +247,7 @@ impl<S: Silicon> Cx<'_, S> {
         let mut exit = EXIT;
         exit.set(ExitControls::SAVE_PREEMPTION_TIMER, pin12.contains(PinBased::PREEMPTION_TIMER));
         let entry = ENTRY | entry12 & EntryControls::IA32E_MODE_GUEST;
-        let offset12 = if primary12.contains(PrimaryControls::TSC_OFFSETTING) {
-            self.vcpu.vmcs12.get(vmcs::TSC_OFFSET)
-        } else {
-            0
-        };
-        let offset = self.vcpu.msrs.tsc_offset.wrapping_add(offset12);
+        let offset = self.l2_tsc(self.vcpu.msrs.tsc_offset);
 
         self.put(tally, vmcs::PIN_BASED_CONTROLS, PinBased::from_bits_retain(limits.pin.adjust(pin.bits())));
         let primary = PrimaryControls::from_bits_retain(limits.primary.adjust(primary.bits()));
@@ -276,6 +273,21 @@ impl<S: Silicon> Cx<'_, S> {
         if let Some(timer) = timer {
             self.put(tally, vmcs::PREEMPTION_TIMER_VALUE, timer);
         }
+    }
+
+    /// L2's time-stamp counter when L1's is `tsc`; of L1's offset it makes the one to add behind the scaling that vmcs02
+    /// shares with vmcs12. The product is signed, since offsets are.
+    pub(super) fn l2_tsc(&self, tsc: u64) -> u64 {
+        let vmcs12 = &self.vcpu.vmcs12;
+        if !vmcs12.get(vmcs::PRIMARY_CONTROLS).contains(PrimaryControls::TSC_OFFSETTING) {
+            return tsc;
+        }
+        let scaled = if self.secondary12().contains(SecondaryControls::TSC_SCALING) {
+            (i128::from(tsc as i64).wrapping_mul(i128::from(vmcs12.get(vmcs::TSC_MULTIPLIER))) >> 48) as u64
+        } else {
+            tsc
+        };
+        scaled.wrapping_add(vmcs12.get(vmcs::TSC_OFFSET))
     }
 
     fn put_guest(&mut self, tally: &mut Tally, inherited: &Inherited, shadowed: Option<Shadowed>) {

@@ -1,6 +1,7 @@
 //! Nested round trips, event by event, under each policy.
 
 use super::script::{Bench, Flags, VMCS_A, VMXON};
+use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::exit::Reason;
 use hv_defs::policy::{PRESETS, Policy, Tags, Vmcs02Writes};
 use hv_defs::vmcs;
@@ -333,4 +334,19 @@ fn a_mark_is_an_event() {
     bench.exits(Reason::IO_INSTRUCTION, &[(vmcs::EXIT_QUALIFICATION.field(), 0x0e9a_0003)]);
     assert!(bench.story().contains(&"mark 42".to_owned()));
     assert_eq!(bench.bus.written, [(0xe9a, 42)]);
+}
+
+#[test]
+fn l2_s_time_is_l1_s_scaled_and_offset() {
+    let mut bench = Bench::with_l2(Policy::default());
+    let (primary, secondary) = (bench.vmread(vmcs::PRIMARY_CONTROLS), bench.vmread(vmcs::SECONDARY_CONTROLS));
+    bench.vmwrite(vmcs::PRIMARY_CONTROLS, primary | PrimaryControls::TSC_OFFSETTING);
+    bench.vmwrite(vmcs::SECONDARY_CONTROLS, secondary | SecondaryControls::TSC_SCALING);
+    bench.vmwrite(vmcs::TSC_MULTIPLIER, 3 << 47);
+    bench.vmwrite(vmcs::TSC_OFFSET, 1000);
+    // L1's own counter is behind silicon's.
+    bench.set_tsc_offset((-40i64) as u64);
+    bench.launch();
+    assert_eq!(bench.now(vmcs::TSC_MULTIPLIER), 3 << 47);
+    assert_eq!(bench.now(vmcs::TSC_OFFSET), 1000 - 60);
 }

@@ -305,6 +305,11 @@ impl Bench {
         T::from_raw(self.l0.silicon.vmread(self.cpu, field.field()))
     }
 
+    /// What L1's time-stamp counter is ahead of silicon's.
+    pub(super) fn set_tsc_offset(&mut self, offset: u64) {
+        self.l0.vcpus[0].msrs.tsc_offset = offset;
+    }
+
     /// Which guest runs next.
     pub(super) fn level(&self) -> u8 {
         self.l0.vcpus[0].level

@@ -2,6 +2,7 @@
 
 use super::script::{Bench, EPT12, Flags, L2_PAGES};
 use crate::l0::L0_MEMORY;
+use hv_defs::controls::SecondaryControls;
 use hv_defs::ept::{EptEntry, Eptp};
 use hv_defs::event::{EptChange, What};
 use hv_defs::exit::Reason;
@@ -165,4 +166,26 @@ fn a_hostile_ept12_maps_nothing_that_is_not_l1_s() {
         bench.l2_touches(0, 1);
         assert_eq!(changes(&mut bench).len(), 0, "{target:#x}");
     }
+}
+
+#[test]
+fn pages_that_l2_makes_dirty_are_logged_until_the_log_is_full() {
+    const LOG: u64 = 0x1_7000;
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.vmwrite(vmcs::EPT_POINTER, Eptp::from_bits(EPTP | 0x40));
+    let secondary = bench.vmread(vmcs::SECONDARY_CONTROLS);
+    bench.vmwrite(vmcs::SECONDARY_CONTROLS, secondary | SecondaryControls::PML);
+    bench.vmwrite(vmcs::PML_ADDRESS, LOG);
+    bench.vmwrite(vmcs::PML_INDEX, 0);
+    bench.store(FIRST + 8, (L2_PAGES + 0x1000) | 0x37);
+    bench.launch();
+    assert!(!bench.now(vmcs::SECONDARY_CONTROLS).contains(SecondaryControls::PML), "L0 keeps the log");
+    bench.l2_touches(0x1008, 1);
+    assert_eq!(bench.load(LOG), 0);
+    bench.l2_touches(0x1008, 2);
+    assert_eq!((bench.level(), bench.load(LOG)), (2, 0x1000));
+    bench.l2_touches(0x10, 2);
+    assert_eq!((bench.level(), bench.vmread(vmcs::EXIT_REASON).reason()), (1, Reason::PML_FULL));
+    assert_eq!(bench.vmread(vmcs::PML_INDEX), 0xffff);
+    assert_eq!(bench.load(FIRST) & 0x200, 0, "nothing is dirty that was not logged");
 }
