@@ -11,7 +11,8 @@
 #
 #   kvm         loads kvm_intel with the parameters of `nvmx.kvm=WORD,WORD...` (`nested=1,enable_apicv=0`), and runs the
 #               payload of vmm.c with the words of `nvmx.payload=WORD,WORD...`
-#   kvm-linux   boots the same kernel as L2, which runs `nvmx.l2=NAME` of its own tests, with the words of `nvmx.append`
+#   kvm-linux   boots the same kernel as L2, which runs `nvmx.l2=NAME` of its own tests, with the words of
+#               `nvmx.append=WORD+WORD...` on its command line, in `nvmx.l2mib` MiB (96)
 set -eu
 
 [ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
@@ -33,7 +34,7 @@ mkdir -p both/bin both/tests
 cc -O2 -s -static -o both/bin/vmm "$here/vmm.c"
 cat >both/tests/load-kvm <<'LOAD'
 word() {
-    sed -n "s/.*nvmx\.$1=\([^ ]*\).*/\1/p" /proc/cmdline | tr , ' '
+    sed -n "s/.*nvmx\.$1=\([^ ]*\).*/\1/p" /proc/cmdline | tr "${2:-,}" ' '
 }
 insmod /lib/modules/irqbypass.ko
 insmod /lib/modules/kvm.ko
@@ -48,7 +49,7 @@ cat >both/tests/kvm-linux <<'LINUX'
 set -e
 . /tests/load-kvm
 size=$(word l2mib)
-vmm linux /l2/vmlinuz /l2/initrd.img "${size:-96}" "console=ttyS0 nokaslr mitigations=off quiet acpi=off nosmp lpj=1000000 tsc=reliable no_timer_check random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 panic=-1 nvmx.run=$(word l2) $(word append)"
+vmm linux /l2/vmlinuz /l2/initrd.img "${size:-96}" "console=ttyS0 nokaslr mitigations=off quiet acpi=off nosmp lpj=1000000 tsc=reliable no_timer_check random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 panic=-1 nvmx.run=$(word l2) $(word append +)"
 LINUX
 (cd both && archive) | gzip -n -9 >both.gz
 
