@@ -488,7 +488,8 @@ fn damaged_kernels_are_refused_or_run_but_never_break_the_machine() {
         image[(random >> 33) as usize % headers] ^= 1 << (random >> 60 & 7);
         let config = Config { memory: 2 << 20, max_instructions: Some(1_000), ..config() };
         if let Ok(mut machine) = Machine::new(&config, &kernel(image)) {
-            machine.run(&mut Run::default());
+            // What L0 carries out for the guest is no instruction of the guest's, and zeroes are stores to no RAM.
+            machine.run(&mut Run { enough: Some(10_000), ..Run::default() });
         }
     }
 }
