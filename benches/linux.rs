@@ -251,6 +251,7 @@ fn main() {
         })
     };
     line("together", sum(&ours).unwrap_or_default(), sum(&bochs), sum(&qemu));
+    println!("Bochs ticks: how far its time-stamp counter went, over ours; what its timers and waiting cost is in it.");
     for note in notes {
         println!("{note}");
     }

@@ -14,6 +14,10 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Instant;
 
+/// The command line for a guest with two CPUs, which it finds in the tables of ACPI.
+const SMP: &str = "console=ttyS0 nokaslr mitigations=off lpj=1000000 random.trust_cpu=1 raid=noautodetect \
+    cryptomgr.notests=1 panic=-1";
+
 /// How a guest leaves whose test ended with 0, of which isa-debug-exit makes 1.
 const WELL: &str = "the guest left through isa-debug-exit with status 1";
 
@@ -118,6 +122,21 @@ fn a_shell_takes_what_is_typed() {
     assert_eq!(output.status.code(), Some(0), "{console}{}", String::from_utf8_lossy(&output.stderr));
     shows(&console, "twice 42 is 24\nx86_64");
     shows(&console, "sh\nthe 1st end");
+}
+
+#[test]
+fn two_cpus_are_brought_up_and_both_work() {
+    let Some(linux) = linux() else { return };
+    let append = format!("{SMP} nvmx.run=smp");
+    let ran = with_guest("run", &boot(linux, &append), &["--cpus", "2"]).expect(0);
+    for says in ["smp: Brought up 1 node, 2 CPUs", "cpus 2 online 0-1"] {
+        assert!(ran.out.contains(says), "'{says}' is not in: {}", ran.out);
+    }
+    // The sum of what `seq 1 20000` prints, as the other test's work has it from the host.
+    let host = linux.on_the_host("work", &folder("linux-smp"));
+    let sum = host.lines().find_map(|line| line.strip_prefix("sha256 ")).expect("the work sums it");
+    shows(&ran.out, &format!("on cpu 0: {sum}\non cpu 1: {sum}"));
+    ends(&ran.out, WELL);
 }
 
 #[test]
