@@ -137,8 +137,8 @@ impl World for Ours {
 fn ours(linux: &Linux) -> Result<Vec<Phase>, String> {
     let read = |path: PathBuf| fs::read(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()));
     let images = [
-        Image { kind: ImageKind::Kernel, bytes: read(linux.kernel())? },
-        Image { kind: ImageKind::Initrd, bytes: read(linux.initrd())? },
+        Image { kind: ImageKind::Kernel, name: "vmlinuz".into(), bytes: read(linux.kernel())? },
+        Image { kind: ImageKind::Initrd, name: "initrd.img".into(), bytes: read(linux.initrd())? },
     ];
     let config = Config {
         log: Log::Exits,

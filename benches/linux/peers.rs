@@ -47,13 +47,13 @@ fn watch(mut child: Child) -> Result<(Vec<Phase>, Vec<u8>), String> {
         return Ok((phases, seen));
     }
     let text = String::from_utf8_lossy(&seen);
-    let last = text.lines().filter(|line| !line.trim().is_empty()).next_back().unwrap_or("nothing").trim();
+    let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing").trim();
     let how = if in_time { "ended" } else { "was given up" };
     Err(format!("it {how} after {} s; the last that it showed was: {last}", start.elapsed().as_secs()))
 }
 
 /// The disk that both boot from, made anew.
-pub fn disk(linux: &Linux) -> Result<PathBuf, String> {
+pub(crate) fn disk(linux: &Linux) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers");
     let _ = fs::remove_dir_all(&folder);
     let failed = |error| format!("the files for the disk cannot be copied: {error}");
@@ -66,7 +66,7 @@ pub fn disk(linux: &Linux) -> Result<PathBuf, String> {
 }
 
 /// Runs QEMU's translator on one CPU, from the disk in `folder`.
-pub fn qemu(folder: &Path, rounds: usize) -> Result<Vec<Phase>, String> {
+pub(crate) fn qemu(folder: &Path, rounds: usize) -> Result<Vec<Phase>, String> {
     let program = std::env::var("NVMX_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".into());
     best(rounds, || {
         let child = Command::new(&program)
@@ -84,7 +84,7 @@ pub fn qemu(folder: &Path, rounds: usize) -> Result<Vec<Phase>, String> {
 }
 
 /// Runs Bochs from the disk in `folder`. The notes say what to know of the program that was found.
-pub fn bochs(folder: &Path, rounds: usize) -> (Result<Vec<Phase>, String>, Vec<String>) {
+pub(crate) fn bochs(folder: &Path, rounds: usize) -> (Result<Vec<Phase>, String>, Vec<String>) {
     let mut notes = Vec::new();
     let phases = best(rounds, || {
         let (phases, debugger) = one_bochs(folder)?;
