@@ -84,6 +84,7 @@ features! {
     "F16C"           0x1, 0:            ECX 29, InCr4(Cr4::OSXSAVE),    [F16C];
     "RDRAND"         0x1, 0:            ECX 30, Nothing,                [RDRAND];
     "FPU"            0x1, 0:            EDX 0,  Nothing,                [FPU FPU287 FPU387];
+    "VME"            0x1, 0:            EDX 1,  InCr4(Cr4::VME),        [];
     "DE"             0x1, 0:            EDX 2,  InCr4(Cr4::DE),         [];
     "PSE"            0x1, 0:            EDX 3,  InCr4(Cr4::PSE),        [];
     "TSC"            0x1, 0:            EDX 4,  Nothing,                [TSC];
@@ -109,10 +110,12 @@ features! {
     "TSC_ADJUST"     0x7, 0:            EBX 1,  Nothing,                [];
     "BMI1"           0x7, 0:            EBX 3,  Nothing,                [BMI1];
     "AVX2"           0x7, 0:            EBX 5,  InCr4(Cr4::OSXSAVE),    [AVX2];
+    "FDP_EXCPTN"     0x7, 0:            EBX 6,  Nothing,                [];
     "SMEP"           0x7, 0:            EBX 7,  InCr4(Cr4::SMEP),       [];
     "BMI2"           0x7, 0:            EBX 8,  Nothing,                [BMI2];
     "ERMS"           0x7, 0:            EBX 9,  Nothing,                [];
     "INVPCID"        0x7, 0:            EBX 10, Control(S::INVPCID),    [INVPCID];
+    "FCS_FDS_GONE"   0x7, 0:            EBX 13, Nothing,                [];
     "RDSEED"         0x7, 0:            EBX 18, Nothing,                [RDSEED];
     "ADX"            0x7, 0:            EBX 19, Nothing,                [ADX];
     "SMAP"           0x7, 0:            EBX 20, InCr4(Cr4::SMAP),       [SMAP];

@@ -2,12 +2,13 @@
 //! See: SDM "Interrupt and Exception Handling".
 
 use super::event::Event;
+use super::op::{W16, W32};
 use super::ops::branch::canonical;
 use super::segment::{Descriptor, error_code, null_stack};
 use super::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::exit::EventType;
-use hv_defs::x86::{Rflags, Seg, Vector};
+use hv_defs::x86::{Cr4, Rflags, Seg, Vector};
 
 /// Delivers `event`. On a fault nothing is changed but what was pushed.
 pub(super) fn deliver(cpu: &mut Cpu, memory: &mut Memory, event: &Event) -> Result<(), Halt> {
@@ -50,7 +51,7 @@ fn real(cpu: &mut Cpu, memory: &mut Memory, event: &Event) -> Result<(), Halt> {
     let vector = cpu.load_system(memory, cpu.idtr.base.wrapping_add(offset), 4)?;
     let values = [cpu.rflags(), u64::from(cpu.seg[Seg::Cs as usize].selector), return_rip(cpu, event)];
     for value in values {
-        cpu.push::<false, super::op::W16>(memory, value)?;
+        cpu.push::<false, W16>(memory, value)?;
     }
     cpu.rip = vector & 0xffff;
     let cs = &mut cpu.seg[Seg::Cs as usize];
@@ -177,13 +178,48 @@ pub(super) fn task_stack(cpu: &mut Cpu, memory: &mut Memory, cpl: u8, ext: u32) 
     Ok((selector as u16, pointer))
 }
 
+/// Whether the task's bitmap sends a software interrupt of virtual-8086 mode to the 8086 program's own handler. It lies
+/// in the 32 bytes before the I/O permission bitmap.
+fn redirected(cpu: &mut Cpu, memory: &mut Memory, vector: Vector) -> Result<bool, Halt> {
+    let limit = u64::from(cpu.tr.limit);
+    if cpu.tr.rights.kind() & 8 == 0 || limit < 103 {
+        return cpu.gp();
+    }
+    let base = cpu.tr.base;
+    let ports = cpu.load_system(memory, base.wrapping_add(102), 2)?;
+    let at = ports.wrapping_sub(32).wrapping_add(u64::from(vector.0) / 8);
+    if ports < 32 || at > limit {
+        return cpu.gp();
+    }
+    let bits = cpu.load_system(memory, base.wrapping_add(at), 1)?;
+    Ok(bits >> (vector.0 % 8) & 1 == 0)
+}
+
+/// Delivers a software interrupt of virtual-8086 mode through the 8086 program's interrupt table at address 0.
+fn redirect(cpu: &mut Cpu, memory: &mut Memory, event: &Event) -> Result<(), Halt> {
+    let virtual_if = cpu.iopl() < 3;
+    let target = cpu.load::<W32>(memory, Seg::Ds, 4 * u64::from(event.vector.0))?;
+    let flags = if virtual_if { cpu.shown_flags() } else { cpu.rflags() };
+    for value in [flags, u64::from(cpu.seg[Seg::Cs as usize].selector), return_rip(cpu, event)] {
+        cpu.push::<false, W16>(memory, value)?;
+    }
+    cpu.set_v86_segment(Seg::Cs as usize, (target >> 16) as u16);
+    cpu.rip = target & 0xffff;
+    for flag in [if virtual_if { Rflags::VIF } else { Rflags::IF }, Rflags::TF, Rflags::RF] {
+        cpu.flags.put(flag, false);
+    }
+    Ok(())
+}
+
 fn protected(cpu: &mut Cpu, memory: &mut Memory, event: &Event) -> Result<(), Halt> {
     let error = gate_error(event);
-    if cpu.v86() && event.kind == EventType::SoftwareInterrupt && cpu.iopl() < 3 {
-        if cpu.has_cr4(hv_defs::x86::Cr4::VME) {
-            return cpu.unsupported("INT in virtual-8086 mode with its extensions");
+    if cpu.v86() && event.kind == EventType::SoftwareInterrupt {
+        if cpu.has_cr4(Cr4::VME) && redirected(cpu, memory, event.vector)? {
+            return redirect(cpu, memory, event);
         }
-        return cpu.gp();
+        if cpu.iopl() < 3 {
+            return cpu.gp();
+        }
     }
     let offset = u64::from(event.vector.0) * 8;
     if offset + 7 > u64::from(cpu.idtr.limit) {

@@ -122,14 +122,7 @@ fn fetch_slow(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> 
 
 /// The block at `hpa`, as [`Blocks::get`]. When its page had none before, stores to it are no longer plain.
 #[inline(always)]
-fn block_at(
-    cpu: &mut Cpu,
-    memory: &mut Memory,
-    blocks: &mut Blocks,
-    hpa: Hpa,
-    mode: Mode,
-    linear: u64,
-) -> u32 {
+fn block_at(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, hpa: Hpa, mode: Mode, linear: u64) -> u32 {
     let id = blocks.get(memory, hpa, mode, linear);
     cpu.mmu.follow(memory);
     id

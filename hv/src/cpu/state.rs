@@ -112,6 +112,8 @@ pub(super) struct Exec {
     pub(super) hits: u64,
     /// The instruction that faults is an IRET, and unblocked NMIs.
     pub(super) iret_unblocked_nmi: bool,
+    /// The operand's offset of the x87 instruction that runs, where an exception is unmasked.
+    pub(super) x87_operand: u64,
     /// The clock at the last PAUSE, and at the first of its loop.
     pub(super) last_pause: u64,
     pub(super) first_pause: u64,

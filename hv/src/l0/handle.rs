@@ -21,7 +21,11 @@ impl<S: Silicon> Cx<'_, S> {
     /// Handles an exit of the guest that ran. For [`Next::Reflect`] the caller takes `exit` to L1, as it is then.
     pub(super) fn handle(&mut self, exit: &mut Exit) -> Handled {
         if self.vcpu.level == 1 {
-            return (Actor::L0, self.handle_l1(exit));
+            let next = match exit.basic() {
+                Reason::TASK_SWITCH => self.handle_task_switch(exit),
+                _ => self.handle_l1(exit),
+            };
+            return (Actor::L0, next);
         }
         match exit.basic() {
             Reason::EPT_VIOLATION => self.handle_l2_violation(exit),

@@ -36,6 +36,8 @@ mod shadow02;
 mod shadowing;
 mod signal;
 mod start;
+mod task;
+
 mod vcpu;
 mod vmcs02;
 mod vmcs12;

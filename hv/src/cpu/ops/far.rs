@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::vmx::exit::ExitInfo;
 use hv_defs::controls::Interruptibility;
 use hv_defs::exit::{EventType, Reason, TaskSwitch};
-use hv_defs::x86::{Rflags, Seg, Vector};
+use hv_defs::x86::{Cr4, Rflags, Seg, Vector};
 use iced_x86::OpKind;
 
 /// Where a task switch comes from, as its exit qualification has it.
@@ -20,15 +20,32 @@ const CALL: u8 = 0;
 const IRET: u8 = 1;
 const JMP: u8 = 2;
 
-/// A task switch, which in non-root operation always exits.
+/// A task switch, which in non-root operation always exits, once the new task's segment has been checked.
 pub(in crate::cpu) fn task_switch(
     cpu: &mut Cpu,
-    _: &mut Memory,
+    memory: &mut Memory,
     selector: u16,
     source: u8,
     length: u32,
-    _ext: u32,
+    ext: u32,
 ) -> Result<(), Halt> {
+    let code = Some(error_code(selector) | ext);
+    // An IRET goes back to a task that is busy.
+    let (wrong, kinds) = if source == IRET { (Vector::TS, [3, 11]) } else { (Vector::GP, [1, 9]) };
+    let at = match cpu.descriptor_at(selector, 8) {
+        Some(at) if selector & 4 == 0 => at,
+        _ => return cpu.fault(wrong, code),
+    };
+    let descriptor = Descriptor(cpu.load_system(memory, at, 8)?);
+    if descriptor.is_segment() || !kinds.contains(&descriptor.kind()) {
+        return cpu.fault(wrong, code);
+    }
+    if !descriptor.present() {
+        return cpu.fault(Vector::NP, code);
+    }
+    if descriptor.limit() < if descriptor.kind() & 8 != 0 { 103 } else { 43 } {
+        return cpu.fault(Vector::TS, code);
+    }
     let access = TaskSwitch::new().with_selector(selector).with_source(source);
     cpu.exit(ExitInfo { qualification: access.into(), ..ExitInfo::instruction(Reason::TASK_SWITCH, length) })
 }
@@ -484,7 +501,8 @@ fn iret_inner(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<(), Halt> {
         let link = cpu.load_system(memory, cpu.tr.base, 2)?;
         return task_switch(cpu, memory, link as u16, IRET, u32::from(op.len), 0);
     }
-    if cpu.v86() && cpu.iopl() < 3 {
+    let virtual_if = cpu.v86() && cpu.iopl() < 3;
+    if virtual_if && !(size == 2 && cpu.has_cr4(Cr4::VME)) {
         return cpu.gp();
     }
     let to = Return { rip: cpu.slot(memory, size, 0)?, cs: cpu.slot(memory, size, 1)? as u16, slots: 3 };
@@ -493,7 +511,7 @@ fn iret_inner(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<(), Halt> {
         if to.rip > u64::from(cpu.seg[Seg::Cs as usize].limit) {
             return cpu.gp();
         }
-        let flags = returned_flags(cpu, size, flags);
+        let flags = if virtual_if { cpu.virtual_if(flags)? } else { returned_flags(cpu, size, flags) };
         let flags = if cpu.v86() { flags & !Rflags::IOPL.bits() | cpu.rflags() & Rflags::IOPL.bits() } else { flags };
         if cpu.v86() {
             cpu.set_v86_segment(Seg::Cs as usize, to.cs);

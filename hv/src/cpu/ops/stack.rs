@@ -5,7 +5,7 @@ use crate::cpu::op::{Ea, Fast, Flow, Op, Run, W16, W32, W64, Width};
 use crate::cpu::ops::{by_ea, by_ea_fast};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
-use hv_defs::x86::{Rflags, Seg};
+use hv_defs::x86::{Cr4, Rflags, Seg};
 
 /// Picks the instance of a function that is generic over 64-bit code and a width, after its other parameters.
 macro_rules! by_stack {
@@ -199,20 +199,30 @@ pub(in crate::cpu) fn popa(form: &mut Form) -> Option<Run> {
 }
 
 fn push_flags<const LONG: bool, W: Width>(cpu: &mut Cpu, memory: &mut Memory, _: &Op) -> Result<Flow, Halt> {
-    if cpu.v86() && !cpu.flags.has(Rflags::IOPL) {
-        return cpu.virtual_flags("PUSHF with IOPL below 3 in virtual-8086 mode", W::BITS == 16);
+    let mut value = cpu.rflags() & !(Rflags::RF | Rflags::VM).bits();
+    if cpu.v86() && cpu.iopl() < 3 {
+        if W::BITS != 16 || !cpu.has_cr4(Cr4::VME) {
+            return cpu.gp();
+        }
+        value = cpu.shown_flags();
     }
-    let value = cpu.rflags() & !(Rflags::RF | Rflags::VM).bits();
     cpu.push::<LONG, W>(memory, value)?;
     Ok(Flow::Next)
 }
 
 fn pop_flags<const LONG: bool, W: Width>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    if cpu.v86() && !cpu.flags.has(Rflags::IOPL) {
-        return cpu.virtual_flags("POPF with IOPL below 3 in virtual-8086 mode", W::BITS == 16);
+    let virtual_if = cpu.v86() && cpu.iopl() < 3;
+    if virtual_if && (W::BITS != 16 || !cpu.has_cr4(Cr4::VME)) {
+        return cpu.gp();
     }
     let value = cpu.peek::<LONG, W>(memory, 0)?;
     let before = cpu.rflags();
+    if virtual_if {
+        let flags = cpu.virtual_if(value)?;
+        cpu.drop_stack::<LONG>(W::BYTES);
+        cpu.set_rflags(flags);
+        return Ok(Flow::Next);
+    }
     let mut may = Rflags::all() & !(Rflags::RF | Rflags::VM | Rflags::VIF | Rflags::VIP);
     if cpu.protected() {
         if cpu.cpl() != 0 {
@@ -231,6 +241,7 @@ fn pop_flags<const LONG: bool, W: Width>(cpu: &mut Cpu, memory: &mut Memory, op:
     if changed & (Rflags::IF | Rflags::TF | Rflags::AC).bits() == 0 && before & Rflags::TF.bits() == 0 {
         return Ok(Flow::Next);
     }
+    cpu.refresh();
     cpu.checked(op)
 }
 
@@ -241,9 +252,23 @@ impl Cpu {
         (self.flags.system >> 12 & 3) as u8
     }
 
-    /// PUSHF and POPF where the IOPL forbids them: #GP, unless virtual-8086 mode extensions would virtualise IF.
-    fn virtual_flags<T>(&mut self, what: &str, short: bool) -> Result<T, Halt> {
-        if short && self.cr4 & hv_defs::x86::Cr4::VME.bits() != 0 { self.unsupported(what) } else { self.gp() }
+    /// The flags as virtual-8086 mode with its extensions shows them to software that may not change IF: IOPL 3, and
+    /// VIF for IF. See: SDM "Virtual-8086 Mode Extensions".
+    pub(in crate::cpu) fn shown_flags(&self) -> u64 {
+        let shown = self.rflags() & !(Rflags::IF | Rflags::RF | Rflags::VM).bits() | Rflags::IOPL.bits();
+        if self.flags.has(Rflags::VIF) { shown | Rflags::IF.bits() } else { shown }
+    }
+
+    /// What such software's POPF and IRET of 16 bits make of RFLAGS: their IF is VIF. #GP where that would let a pending
+    /// virtual interrupt in, or set TF.
+    pub(in crate::cpu) fn virtual_if(&mut self, value: u64) -> Result<u64, Halt> {
+        let wanted = Rflags::from_bits_retain(value);
+        if wanted.contains(Rflags::TF) || wanted.contains(Rflags::IF) && self.flags.has(Rflags::VIP) {
+            return self.gp();
+        }
+        let may = 0xffff & !(Rflags::IF | Rflags::IOPL).bits();
+        let flags = self.rflags() & !(may | (Rflags::VIF | Rflags::RF).bits()) | value & may;
+        Ok(if wanted.contains(Rflags::IF) { flags | Rflags::VIF.bits() } else { flags })
     }
 }
 

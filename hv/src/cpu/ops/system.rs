@@ -343,27 +343,30 @@ pub(in crate::cpu) fn smsw(form: &mut Form) -> Option<Run> {
 }
 
 impl Cpu {
-    /// Whether CLI and STI may change IF. Outside that #GP, unless IF is virtual.
-    fn may_change_if(&mut self) -> Result<(), Halt> {
-        if !self.protected() || self.cpl() <= self.iopl() && !self.v86() || self.v86() && self.iopl() == 3 {
-            return Ok(());
+    /// The flag that CLI and STI change: IF, or VIF where IF is virtual. Else #GP.
+    fn interrupt_flag(&mut self) -> Result<Rflags, Halt> {
+        if !self.protected() || self.cpl() <= self.iopl() {
+            return Ok(Rflags::IF);
         }
         let virtual_if = if self.v86() { Cr4::VME } else { Cr4::PVI };
-        if self.cpl() == 3 && self.has_cr4(virtual_if) {
-            return self.unsupported("a virtual interrupt flag");
-        }
-        self.gp()
+        if self.cpl() == 3 && self.has_cr4(virtual_if) { Ok(Rflags::VIF) } else { self.gp() }
     }
 }
 
 fn cli_run(cpu: &mut Cpu, _: &mut Memory, _: &Op) -> Result<Flow, Halt> {
-    cpu.may_change_if()?;
-    cpu.flags.put(Rflags::IF, false);
+    let flag = cpu.interrupt_flag()?;
+    cpu.flags.put(flag, false);
     Ok(Flow::Next)
 }
 
 fn sti_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.may_change_if()?;
+    if cpu.interrupt_flag()? == Rflags::VIF {
+        if cpu.flags.has(Rflags::VIP) {
+            return cpu.gp();
+        }
+        cpu.flags.put(Rflags::VIF, true);
+        return cpu.checked(op);
+    }
     if cpu.flags.has(Rflags::IF) {
         return Ok(Flow::Next);
     }

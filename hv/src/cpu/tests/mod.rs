@@ -1,5 +1,6 @@
 //! Snippets of guest code, assembled beside what is expected of them.
 
+mod alignment;
 mod breakpoints;
 mod exits;
 mod fuzz;
@@ -7,3 +8,5 @@ mod gather;
 mod integer;
 mod opcodes;
 mod system;
+mod v86;
+mod x87;

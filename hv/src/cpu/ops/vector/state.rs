@@ -66,8 +66,33 @@ fn emms(_: &mut Form) -> Option<Run> {
     }))
 }
 
+/// Notes whether a form keeps pointers of 64 bits; the others keep 32, and selectors, which are zero.
+fn pointer_size(form: &mut Form) {
+    use Mnemonic as M;
+    let long = matches!(
+        form.instruction.mnemonic(),
+        M::Fxsave64
+            | M::Fxrstor64
+            | M::Xsave64
+            | M::Xsaveopt64
+            | M::Xsavec64
+            | M::Xsaves64
+            | M::Xrstor64
+            | M::Xrstors64
+    );
+    form.op.extra = u32::from(long);
+}
+
+/// Clears what a form with pointers of 32 bits does not keep of them.
+fn cut_pointers(image: &mut [u8; 512], op: &Op) {
+    if op.extra == 0 {
+        image[12..16].fill(0);
+        image[20..24].fill(0);
+    }
+}
+
 /// The legacy region as memory has it (x87 registers in stack order).
-fn legacy_image(cpu: &Cpu) -> [u8; 512] {
+fn legacy_image(cpu: &Cpu, op: &Op) -> [u8; 512] {
     let mut image = [0; 512];
     image.copy_from_slice(&cpu.regs.extended.0[..512]);
     for stack in 0..8 {
@@ -78,6 +103,7 @@ fn legacy_image(cpu: &Cpu) -> [u8; 512] {
     image[5] = 0;
     image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
     image[416..].fill(0);
+    cut_pointers(&mut image, op);
     image
 }
 
@@ -128,7 +154,8 @@ fn available(cpu: &mut Cpu) -> Result<(), Halt> {
     if cpu.cr0 & (Cr0::EM | Cr0::TS).bits() != 0 { cpu.fault(Vector::NM, None) } else { Ok(()) }
 }
 
-fn fxsave(_: &mut Form) -> Option<Run> {
+fn fxsave(form: &mut Form) -> Option<Run> {
+    pointer_size(form);
     Some(Run::new(|cpu, memory, op| {
         available(cpu)?;
         let at = cpu.operand(op, 512, true)?;
@@ -136,14 +163,15 @@ fn fxsave(_: &mut Form) -> Option<Run> {
             return cpu.gp();
         }
         cpu.probe(memory, op.seg(), at, 512)?;
-        let image = legacy_image(cpu);
+        let image = legacy_image(cpu, op);
         let end = if cpu.has_cr4(Cr4::OSFXSR) { XMM + 16 * registers(cpu) } else { XMM };
         write_block(cpu, memory, op, at, &image[..end])?;
         Ok(Flow::Next)
     }))
 }
 
-fn fxrstor(_: &mut Form) -> Option<Run> {
+fn fxrstor(form: &mut Form) -> Option<Run> {
+    pointer_size(form);
     Some(Run::new(|cpu, memory, op| {
         available(cpu)?;
         let at = cpu.operand(op, 512, false)?;
@@ -152,6 +180,7 @@ fn fxrstor(_: &mut Form) -> Option<Run> {
         }
         let mut image = [0; 512];
         read_block(cpu, memory, op, at, &mut image)?;
+        cut_pointers(&mut image, op);
         let mxcsr = u32::from_le_bytes([image[24], image[25], image[26], image[27]]);
         let sse = cpu.has_cr4(Cr4::OSFXSR);
         if sse && mxcsr & !MXCSR_MASK != 0 {
@@ -191,7 +220,8 @@ fn zero(bytes: &[u8]) -> bool {
 
 /// XSAVE, and the forms that save only what is in use (`OPTIMIZE`), compact (`COMPACT`) and supervisor state
 /// (`SUPERVISOR`, of which there is none).
-fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
+fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(form: &mut Form) -> Option<Run> {
+    pointer_size(form);
     Some(Run::new(|cpu, memory, op| {
         if SUPERVISOR {
             cpu.xsaves_allowed(op, true)?;
@@ -200,7 +230,7 @@ fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(_: &
         let mask = requested(cpu) & cpu.regs.xcr0;
         let used = cpu.components_in_use();
         let count = registers(cpu);
-        let image = legacy_image(cpu);
+        let image = legacy_image(cpu, op);
         let total = if COMPACT { xsave::compacted_size(mask) } else { xsave::standard_size(mask) };
         cpu.operand(op, total.into(), true)?;
         cpu.probe(memory, op.seg(), at, total.into())?;
@@ -239,7 +269,8 @@ fn xsave<const OPTIMIZE: bool, const COMPACT: bool, const SUPERVISOR: bool>(_: &
 }
 
 /// XRSTOR, and with `SUPERVISOR` XRSTORS, which takes the compacted format alone.
-fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
+fn xrstor<const SUPERVISOR: bool>(form: &mut Form) -> Option<Run> {
+    pointer_size(form);
     Some(Run::new(|cpu, memory, op| {
         if SUPERVISOR {
             cpu.xsaves_allowed(op, false)?;
@@ -267,6 +298,7 @@ fn xrstor<const SUPERVISOR: bool>(_: &mut Form) -> Option<Run> {
         }
         let mut image = [0; 512];
         read_block(cpu, memory, op, at, &mut image[..416])?;
+        cut_pointers(&mut image, op);
         let mut high = [0; 256];
         let with_avx = mask & present & 4 != 0;
         if with_avx {

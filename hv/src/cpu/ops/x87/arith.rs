@@ -85,7 +85,7 @@ fn empty(cpu: &mut Cpu, to: usize) -> bool {
 }
 
 fn with_memory<B: Binary>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.x87_begin()?;
+    cpu.x87_begin(op)?;
     let mut env = cpu.x87_env();
     let b = read(cpu, memory, op, &mut env)?;
     let Some(a) = cpu.st(0) else {
@@ -101,7 +101,7 @@ fn with_memory<B: Binary>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result
 
 /// The destination is ST(`reg`), the source ST(`rm`).
 fn with_register<B: Binary, const POP: bool>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.x87_begin()?;
+    cpu.x87_begin(op)?;
     let (to, from) = (usize::from(op.reg & 7), usize::from(op.rm & 7));
     let done = match (cpu.st(to), cpu.st(from)) {
         (Some(a), Some(b)) => {
@@ -173,7 +173,7 @@ fn compared<const POPS: u8>(cpu: &mut Cpu, (order, done): (Option<Ordering>, boo
 }
 
 fn compare_memory<const POPS: u8>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.x87_begin()?;
+    cpu.x87_begin(op)?;
     let mut env = cpu.x87_env();
     let b = read(cpu, memory, op, &mut env)?;
     let outcome = compare::<false>(cpu, Some(b), env);
@@ -182,7 +182,7 @@ fn compare_memory<const POPS: u8>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -
 }
 
 fn compare_register<const QUIET: bool, const POPS: u8>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.x87_begin()?;
+    cpu.x87_begin(op)?;
     let mut env = cpu.x87_env();
     let b = cpu.st(usize::from(op.rm & 7)).map(|b| b.unpack(&mut env));
     let outcome = compare::<QUIET>(cpu, b, env);
@@ -192,7 +192,7 @@ fn compare_register<const QUIET: bool, const POPS: u8>(cpu: &mut Cpu, _: &mut Me
 
 /// FCOMI and its like: the outcome goes to RFLAGS.
 fn compare_flags<const QUIET: bool, const POP: bool>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.x87_begin()?;
+    cpu.x87_begin(op)?;
     let mut env = cpu.x87_env();
     let b = cpu.st(usize::from(op.rm & 7)).map(|b| b.unpack(&mut env));
     // C1 stays as it was, unless the stack faults.
@@ -261,8 +261,8 @@ fn binary_pop(cpu: &mut Cpu, f: impl FnOnce(Num, Num, &mut Env) -> Raw) {
 macro_rules! functions {
     ($($name:ident = |$cpu:ident| $body:expr;)*) => {
         $(fn $name(_: &mut Form) -> Option<Run> {
-            Some(Run::new(|$cpu, _, _| {
-                $cpu.x87_begin()?;
+            Some(Run::new(|$cpu, _, op| {
+                $cpu.x87_begin(op)?;
                 $body;
                 Ok(Flow::Next)
             }))
@@ -481,7 +481,7 @@ fn conditional(form: &mut Form) -> Option<Run> {
     form.op.imm = u64::from(wanted);
     form.op.rm = form.register(1);
     Some(Run::new(|cpu, _, op| {
-        cpu.x87_begin()?;
+        cpu.x87_begin(op)?;
         let (Some(_), Some(value)) = (cpu.st(0), cpu.st(usize::from(op.rm & 7))) else {
             empty(cpu, 0);
             return Ok(Flow::Next);

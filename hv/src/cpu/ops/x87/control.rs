@@ -1,6 +1,6 @@
 //! The control and status words, the environment, FNSAVE and FRSTOR, FWAIT.
 
-use super::{plain, status};
+use super::{FDP, FIP, plain, status};
 use crate::cpu::decode::Form;
 use crate::cpu::float::{F80, Num};
 use crate::cpu::op::{Flow, Op, Run, W8, W16, W32};
@@ -68,7 +68,13 @@ fn store_environment(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<u64,
     let offset = crate::cpu::op::offset(cpu, op);
     let linear = cpu.linear(op.seg(), offset, bytes, true)?;
     cpu.probe(memory, op.seg(), linear, bytes)?;
-    let words = [cpu.x87_control(), cpu.x87_status(), cpu.x87_tags(), 0, 0, 0, 0];
+    let pointer = |at: usize| {
+        let image = &cpu.regs.extended.0;
+        u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]])
+    };
+    let (fip, fdp) = (pointer(FIP), pointer(FDP));
+    let state = [cpu.x87_control(), cpu.x87_status(), cpu.x87_tags()].map(u32::from);
+    let words = [state[0], state[1], state[2], fip, 0, fdp, 0];
     for (index, value) in words.into_iter().enumerate() {
         if wide {
             // The upper halves of the first three and of the selector words read as ones.
@@ -76,7 +82,8 @@ fn store_environment(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<u64,
             let at = offset.wrapping_add(4 * index as u64);
             cpu.write_seg::<W32>(memory, op.seg(), at, u64::from(value) | upper)?;
         } else {
-            cpu.write_seg::<W16>(memory, op.seg(), offset.wrapping_add(2 * index as u64), value.into())?;
+            let value = u64::from(value & 0xffff);
+            cpu.write_seg::<W16>(memory, op.seg(), offset.wrapping_add(2 * index as u64), value)?;
         }
     }
     Ok(bytes)
@@ -93,6 +100,23 @@ fn load_environment(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<([u16
     Ok((words, 7 * step))
 }
 
+/// The pointers of an environment in memory.
+fn load_pointers(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<[u64; 2], Halt> {
+    let step = u64::from(op.extra);
+    let mut pointers = [0; 2];
+    for (pointer, slot) in pointers.iter_mut().zip([3, 5]) {
+        let low = u64::from(word(cpu, memory, op, slot * step)?);
+        let high = if step == 4 { u64::from(word(cpu, memory, op, slot * step + 2)?) } else { 0 };
+        *pointer = high << 16 | low;
+    }
+    Ok(pointers)
+}
+
+fn set_pointers(cpu: &mut Cpu, [fip, fdp]: [u64; 2]) {
+    cpu.regs.extended.0[FIP..FIP + 8].copy_from_slice(&fip.to_le_bytes());
+    cpu.regs.extended.0[FDP..FDP + 8].copy_from_slice(&fdp.to_le_bytes());
+}
+
 fn set_environment(cpu: &mut Cpu, [control, state, tags]: [u16; 3]) {
     cpu.set_x87_word(2, state);
     cpu.set_x87_tags(tags);
@@ -107,9 +131,11 @@ fn environment_size(form: &mut Form) {
 fn fldenv(form: &mut Form) -> Option<Run> {
     environment_size(form);
     Some(Run::new(|cpu, memory, op| {
-        cpu.x87_begin()?;
+        cpu.x87_ready()?;
         let (words, _) = load_environment(cpu, memory, op)?;
+        let pointers = load_pointers(cpu, memory, op)?;
         set_environment(cpu, words);
+        set_pointers(cpu, pointers);
         Ok(Flow::Next)
     }))
 }
@@ -148,7 +174,7 @@ fn fnsave(form: &mut Form) -> Option<Run> {
 fn frstor(form: &mut Form) -> Option<Run> {
     environment_size(form);
     Some(Run::new(|cpu, memory, op| {
-        cpu.x87_begin()?;
+        cpu.x87_ready()?;
         let offset = crate::cpu::op::offset(cpu, op);
         let (words, at) = load_environment(cpu, memory, op)?;
         let mut registers = [[0; 10]; 8];
@@ -158,7 +184,9 @@ fn frstor(form: &mut Form) -> Option<Run> {
                 *value = cpu.read_seg::<W8>(memory, op.seg(), from)? as u8;
             }
         }
+        let pointers = load_pointers(cpu, memory, op)?;
         set_environment(cpu, words);
+        set_pointers(cpu, pointers);
         let kept = cpu.regs.extended.0[4];
         for (index, register) in registers.into_iter().enumerate() {
             cpu.set_st(index, F80::from_bytes(register));
@@ -170,7 +198,7 @@ fn frstor(form: &mut Form) -> Option<Run> {
 
 fn fldcw(_: &mut Form) -> Option<Run> {
     Some(Run::new(|cpu, memory, op| {
-        cpu.x87_begin()?;
+        cpu.x87_ready()?;
         let value = word(cpu, memory, op, 0)?;
         cpu.set_x87_control(value);
         Ok(Flow::Next)
@@ -231,7 +259,7 @@ fn nothing(_: &mut Form) -> Option<Run> {
 
 fn fnop(_: &mut Form) -> Option<Run> {
     Some(Run::new(|cpu, _, _| {
-        cpu.x87_begin()?;
+        cpu.x87_ready()?;
         Ok(Flow::Next)
     }))
 }

@@ -55,7 +55,7 @@ impl Cpu {
 
 /// FLD of single and double precision, FILD.
 fn load(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    cpu.x87_begin()?;
+    cpu.x87_begin(op)?;
     let mut env = cpu.x87_env();
     let num = read(cpu, memory, op, &mut env)?;
     if cpu.x87_full() {
@@ -84,7 +84,7 @@ fn fld(form: &mut Form) -> Option<Run> {
     if form.instruction.op_kind(0) == iced_x86::OpKind::Register {
         form.op.rm = form.register(0);
         return Some(Run::new(|cpu, _, op| {
-            cpu.x87_begin()?;
+            cpu.x87_begin(op)?;
             let value = cpu.st(usize::from(op.rm & 7));
             cpu.set_c1(false);
             match value {
@@ -101,7 +101,7 @@ fn fld(form: &mut Form) -> Option<Run> {
     }
     if form.instruction.memory_size() == MemorySize::Float80 {
         return Some(Run::new(|cpu, memory, op| {
-            cpu.x87_begin()?;
+            cpu.x87_begin(op)?;
             let bytes = cpu.load80(memory, op)?;
             cpu.set_c1(false);
             cpu.x87_push(F80::from_bytes(bytes));
@@ -159,7 +159,7 @@ fn fst<const POP: bool>(form: &mut Form) -> Option<Run> {
     if form.instruction.op_kind(0) == iced_x86::OpKind::Register {
         form.op.reg = form.register(0);
         return Some(Run::new(|cpu, _, op| {
-            cpu.x87_begin()?;
+            cpu.x87_begin(op)?;
             let to = usize::from(op.reg & 7);
             match cpu.st(0) {
                 Some(value) => {
@@ -180,7 +180,7 @@ fn fst<const POP: bool>(form: &mut Form) -> Option<Run> {
         }));
     }
     fn real<const POP: bool, const BYTES: u64>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-        cpu.x87_begin()?;
+        cpu.x87_begin(op)?;
         let format = if BYTES == 4 { Format::F32 } else { Format::F64 };
         let before = cpu.x87_status();
         if let Some(bits) = stored(cpu, format) {
@@ -198,7 +198,7 @@ fn fst<const POP: bool>(form: &mut Form) -> Option<Run> {
         S::Float32 => Run::new(real::<POP, 4>),
         S::Float64 => Run::new(real::<POP, 8>),
         S::Float80 => Run::new(|cpu, memory, op| {
-            cpu.x87_begin()?;
+            cpu.x87_begin(op)?;
             let value = match cpu.st(0) {
                 Some(value) => value,
                 None => {
@@ -230,7 +230,7 @@ fn fist<const POP: bool, const TRUNCATE: bool>(form: &mut Form) -> Option<Run> {
         return None;
     }
     Some(Run::new(|cpu, memory, op| {
-        cpu.x87_begin()?;
+        cpu.x87_begin(op)?;
         let before = cpu.x87_status();
         let bits = 8 * op.extra;
         let indefinite = 1u64 << (bits - 1);
@@ -267,7 +267,7 @@ fn fist<const POP: bool, const TRUNCATE: bool>(form: &mut Form) -> Option<Run> {
 /// FBLD: eighteen decimal digits and a sign.
 fn fbld(_: &mut Form) -> Option<Run> {
     Some(Run::new(|cpu, memory, op| {
-        cpu.x87_begin()?;
+        cpu.x87_begin(op)?;
         let bytes = cpu.load80(memory, op)?;
         let magnitude = bytes[..9].iter().rev().fold(0u64, |value, byte| {
             value.wrapping_mul(100).wrapping_add(u64::from(byte >> 4) * 10 + u64::from(byte & 15))
@@ -289,7 +289,7 @@ fn fbstp(_: &mut Form) -> Option<Run> {
     const LIMIT: i64 = 999_999_999_999_999_999;
     const INDEFINITE: [u8; 10] = [0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff];
     Some(Run::new(|cpu, memory, op| {
-        cpu.x87_begin()?;
+        cpu.x87_begin(op)?;
         let before = cpu.x87_status();
         let bytes = match cpu.st(0) {
             None => {
@@ -335,7 +335,7 @@ fn fbstp(_: &mut Form) -> Option<Run> {
 fn fstpnce(form: &mut Form) -> Option<Run> {
     form.op.reg = form.register(0);
     Some(Run::new(|cpu, _, op| {
-        cpu.x87_begin()?;
+        cpu.x87_begin(op)?;
         cpu.set_c1(false);
         if let Some(value) = cpu.st(0) {
             cpu.set_st(usize::from(op.reg & 7), value);
@@ -351,7 +351,7 @@ fn fxch(form: &mut Form) -> Option<Run> {
         _ => 1,
     };
     Some(Run::new(|cpu, _, op| {
-        cpu.x87_begin()?;
+        cpu.x87_begin(op)?;
         let other = usize::from(op.rm & 7);
         let (a, b) = (cpu.st(0), cpu.st(other));
         if (a.is_none() || b.is_none()) && !cpu.x87_stack_fault(false) {
@@ -394,7 +394,7 @@ fn constant(form: &mut Form) -> Option<Run> {
             form.op.imm = constant.significand;
             form.op.extra = u32::from(constant.sign_exponent) | u32::from(constant.nearest_is_above) << 16;
             Some(Run::new(|cpu, _, op| {
-                cpu.x87_begin()?;
+                cpu.x87_begin(op)?;
                 let up = match cpu.x87_env().rounding {
                     Rounding::NearestEven => op.extra >> 16 != 0,
                     Rounding::Up => true,
@@ -408,7 +408,7 @@ fn constant(form: &mut Form) -> Option<Run> {
         None => {
             form.op.imm = u64::from(form.instruction.mnemonic() == Mnemonic::Fld1);
             Some(Run::new(|cpu, _, op| {
-                cpu.x87_begin()?;
+                cpu.x87_begin(op)?;
                 cpu.set_c1(false);
                 let one = F80 { sign_exponent: 0x3fff, significand: 1 << 63 };
                 cpu.x87_push(if op.imm != 0 { one } else { F80::default() });
@@ -420,8 +420,8 @@ fn constant(form: &mut Form) -> Option<Run> {
 
 /// FINCSTP (1) and FDECSTP (7).
 fn rotate<const BY: usize>(_: &mut Form) -> Option<Run> {
-    Some(Run::new(|cpu, _, _| {
-        cpu.x87_begin()?;
+    Some(Run::new(|cpu, _, op| {
+        cpu.x87_begin(op)?;
         cpu.set_x87_top(cpu.x87_top() + BY);
         cpu.set_c1(false);
         Ok(Flow::Next)
@@ -432,7 +432,7 @@ fn rotate<const BY: usize>(_: &mut Form) -> Option<Run> {
 fn ffree<const POP: bool>(form: &mut Form) -> Option<Run> {
     form.op.reg = form.register(0);
     Some(Run::new(|cpu, _, op| {
-        cpu.x87_begin()?;
+        cpu.x87_begin(op)?;
         cpu.free_st(usize::from(op.reg & 7));
         cpu.set_c1(false);
         if POP {

@@ -1,8 +1,9 @@
 //! The x87 FPU. What its functions compute is [`crate::cpu::float`]'s; here are the stack, the control, status and tag
 //! words, and what a masked and an unmasked exception leave behind.
 //!
-//! The registers lie in the XSAVE image by their physical numbers, the tag word in its abridged form. The pointers to
-//! the last instruction and operand (FIP, FDP, FOP) are not kept: they read as zero.
+//! The registers lie in the XSAVE image by their physical numbers, the tag word in its abridged form. The pointer to the
+//! last instruction (FIP) is kept; that to its operand (FDP) is kept when an exception is unmasked, as CPUID says; the
+//! selectors, which CPUID calls deprecated, and the opcode read as zero.
 
 mod arith;
 mod control;
@@ -11,7 +12,7 @@ mod data;
 use crate::cpu::decode::Form;
 use crate::cpu::float::{Env, F80, Format, NanRule, Raw, Rounding, flag};
 use crate::cpu::guard::{Guard, Intercept, Legal};
-use crate::cpu::op::Run;
+use crate::cpu::op::{Op, Run};
 use crate::cpu::rows::Row;
 use crate::cpu::state::{Cpu, Halt};
 use hv_defs::x86::{Cr0, Vector};
@@ -37,6 +38,10 @@ mod status {
     pub(super) const C3: u16 = 1 << 14;
     pub(super) const BUSY: u16 = 1 << 15;
 }
+
+/// Where the pointers to the last instruction and to its operand lie in the XSAVE image.
+const FIP: usize = 8;
+const FDP: usize = 16;
 
 impl Cpu {
     fn x87_word(&self, at: usize) -> u16 {
@@ -75,6 +80,10 @@ impl Cpu {
     pub(in crate::cpu) fn x87_refresh(&mut self) {
         let status = self.x87_status() & !(status::SUMMARY | status::BUSY);
         let pending = status & !self.x87_control() & 0x3f != 0;
+        if pending && self.x87_status() & status::SUMMARY == 0 {
+            let operand = core::mem::take(&mut self.exec.x87_operand);
+            self.regs.extended.0[FDP..FDP + 8].copy_from_slice(&operand.to_le_bytes());
+        }
         self.set_x87_status(if pending { status | status::SUMMARY | status::BUSY } else { status });
     }
 
@@ -88,10 +97,21 @@ impl Cpu {
         if self.x87_status() & status::SUMMARY != 0 { self.fault(Vector::MF, None) } else { Ok(()) }
     }
 
-    /// What a waiting x87 instruction begins with. C1 is clear unless something sets it.
-    fn x87_begin(&mut self) -> Result<(), Halt> {
+    /// What a waiting x87 instruction begins with.
+    fn x87_ready(&mut self) -> Result<(), Halt> {
         self.x87_available()?;
         self.x87_pending()
+    }
+
+    /// What a waiting x87 instruction that is none of control begins with: the pointer to it is kept.
+    fn x87_begin(&mut self, op: &Op) -> Result<(), Halt> {
+        self.x87_ready()?;
+        let rip = op.rip(self);
+        self.regs.extended.0[FIP..FIP + 8].copy_from_slice(&rip.to_le_bytes());
+        if self.x87_control() & 0x3f != 0x3f {
+            self.exec.x87_operand = crate::cpu::op::offset(self, op);
+        }
+        Ok(())
     }
 
     /// ST(`index`); `None` when it is empty.
