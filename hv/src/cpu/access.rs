@@ -237,7 +237,11 @@ impl Cpu {
         if self.exec.watched {
             self.note_access(at, bytes, access);
         }
-        let tell = self.exec.code_writes == CodeWrites::Tell;
+        let tell = match self.exec.code_writes {
+            CodeWrites::Refuse => false,
+            CodeWrites::Allow(at) => [first, second].iter().any(|hpa| hpa.page() != Hpa(at).page() || hpa.0 < at),
+            CodeWrites::Tell => true,
+        };
         Ok(Place { first, bytes: here, second, tell })
     }
 

@@ -67,7 +67,7 @@ fn stopped(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<()
         Stop::Exit(info) => Err(Trap::Exit(info)),
         Stop::CodeWrite(at) => {
             blocks.written(memory, Hpa(at), 64);
-            cpu.exec.code_writes = CodeWrites::Allow;
+            cpu.exec.code_writes = CodeWrites::Allow(at);
             let ran = one(cpu, memory, blocks);
             cpu.exec.code_writes = CodeWrites::Refuse;
             // Whatever else it wrote, a string instruction may have written more than that.

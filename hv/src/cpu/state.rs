@@ -125,8 +125,9 @@ pub(super) enum CodeWrites {
     /// The op does not complete, and the loop tries it again: [`Stop::CodeWrite`].
     #[default]
     Refuse,
-    /// It is done: the loop sees to the page.
-    Allow,
+    /// It is done. From this host-physical address to its page's end the loop sees to what was decoded; memory tells of
+    /// what is written elsewhere.
+    Allow(u64),
     /// It is done, and memory tells of the page.
     Tell,
 }
