@@ -31,7 +31,7 @@ pub(super) struct Head<'a>(&'a Op);
 
 impl Head<'_> {
     fn op(key: u64, count: u8, bytes: u16, ops: usize, fused: bool) -> Op {
-        Op { imm: 0, disp: key, extra: ops as u32, reg: fused.into(), ..Op::end(bytes, count) }
+        Op { disp: key, extra: ops as u32, reg: fused.into(), parts: 0, ..Op::end(bytes, count) }
     }
 
     /// How many instructions it has.
@@ -44,13 +44,6 @@ impl Head<'_> {
     #[inline(always)]
     pub(super) fn bytes(self) -> u64 {
         self.0.offset.into()
-    }
-
-    /// Where it goes on, when the branch at its end is taken (0) and when it is not (1), if that is in the same page
-    /// and known.
-    #[inline(always)]
-    pub(super) fn link(self, way: u32) -> u32 {
-        (self.0.imm >> (32 * way)) as u32
     }
 
     #[inline(always)]
@@ -68,6 +61,13 @@ impl Head<'_> {
     }
 }
 
+/// Where a block was left.
+pub(super) struct Left {
+    op: u32,
+    page: u64,
+    dropped: u64,
+}
+
 /// What is decoded of a page.
 #[derive(Default)]
 struct Page {
@@ -81,6 +81,8 @@ pub struct Blocks {
     rows: Rows,
     /// Where rows of as many ops as the index were dropped.
     free: Vec<Vec<u32>>,
+    /// How often blocks were dropped.
+    dropped: u64,
     by_key: BTreeMap<u64, u32>,
     /// Blocks by the linear addresses that they were lately run at. What is found here may be another's.
     recent: Box<[u32; RECENT]>,
@@ -116,6 +118,7 @@ impl Blocks {
         Self {
             rows: Self::no_rows(),
             free: Vec::new(),
+            dropped: 0,
             by_key: BTreeMap::new(),
             recent: Box::new([NONE; RECENT]),
             pages: BTreeMap::new(),
@@ -125,7 +128,7 @@ impl Blocks {
 
     fn no_rows() -> Rows {
         let mut rows = Rows::new();
-        rows.note(NONE, |op| op.disp = NOTHING);
+        rows.put(NONE, &[Head::op(NOTHING, 0, 0, 1, false)]);
         rows
     }
 
@@ -150,6 +153,9 @@ impl Blocks {
             if head.fused() && count + 1 == head.count() {
                 // Behind the head, the row and its end.
                 *last = *self.rows.op(id + head.ops() as u32 - 2);
+            }
+            if last.has(Op::DIRECT) {
+                last.disp = 0;
             }
             let (end, before) = (last.offset + u16::from(last.len), last.before + 1);
             row.push(Op::end(end, before));
@@ -233,11 +239,22 @@ impl Blocks {
         Some(id)
     }
 
-    /// Makes `from` go on at `to` after that way, if they lie in one page: then so do the linear addresses, since a
-    /// block's offset in its page is that of where it is run.
-    pub(super) fn link(&mut self, from: u32, way: u32, to: u32) {
-        if self.head(from).key() >> 14 == self.head(to).key() >> 14 {
-            self.rows.note(from, |op| op.imm |= u64::from(to) << (32 * way));
+    /// The block that is known to follow where `cpu` left the last one.
+    #[inline(always)]
+    pub(super) fn follower(&self, cpu: &Cpu, flow: Flow) -> u32 {
+        self.rows.follower(self.rows.left(cpu), flow).unwrap_or(NONE)
+    }
+
+    /// Where `cpu` left the last block, which lies in the page of `from`, a block.
+    pub(super) fn left(&self, cpu: &Cpu, from: u32) -> Left {
+        Left { op: self.rows.left(cpu), page: self.head(from).key() >> 14, dropped: self.dropped }
+    }
+
+    /// From now on `to` is known to follow, if it is a block of the same page, and if nothing was dropped since. The
+    /// linear addresses, too, are to be of one page.
+    pub(super) fn link(&mut self, left: &Left, flow: Flow, to: u32) {
+        if to != NONE && self.dropped == left.dropped && self.head(to).key() >> 14 == left.page {
+            self.rows.link(left.op, flow, to);
         }
     }
 
@@ -264,9 +281,10 @@ impl Blocks {
     /// Drops the blocks of the page of `at`.
     pub fn drop_page(&mut self, memory: &mut Memory, at: Hpa) {
         memory.clear_code(at);
+        self.dropped += 1;
         for id in self.pages.remove(&at.page().0).unwrap_or_default().blocks {
             let (key, ops) = (self.head(id).key(), self.head(id).ops());
-            self.rows.note(id, |op| op.disp = NOTHING);
+            self.rows.set_key(id, NOTHING);
             self.by_key.remove(&key);
             if self.free.len() <= ops {
                 self.free.resize(ops + 1, Vec::new());

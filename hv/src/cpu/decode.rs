@@ -290,6 +290,7 @@ impl<'a> Form<'a> {
     /// Sets a direct branch's target and mask, and tells the operand size in bytes.
     pub(super) fn branch(&mut self) -> Option<u32> {
         self.op.imm = self.instruction.near_branch_target();
+        self.op.parts = Op::DIRECT;
         let (size, mask) = match self.kind(0) {
             OpKind::NearBranch16 => (2, 0xffff),
             OpKind::NearBranch32 => (4, u32::MAX),

@@ -17,6 +17,9 @@ use hv_defs::controls::{ActivityState, Interruptibility, PrimaryControls};
 use hv_defs::exit::{ExitReason, Reason};
 use hv_defs::x86::{Rflags, Seg};
 
+/// Instructions that blocks may run one behind the other without a return to the loop.
+const AT_ONCE: u64 = 2048;
+
 /// The bit of the pending debug exceptions for a single-step trap.
 const SINGLE_STEP: u64 = 1 << 14;
 /// Their bit that says that a breakpoint which hit was enabled.
@@ -154,6 +157,7 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
             return some(cpu, memory, blocks, id, left);
         }
         let start = cpu.rip;
+        cpu.exec.limit = goal.min(cpu.exec.now + AT_ONCE);
         let flow = blocks.run(cpu, memory, id)?;
         if !matches!(flow, Flow::Taken | Flow::Fall) {
             if flow == Flow::Check {
@@ -162,15 +166,15 @@ fn many(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, goal: u64) -> R
             id = NONE;
             continue;
         }
-        let way = u32::from(flow == Flow::Fall);
         let from = id;
-        id = blocks.head(from).link(way);
+        id = blocks.follower(cpu, flow);
         if id == NONE && mode.long() && cpu.exec.now < goal {
             // A link stays in its page, linear and physical, so that following it needs no translation.
             let hpa = fetch(cpu, memory, cpu.rip)?;
+            let left = blocks.left(cpu, from);
             id = block_at(cpu, memory, blocks, hpa, mode, cpu.rip);
-            if id != NONE && cpu.rip / PAGE_SIZE == start / PAGE_SIZE {
-                blocks.link(from, way, id);
+            if cpu.rip / PAGE_SIZE == start / PAGE_SIZE {
+                blocks.link(&left, flow, id);
             }
         }
     }

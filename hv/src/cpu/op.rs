@@ -70,6 +70,8 @@ impl Op {
     pub(super) const RIP: u8 = 4;
     /// In 64-bit code, its segment has a base.
     pub(super) const SEG: u8 = 8;
+    /// There is none: its place, the displacement's, is the blocks' that follow a direct branch. See [`super::chain`].
+    pub(super) const DIRECT: u8 = 16;
 
     /// No operands, and nothing to do that is there.
     pub(super) const BLANK: Self = Self {
@@ -92,7 +94,7 @@ impl Op {
 
     /// What ends a row of `count` instructions and `bytes` bytes. It counts for none.
     pub(super) const fn end(bytes: u16, count: u8) -> Self {
-        Self { offset: bytes, before: count, ..Self::BLANK }
+        Self { offset: bytes, before: count, parts: Self::DIRECT, ..Self::BLANK }
     }
 
     /// Whether the memory operand has a part.

@@ -98,6 +98,10 @@ pub struct Cpu {
 pub(super) struct Exec {
     /// The clock at the running block's first instruction.
     pub(super) now: u64,
+    /// No block begins that would reach beyond this clock without a look at what there is to do.
+    pub(super) limit: u64,
+    /// The address of the op that ended the last block.
+    pub(super) left: usize,
     /// Why an op answered [`Halt`].
     pub(super) stop: Stop,
     /// What becomes of a store to a page that holds decoded instructions.

@@ -65,7 +65,7 @@ impl Compare for Test {
 #[inline(always)]
 fn finish(cpu: &mut Cpu, op: &Op, taken: bool) -> Result<Flow, Halt> {
     if taken {
-        let target = cpu.rip.wrapping_add(op.disp);
+        let target = cpu.rip.wrapping_add((op.imm as i64 >> 32) as u64);
         if !canonical(target) {
             // The branch's own op says so.
             return Ok(Flow::Next);
@@ -87,7 +87,7 @@ fn rr<const C: u8, O: Compare, W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op)
 }
 
 fn ri<const C: u8, O: Compare, W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    let (a, b) = (W::get(cpu, op.reg), op.imm & W::MASK);
+    let (a, b) = (W::get(cpu, op.reg), op.imm as i32 as u64 & W::MASK);
     O::eval::<W>(&mut cpu.flags, a, b);
     let taken = O::holds::<C, W>(&cpu.flags, a, b);
     finish(cpu, op, taken)
@@ -106,10 +106,16 @@ fn pick(test: bool, immediate: bool, width: u8, condition: u8) -> Run {
 /// The op for a comparison and the branch behind it, if they go together.
 pub(in crate::cpu) fn fuse(compare: &Op, branch: &Op, parts: [Part; 2]) -> Option<Op> {
     let [Part::Compare { test, immediate, width }, Part::Branch(condition)] = parts else { return None };
+    // Both in half a word each.
+    let (value, target) = (compare.imm as i32, i32::try_from(branch.imm as i64).ok()?);
+    if width == 8 && value as u64 != compare.imm {
+        return None;
+    }
     Some(Op {
         run: pick(test, immediate, width, condition),
-        disp: branch.imm,
+        imm: u64::from(value as u32) | (target as u64) << 32,
         extra: u32::from(branch.offset) + u32::from(branch.len),
+        parts: Op::DIRECT,
         ..*compare
     })
 }
