@@ -65,6 +65,78 @@ fn a_kernel_that_is_not_there_or_none() {
     assert!(!trace.exists(), "nothing was recorded");
 }
 
+/// A multiboot kernel that lies at 1 MiB, address fields and all, and runs `code` in 32-bit protected mode.
+fn kernel(code: &[u8]) -> Vec<u8> {
+    const AT: u32 = 0x10_0000;
+    const HEADER: u32 = 32;
+    let (magic, flags) = (0x1bad_b002_u32, 1_u32 << 16);
+    let end = AT + HEADER + code.len() as u32;
+    let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
+    let words = [magic, flags, checksum, AT, AT, end, end, AT + HEADER];
+    words.into_iter().flat_map(u32::to_le_bytes).chain(code.iter().copied()).collect()
+}
+
+#[test]
+fn a_guest_that_fails_says_where_and_its_trace_is_whole() {
+    let folder = folder("failing-guest");
+    for (name, code, says) in [
+        // LIDT of a limit of 0, then INT3.
+        (
+            "triple",
+            &[0x0f, 0x01, 0x1d, 0x28, 0x00, 0x10, 0x00, 0xcc, 0, 0, 0, 0, 0, 0][..],
+            &["triple fault", "0x100027 [cc"][..],
+        ),
+        // JMP EAX to where there is no memory.
+        ("nowhere", &[0xb8, 0, 0, 0, 0xe0, 0xff, 0xe0], &["0xe0000000"]),
+        // CLI; HLT.
+        ("deaf", &[0xfa, 0xf4], &["interrupts off", "0x100022"]),
+    ] {
+        let (image, trace) = (folder.join(name), folder.join(format!("{name}.nvmx")));
+        fs::write(&image, kernel(code)).unwrap();
+        let all = [&["L1 at", "last exit"], says].concat();
+        check(&["run", "--kernel", word(&image), "--mem", "16M"], 3, &all);
+        check(&["record", "-q", "--kernel", word(&image), "--mem", "16M", "-o", word(&trace)], 3, &all);
+        nvmx(&["verify", word(&trace)]).expect(0);
+        assert!(nvmx(&["replay", word(&trace)]).expect(0).out.contains("identical"), "{name}");
+    }
+}
+
+#[test]
+fn images_that_do_not_fit_or_are_none() {
+    let folder = folder("images");
+    let check = |name: &str, image: &[u8], more: &[&str], says: &[&str]| {
+        let file = folder.join(name);
+        fs::write(&file, image).unwrap();
+        check(&[&["run", "--kernel", word(&file)], more].concat(), 2, &[says, &[name]].concat());
+    };
+    let sound = kernel(&[0xf4]);
+    check("empty", &[], &[], &["empty"]);
+    check("zeros", &[0; 8192], &[], &["no kernel"]);
+    // A bzImage's magic numbers, and nothing behind them.
+    let mut cut = vec![0; 0x260];
+    cut[0x1f1] = 4;
+    cut[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    cut[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02");
+    check("cut", &cut, &[], &["damaged"]);
+    // A 32-bit ELF whose one segment lies far above the machine's memory.
+    let mut elf = vec![0; 0x54];
+    elf[..8].copy_from_slice(b"\x7fELF\x01\x01\x01\0");
+    elf[16..20].copy_from_slice(&[2, 0, 3, 0]);
+    elf[20] = 1;
+    elf[28] = 0x34;
+    elf[40] = 0x34;
+    elf[42] = 0x20;
+    elf[44] = 1;
+    for (at, word) in [(0x34, 1_u32), (0x38, 0x54), (0x3c, 0xd000_0000), (0x40, 0xd000_0000), (0x44, 0), (0x48, 4096)] {
+        elf[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    check("high.elf", &elf, &["--mem", "64M"], &["memory"]);
+    let initrd = folder.join("initrd");
+    fs::write(&initrd, vec![0x55; 20 << 20]).unwrap();
+    check("sound", &sound, &["--mem", "16M", "--initrd", word(&initrd)], &["memory"]);
+    check("sound", &sound, &["--mem", "1M"], &["memory"]);
+}
+
 #[test]
 fn wrong_words() {
     let check = |words: &str, says: &[&str]| line(words).expect(2).one_line(says);
