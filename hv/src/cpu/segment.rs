@@ -225,7 +225,8 @@ impl Cpu {
             Segment { selector, base: u64::from(selector) << 4, limit: 0xffff, rights: AccessRights::from(0xf3) };
     }
 
-    /// After a return to a less privileged level: data segments that it may not have become null.
+    /// After a return to a less privileged level: data segments that it may not have become null. One whose selector is
+    /// null already keeps its base, which 64-bit code uses: a VM entry may make such of FS and GS with a DPL of 0.
     pub(super) fn drop_privileged_segments(&mut self) {
         let cpl = self.cpl();
         for number in [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs] {
@@ -233,7 +234,8 @@ impl Cpu {
             let kind = segment.rights.kind();
             let conforming_code = kind & 0b1100 == 0b1100;
             if !segment.rights.unusable() && !conforming_code && segment.rights.dpl() < cpl {
-                *segment = Segment { base: 0, ..null(0, segment) };
+                let base = if segment.selector & !3 == 0 { segment.base } else { 0 };
+                *segment = Segment { base, ..null(0, segment) };
             }
         }
     }
