@@ -119,6 +119,25 @@ fn user_mode_faults_to_the_stack_of_the_task() {
 }
 
 #[test]
+fn a_return_to_user_mode_drops_privileged_segments_but_not_the_base_of_a_null_one() {
+    let mut machine = long(|a| {
+        to_user(a)?;
+        a.cli()
+    });
+    machine.gate64(13, 15, HANDLER, 0);
+    for (number, selector) in [(Seg::Fs, 0), (Seg::Gs, FLAT)] {
+        let segment = &mut machine.cpu.seg[number as usize];
+        segment.selector = selector;
+        segment.base = 0x1234_5000;
+        segment.rights = segment.rights.with_dpl(0).with_unusable(false);
+    }
+    exits_for(&mut machine, Reason::HLT);
+    let [null, dropped] = [Seg::Fs, Seg::Gs].map(|number| machine.cpu.seg[number as usize]);
+    assert_eq!((null.selector, null.base, null.rights.unusable()), (0, 0x1234_5000, true));
+    assert_eq!((dropped.selector, dropped.base, dropped.rights.unusable()), (0, 0, true));
+}
+
+#[test]
 fn an_ist_stack_is_taken_at_any_level() {
     let mut machine = long(|a| a.ud2());
     machine.memory.write(Hpa(TSS + 0x24), 0x16_0008u64);
