@@ -25,6 +25,8 @@ pub enum Needs {
     Cr4(Cr4),
     /// The local APIC, enabled.
     Apic,
+    /// IA32_MISC_ENABLE's bit for it.
+    Monitor,
     /// A secondary processor-based control, without which the instruction is #UD in a guest.
     Control(SecondaryControls),
 }
@@ -60,7 +62,7 @@ macro_rules! features {
     };
 }
 
-use Needs::{Apic, Control, Cr4 as InCr4, Nothing};
+use Needs::{Apic, Control, Cr4 as InCr4, Monitor, Nothing};
 use SecondaryControls as S;
 
 features! {
@@ -68,6 +70,7 @@ features! {
     "SSE3"           0x1, 0:            ECX 0,  Nothing,                [SSE3];
     "PCLMULQDQ"      0x1, 0:            ECX 1,  Nothing,                [PCLMULQDQ];
     "VMX"            0x1, 0:            ECX 5,  InCr4(Cr4::VMXE),       [VMX INVEPT INVVPID];
+    "MONITOR"        0x1, 0:            ECX 3,  Monitor,                [MONITOR];
     "SSSE3"          0x1, 0:            ECX 9,  Nothing,                [SSSE3];
     "FMA"            0x1, 0:            ECX 12, InCr4(Cr4::OSXSAVE),    [FMA];
     "CMPXCHG16B"     0x1, 0:            ECX 13, Nothing,                [CMPXCHG16B];

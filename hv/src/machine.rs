@@ -98,7 +98,7 @@ pub enum MachineError {
 enum Doing {
     /// It executes.
     Runs,
-    /// It waits for an interrupt.
+    /// It waits for an interrupt, or in MWAIT for a store.
     Waits,
     /// It waits, and does not take the interrupt that the board has for it.
     Refuses,
@@ -273,6 +273,9 @@ impl Machine {
         for step in 1..=count {
             let vcpu = (self.vcpu + step) % count;
             if self.doing[vcpu] == Doing::Waits && self.board.wakes(vcpu as u16, now) {
+                self.doing[vcpu] = Doing::Runs;
+            }
+            if self.doing[vcpu] != Doing::Runs && self.l0.is_stored_to(vcpu) {
                 self.doing[vcpu] = Doing::Runs;
             }
             if self.doing[vcpu] == Doing::Runs {

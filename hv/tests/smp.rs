@@ -8,7 +8,8 @@ mod image;
 
 use collect::{Run, run_in};
 use hv_defs::config::{Config, Guest};
-use hv_defs::event::{StopKind, What};
+use hv_defs::event::{Event, StopKind, What};
+use hv_defs::exit::Reason;
 use iced_x86::code_asm::*;
 use iced_x86::{Code, IcedError, Instruction};
 use image::{AT, elf, kernel};
@@ -31,6 +32,8 @@ const PONGS: u64 = 0x22_0140;
 const TICKS: u64 = 0x22_0180;
 const TICK_TSC: u64 = 0x22_0188;
 const NMIS: u64 = 0x22_01c0;
+const WATCHED: u64 = 0x22_0200;
+const ANSWERS: u64 = 0x22_0240;
 
 /// What each CPU adds to the counter, one at a time.
 const ADDS: u32 = 1000;
@@ -55,6 +58,8 @@ type Asm = Result<(), IcedError>;
 struct Kernel {
     a: CodeAssembler,
     x2apic: bool,
+    /// CPUs wait in MWAIT rather than halted.
+    mwait: bool,
     cpus: u32,
 }
 
@@ -160,6 +165,63 @@ impl Kernel {
         self.a.jmp(again)?;
         self.a.set_label(&mut done)?;
         self.a.zero_bytes()
+    }
+
+    /// MONITOR of a word, which EAX holds then. Changes RCX and RDX.
+    fn monitor(&mut self, word: u64) -> Asm {
+        self.a.mov(eax, word as u32)?;
+        self.a.xor(ecx, ecx)?;
+        self.a.xor(edx, edx)?;
+        self.a.monitor()?;
+        self.a.mov(eax, dword_ptr(word))
+    }
+
+    /// MWAIT without extensions; `open`: with interrupts, from here on.
+    fn mwait(&mut self, open: bool) -> Asm {
+        self.a.mov(eax, 0u32)?;
+        if open {
+            self.a.sti()?;
+        }
+        self.a.mwait()
+    }
+
+    /// Has the other CPUs, which wait for stores, answer [`ROUNDS`] times, each time by a store that is waited for with
+    /// interrupts off.
+    fn stores(&mut self) -> Asm {
+        let (mut next, mut again, mut answered) = (self.a.create_label(), self.a.create_label(), self.a.create_label());
+        self.a.cli()?;
+        self.a.xor(ebp, ebp)?;
+        self.a.xor(edi, edi)?;
+        self.a.set_label(&mut next)?;
+        self.a.inc(edi)?;
+        self.a.add(ebp, self.cpus as i32 - 1)?;
+        self.a.mov(dword_ptr(WATCHED), edi)?;
+        self.a.set_label(&mut again)?;
+        self.monitor(ANSWERS)?;
+        self.a.cmp(eax, ebp)?;
+        self.a.je(answered)?;
+        self.mwait(false)?;
+        self.a.jmp(again)?;
+        self.a.set_label(&mut answered)?;
+        self.a.cmp(edi, ROUNDS)?;
+        self.a.jb(next)?;
+        self.a.mov(eax, dword_ptr(ANSWERS))?;
+        self.mark()
+    }
+
+    /// Answers stores for ever, in between of interrupts.
+    fn answers(&mut self) -> Asm {
+        let (mut idle, mut changed) = (self.a.create_label(), self.a.create_label());
+        self.a.set_label(&mut idle)?;
+        self.monitor(WATCHED)?;
+        self.a.cmp(eax, r12d)?;
+        self.a.jne(changed)?;
+        self.mwait(true)?;
+        self.a.jmp(idle)?;
+        self.a.set_label(&mut changed)?;
+        self.a.mov(r12d, eax)?;
+        self.a.lock().inc(dword_ptr(ANSWERS))?;
+        self.a.jmp(idle)
     }
 
     /// Marks what EAX holds.
@@ -308,6 +370,10 @@ impl Kernel {
         self.a.mov(eax, ebp)?;
         self.mark()?;
 
+        if self.mwait {
+            self.stores()?;
+        }
+
         // One CPU is started anew: it comes online and adds once more.
         self.send(1, 0x4500)?;
         self.send(1, 0x4601)?;
@@ -327,8 +393,12 @@ impl Kernel {
         self.a.shl(ebx, 12)?;
         self.a.lea(rsp, ptr(rbx + STACKS))?;
         self.load_idt()?;
+        self.a.mov(r12d, dword_ptr(WATCHED))?;
         self.a.lock().inc(dword_ptr(ONLINE))?;
         self.adds()?;
+        if self.mwait {
+            self.answers()?;
+        }
         let mut idle = self.a.create_label();
         self.a.set_label(&mut idle)?;
         self.a.sti()?;
@@ -373,9 +443,9 @@ fn config(vcpus: u16, pcpus: u16) -> Config {
     Config { memory: 16 << 20, vcpus, pcpus, max_instructions: Some(100_000_000), ..Config::new(guest) }
 }
 
-fn boot(config: &Config, x2apic: bool) -> Run {
+fn boot(config: &Config, x2apic: bool, mwait: bool) -> Run {
     let a = CodeAssembler::new(64).expect("64 bits");
-    let code = Kernel { a, x2apic, cpus: config.vcpus.into() }.code().expect("code that assembles");
+    let code = Kernel { a, x2apic, mwait, cpus: config.vcpus.into() }.code().expect("code that assembles");
     run_in(config, &kernel(elf(&code)), Run::default())
 }
 
@@ -388,17 +458,34 @@ fn marks(run: &Run) -> Vec<u32> {
 }
 
 fn check(config: &Config, x2apic: bool) {
-    let run = boot(config, x2apic);
+    checked(&boot(config, x2apic, false), config);
+}
+
+/// The marks between the task priority's and the last, which are those of MWAIT.
+fn checked(run: &Run, config: &Config) -> Vec<u32> {
     let stop = run.stop.as_ref().expect("an end");
     assert_eq!(stop.kind, StopKind::DebugExit, "{}", stop.text);
-    let marks = marks(&run);
+    let marks = marks(run);
     let cpus = u32::from(config.vcpus);
-    let [counted, pings, nmis, late, periods, held, again] = marks[..] else { panic!("{marks:?}") };
+    let [counted, pings, nmis, late, periods, held, ref more @ .., again] = marks[..] else { panic!("{marks:?}") };
     assert_eq!((counted, pings, nmis), (cpus * ADDS, ROUNDS << 16 | ROUNDS, 2));
     assert!(late < 100, "the handler runs {late} ticks behind its deadline");
     assert!(periods.abs_diff(160_000) < 100, "four periods last {periods} ticks");
     assert_eq!(held, 1, "none before, one after");
     assert_eq!(again, (cpus + 1) * ADDS);
+    more.to_vec()
+}
+
+/// IPIs, NMIs and stores of others end MWAIT, whatever the slice: a store comes before MWAIT or after it.
+#[test]
+fn cpus_wait_in_mwait() {
+    for (vcpus, pcpus, slice) in [(2, 1, 1_000_000), (2, 2, 7), (3, 2, 1000)] {
+        let config = Config { slice, ..config(vcpus, pcpus) };
+        let run = boot(&config, true, true);
+        assert_eq!(checked(&run, &config), [ROUNDS * (u32::from(vcpus) - 1)]);
+        let waits = |event: &&Event| matches!(event.what, What::Exit(exit) if exit.reason.reason() == Reason::MWAIT);
+        assert!(run.events.iter().filter(waits).count() >= ROUNDS as usize);
+    }
 }
 
 #[test]
@@ -420,7 +507,7 @@ fn on_any_number_of_cpus_and_physical_ones_and_any_slice() {
 
 #[test]
 fn two_runs_are_one() {
-    let run = || boot(&config(3, 2), true);
+    let run = || boot(&config(3, 2), true, false);
     assert_eq!(run().events, run().events);
 }
 

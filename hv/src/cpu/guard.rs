@@ -29,6 +29,8 @@ legal! {
     Any,
     /// Privilege level 0, else #GP.
     Cpl0,
+    /// Privilege level 0, else #UD.
+    Supervisor,
     /// Privilege level 0, and #GP in virtual-8086 mode; anyone unless CR4.UMIP.
     Umip,
     /// Protected mode, else #UD.
@@ -134,6 +136,7 @@ impl Cpu {
         let protected = self.protected() && !self.v86();
         let undefined = match legal {
             Legal::Protected | Legal::ProtectedCpl0 | Legal::ProtectedUmip => !protected,
+            Legal::Supervisor => !cpl0,
             Legal::Vmx => !protected || self.long_mode() && !self.code64(),
             Legal::LongCpl0 => !self.code64(),
             Legal::FsGsBase => !self.code64() || !self.has_cr4(Cr4::FSGSBASE),

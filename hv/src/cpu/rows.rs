@@ -307,8 +307,8 @@ fn system_row(i: &Instruction) -> Option<Row> {
         M::Wrpkru => make(L::Pku, Never, system::wrpkru),
         M::Clac => ends(system::clac),
         M::Stac => ends(system::stac),
-        M::Monitor => make(L::Cpl0, Primary(P::MONITOR_EXITING, Reason::MONITOR), system::monitor),
-        M::Mwait => make(L::Cpl0, Primary(P::MWAIT_EXITING, Reason::MWAIT), system::mwait),
+        M::Monitor => make(L::Supervisor, Primary(P::MONITOR_EXITING, Reason::MONITOR), system::monitor),
+        M::Mwait => make(L::Supervisor, Primary(P::MWAIT_EXITING, Reason::MWAIT), system::mwait),
         M::Rsm => make(L::Any, Never, far::ud),
         M::Getsec | M::Getsecq => make(L::Smx, Always(Reason::GETSEC), info),
 

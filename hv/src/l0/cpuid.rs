@@ -1,6 +1,7 @@
 //! What CPUID says to L1: a server part of recent years, less what the machine does not have.
 
 use super::cx::Cx;
+use super::monitor::LINE;
 use super::next::Next;
 use crate::features::{self, Answer, Needs};
 use crate::silicon::Silicon;
@@ -44,6 +45,8 @@ pub(super) struct Asked {
     pub(super) xcr0: u64,
     /// Whether IA32_APIC_BASE enables the local APIC.
     pub(super) apic: bool,
+    /// Whether IA32_MISC_ENABLE enables MONITOR and MWAIT.
+    pub(super) monitor: bool,
 }
 
 fn text(from: &[u8], at: usize) -> u32 {
@@ -60,6 +63,7 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, asked: &Asked) -> Answer {
         Needs::Cr4(bits) => asked.cr4.contains(bits),
         Needs::Control(control) => asked.controls.contains(control),
         Needs::Apic => asked.apic,
+        Needs::Monitor => asked.monitor,
     });
     let flag = |set: bool, bits: u32| if set { bits } else { 0 };
     match leaf {
@@ -81,6 +85,8 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, asked: &Asked) -> Answer {
                 _ => [0; 4],
             }
         }
+        // Lines of one size; hints beside, and interrupts that end MWAIT even if masked; one kind of C1.
+        5 if asked.monitor => [LINE as u32, LINE as u32, 3, 1 << 4],
         // The APIC timer never stops.
         6 => [1 << 2, 0, 0, 0],
         7 => {
@@ -135,6 +141,7 @@ impl<S: Silicon> Cx<'_, S> {
             address_bits: self.shared.address_bits,
             guest_cr4: Cr4::from_bits_retain(self.get(vmcs::GUEST_CR4)),
             xcr0: self.silicon.registers(self.cpu).xcr0,
+            monitor: self.vcpu.msrs.has_monitor(),
             apic: apic_base.is_some_and(|base| base & APIC_ENABLED != 0),
         };
         let answer = cpuid(leaf, subleaf, &asked);
@@ -152,7 +159,11 @@ mod tests {
     fn ask(leaf: u32, subleaf: u32, xcr0: u64) -> Answer {
         let cr4 = Cr4::SMEP | Cr4::VMXE | Cr4::OSXSAVE;
         let (guest_cr4, controls) = (Cr4::OSXSAVE, SecondaryControls::empty());
-        cpuid(leaf, subleaf, &Asked { place: (3, 6), cr4, controls, address_bits: 40, guest_cr4, xcr0, apic: true })
+        cpuid(
+            leaf,
+            subleaf,
+            &Asked { place: (3, 6), cr4, controls, address_bits: 40, guest_cr4, xcr0, apic: true, monitor: true },
+        )
     }
 
     #[test]
@@ -165,6 +176,7 @@ mod tests {
         // SMEP is there, SMAP and INVPCID are not.
         assert_eq!(ask(7, 0, 1)[1] & (1 << 7 | 1 << 10 | 1 << 20), 1 << 7);
         assert_eq!(ask(0x8000_0008, 0, 1)[0], 0x3028);
+        assert_eq!((ask(1, 0, 1)[2] >> 3 & 1, ask(5, 0, 1)), (1, [64, 64, 3, 0x10]));
         assert_eq!(ask(0x1234, 0, 1), [0; 4]);
         assert_eq!(ask(0x8000_0001, 0, 1), ask(0x8000_0001, 77, 1));
         assert_eq!(ask(0xb, 1, 1), [3, 6, 0x201, 3]);

@@ -2,6 +2,7 @@
 
 use super::cx::Cx;
 use super::exit::{Exit, is_software};
+use super::monitor::Wait;
 use super::next::Fault;
 use super::vmx::Report;
 use crate::silicon::Silicon;
@@ -129,7 +130,7 @@ impl<S: Silicon> Cx<'_, S> {
         let waiting = self.vcpu.requeued.or_else(|| self.bus.interrupt(self.vcpu.id, self.at.instruction));
         let Some(vector) = waiting else {
             self.watch_held();
-            return if self.vcpu.halted { Ready::Waits } else { Ready::Go };
+            return if self.vcpu.waits.is_some() { Ready::Waits } else { Ready::Go };
         };
         let injecting = self.get(vmcs::ENTRY_INTERRUPTION_INFO).valid();
         if self.vcpu.level == 2
@@ -153,15 +154,17 @@ impl<S: Silicon> Cx<'_, S> {
         }
         if !injecting && self.takes_interrupts() {
             self.acknowledge();
-            self.vcpu.halted = false;
+            self.vcpu.waits = None;
             self.inject(external(vector), 0, 0);
             if self.bus.interrupt(self.vcpu.id, self.at.instruction).is_some() {
                 self.ask_for(PrimaryControls::INTERRUPT_WINDOW_EXITING);
             }
             return Ready::Go;
         }
-        if self.vcpu.halted {
-            return Ready::Waits;
+        match self.vcpu.waits {
+            None => {}
+            Some(Wait::Store { unmasked: true, .. }) => self.vcpu.waits = None,
+            Some(_) => return Ready::Waits,
         }
         self.ask_for(PrimaryControls::INTERRUPT_WINDOW_EXITING);
         Ready::Go

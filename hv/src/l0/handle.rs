@@ -3,6 +3,7 @@
 use super::cx::Cx;
 use super::ept12::{EXECUTE, READ, WRITE};
 use super::exit::Exit;
+use super::monitor::Wait;
 use super::next::{Fault, Next, unsupported};
 use super::shadow::Filled;
 use crate::silicon::Silicon;
@@ -23,6 +24,7 @@ impl<S: Silicon> Cx<'_, S> {
         if self.vcpu.level == 1 {
             let next = match exit.basic() {
                 Reason::TASK_SWITCH => self.handle_task_switch(exit),
+                Reason::MONITOR => self.handle_monitor(exit).1,
                 _ => self.handle_l1(exit),
             };
             return (Actor::L0, next);
@@ -32,8 +34,15 @@ impl<S: Silicon> Cx<'_, S> {
             Reason::VMFUNC => self.handle_vmfunc(exit),
             Reason::VMREAD | Reason::VMWRITE => self.handle_l2_access(exit),
             _ => match self.owner(exit) {
+                Actor::L0 if exit.basic() == Reason::MONITOR => self.handle_monitor(exit),
                 Actor::L0 => (Actor::L0, self.handle_any(exit)),
-                other => (other, Next::Reflect),
+                other => {
+                    if exit.basic() == Reason::MWAIT {
+                        // Silicon's own MONITOR never arms: it exits.
+                        exit.qualification = self.vcpu.line.is_some().into();
+                    }
+                    (other, Next::Reflect)
+                }
             },
         }
     }
@@ -72,14 +81,15 @@ impl<S: Silicon> Cx<'_, S> {
                 self.set(vmcs::PRIMARY_CONTROLS, primary);
                 Next::Resume
             }
-            Reason::HLT => Next::Halt,
+            Reason::HLT => Next::Wait(Wait::Halt),
+            Reason::MWAIT => self.handle_mwait(),
             Reason::PAUSE => Next::Spin,
             Reason::IO_INSTRUCTION => self.handle_io(exit),
             Reason::RDMSR => self.handle_msr(false),
             Reason::WRMSR => self.handle_msr(true),
             Reason::CR_ACCESS => self.handle_cr(exit),
-            // Caches are not modelled; a MONITOR that never waits is one that was woken at once.
-            Reason::INVD | Reason::WBINVD | Reason::MONITOR | Reason::MWAIT => Next::Skip,
+            // Caches are not modelled.
+            Reason::INVD | Reason::WBINVD => Next::Skip,
             Reason::XSETBV => self.handle_xsetbv(),
             // There are no performance counters.
             Reason::RDPMC => Next::Raise(Fault::GP),

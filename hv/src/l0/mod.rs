@@ -21,6 +21,7 @@ mod frames;
 mod handle;
 mod io;
 mod mmio;
+mod monitor;
 mod msr;
 mod next;
 mod operand;
@@ -267,7 +268,8 @@ impl<S: Silicon> L0<S> {
                 saved: vec![SavedVmcs::new(vmcs01, Which::Vmcs01)],
                 current: VMCS01,
                 level: 1,
-                halted: true,
+                waits: Some(monitor::Wait::Halt),
+                line: None,
                 last_exit: None,
                 started: false,
                 waits_for_sipi: id != 0,

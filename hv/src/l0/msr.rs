@@ -47,12 +47,13 @@ const ITS_NO: u64 = 1 << 62;
 /// IA32_SPEC_CTRL's bits that may be set: IBRS, STIBP, SSBD.
 const SPEC_CTRL: u64 = 7;
 
-/// IA32_MISC_ENABLE: fast strings; branch traces and precise samples are not had, which cannot be written.
-const MISC_ENABLE: u64 = MISC_FAST_STRINGS | MISC_READ_ONLY;
+/// IA32_MISC_ENABLE: fast strings, MONITOR and MWAIT; branch traces and precise samples are not had, which cannot be written.
+const MISC_ENABLE: u64 = MISC_FAST_STRINGS | MISC_MONITOR | MISC_READ_ONLY;
 const MISC_FAST_STRINGS: u64 = 1;
+const MISC_MONITOR: u64 = 1 << 18;
 const MISC_READ_ONLY: u64 = 1 << 11 | 1 << 12;
-/// Beside fast strings: the limit of CPUID's leaves and the disabling of NX, which are kept and do nothing.
-const MISC_WRITABLE: u64 = MISC_FAST_STRINGS | MISC_READ_ONLY | 1 << 18 | 1 << 22 | 1 << 34;
+/// Beside these: the limit of CPUID's leaves and the disabling of NX, which are kept and do nothing.
+const MISC_WRITABLE: u64 = MISC_FAST_STRINGS | MISC_READ_ONLY | MISC_MONITOR | 1 << 22 | 1 << 34;
 
 /// MSR_PLATFORM_INFO: the ratio of the nominal speed to 100 MHz.
 const PLATFORM_INFO: u64 = (TSC_HZ / 100_000_000) << 8;
@@ -77,6 +78,11 @@ pub(super) struct Msrs {
 }
 
 impl Msrs {
+    /// Whether IA32_MISC_ENABLE lets software have MONITOR and MWAIT.
+    pub(super) fn has_monitor(&self) -> bool {
+        self.misc_enable & MISC_MONITOR != 0
+    }
+
     /// As after a reset.
     pub(super) fn new() -> Self {
         Self {

@@ -1,5 +1,6 @@
 //! What comes after an exit was handled.
 
+use super::monitor::Wait;
 use hv_defs::event::{Stop, StopKind};
 use hv_defs::exit::{EventType, InterruptionInfo};
 use hv_defs::x86::Vector;
@@ -48,8 +49,8 @@ pub(super) enum Next {
     Raise(Fault),
     /// The guest goes on behind the instruction, which says that it spins.
     Spin,
-    /// The guest goes on behind the instruction once an interrupt comes.
-    Halt,
+    /// The guest goes on behind the instruction once what it waits for comes.
+    Wait(Wait),
     /// The exit goes to L1 as it came.
     Reflect,
     /// The run is over.

@@ -68,7 +68,8 @@ impl<S: Silicon> Cx<'_, S> {
         };
         self.write_vmcs01(start, bitmap.0);
         self.vcpu.started = true;
-        self.vcpu.halted = false;
+        self.vcpu.waits = None;
+        self.vcpu.line = None;
         self.vcpu.waits_for_sipi = false;
         Some(())
     }

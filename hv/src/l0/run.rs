@@ -26,6 +26,7 @@ impl<S: Silicon> L0<S> {
 
 impl<S: Silicon> Cx<'_, S> {
     fn run(&mut self, end: u64) -> Ran {
+        self.look_at_line();
         let until = match self.deliver() {
             Ready::Go => end,
             Ready::Briefly => self.at.instruction,
@@ -143,9 +144,9 @@ impl<S: Silicon> Cx<'_, S> {
                 return Ran::Spins;
             }
             Next::Raise(fault) => self.raise(fault, exit),
-            Next::Halt => {
+            Next::Wait(wait) => {
                 self.skip(exit);
-                self.vcpu.halted = true;
+                self.vcpu.waits = Some(wait);
             }
             Next::Reflect => {
                 let report = self.report(exit);

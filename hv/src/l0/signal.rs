@@ -64,7 +64,7 @@ impl<S: Silicon> Cx<'_, S> {
         }
         self.bus.take_init(self.vcpu.id, true);
         self.vcpu.waits_for_sipi = true;
-        self.vcpu.halted = false;
+        self.vcpu.waits = None;
         self.vcpu.requeued = None;
         None
     }
@@ -132,7 +132,7 @@ impl<S: Silicon> Cx<'_, S> {
             return None;
         }
         self.bus.take_nmi(self.vcpu.id);
-        self.vcpu.halted = false;
+        self.vcpu.waits = None;
         self.inject(NMI, 0, 0);
         None
     }

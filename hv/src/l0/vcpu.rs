@@ -1,5 +1,6 @@
 //! A virtual CPU of L1.
 
+use super::monitor::{Line, Wait};
 use super::msr::Msrs;
 use super::pool::Pool;
 use super::saved::SavedVmcs;
@@ -43,8 +44,10 @@ pub(super) struct Vcpu {
     pub(super) current: usize,
     /// Which guest runs: 1 or 2.
     pub(super) level: u8,
-    /// It waits for an interrupt.
-    pub(super) halted: bool,
+    /// It waits for an interrupt, and perhaps for more.
+    pub(super) waits: Option<Wait>,
+    /// What MONITOR has armed: the hardware's, and so lost at each entry to L2 and each exit to L1.
+    pub(super) line: Option<Line>,
     /// Why it exited last.
     pub(super) last_exit: Option<ExitReason>,
     /// It has been given a state to start from.

@@ -3,6 +3,7 @@
 use super::capabilities::CR0_FIXED0;
 use super::cx::Cx;
 use super::fields::{FieldSet, field_set};
+use super::monitor::Wait;
 use super::shadow02::Shadowed;
 use super::vpid::Tag;
 use crate::silicon::Silicon;
@@ -263,7 +264,8 @@ impl<S: Silicon> Cx<'_, S> {
         let length = vmcs12.get(vmcs::ENTRY_INSTRUCTION_LENGTH);
         let halted = vmcs12.get(vmcs::GUEST_ACTIVITY_STATE) == ActivityState::Hlt as u32 && !injected.valid();
         let timer = pin12.contains(PinBased::PREEMPTION_TIMER).then(|| vmcs12.get(vmcs::PREEMPTION_TIMER_VALUE));
-        self.vcpu.halted = halted;
+        self.vcpu.waits = halted.then_some(Wait::Halt);
+        self.vcpu.line = None;
         if injected.valid() {
             self.emit_injection(injected, error_code);
         }

@@ -2,6 +2,7 @@
 
 use super::bus::Bus;
 use super::cx::Cx;
+use super::monitor::Wait;
 use super::{L0, Silicon};
 use crate::silicon::Pcpu;
 use crate::world::Log;
@@ -19,7 +20,7 @@ impl<S: Silicon> L0<S> {
         self.cx(vcpu, cpu, bus, log).whereabouts()
     }
 
-    /// Whether no interrupt can have a vCPU of L1 go on: it is halted with its interrupts off, or was never started.
+    /// Whether no interrupt can have a vCPU of L1 go on: it waits with its interrupts off, or was never started.
     ///
     /// # Panics
     /// When there is no such vCPU.
@@ -27,7 +28,13 @@ impl<S: Silicon> L0<S> {
         let vcpu = &self.vcpus[vcpu];
         let flags = vcpu.saved[vcpu.current].known(vmcs::GUEST_RFLAGS.index());
         let off = flags.is_some_and(|flags| flags & Rflags::IF.bits() == 0);
-        !vcpu.started || vcpu.waits_for_sipi || vcpu.halted && vcpu.level == 1 && off
+        let deaf = match vcpu.waits {
+            None => false,
+            Some(Wait::Halt) => off,
+            // Devices store to memory only when a vCPU has them do so: a store needs a vCPU that runs.
+            Some(Wait::Store { unmasked, .. }) => off && !unmasked,
+        };
+        !vcpu.started || vcpu.waits_for_sipi || deaf && vcpu.level == 1
     }
 }
 

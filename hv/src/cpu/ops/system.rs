@@ -556,9 +556,14 @@ pub(in crate::cpu) fn stac(_: &mut Form) -> Option<Run> {
     Some(Run::new(set_ac::<true>))
 }
 
+/// What MONITOR and MWAIT take their extensions from: RCX in 64-bit mode, else ECX.
+fn monitor_extensions(cpu: &Cpu) -> u64 {
+    if cpu.code64() { cpu.regs.gpr[1] } else { cpu.regs.gpr[1] & 0xffff_ffff }
+}
+
 /// MONITOR that does not exit: the line must be readable.
 fn monitor_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    if cpu.regs.gpr[1] as u32 != 0 {
+    if monitor_extensions(cpu) != 0 {
         return cpu.gp();
     }
     let offset = if cpu.code64() { W64::get(cpu, 0) } else { W32::get(cpu, 0) };
@@ -573,7 +578,7 @@ pub(in crate::cpu) fn monitor(_: &mut Form) -> Option<Run> {
 
 /// MWAIT that does not exit: it may end at once, and does.
 fn mwait_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
-    if cpu.regs.gpr[1] as u32 > 1 { cpu.gp() } else { cpu.checked(op) }
+    if monitor_extensions(cpu) > 1 { cpu.gp() } else { cpu.checked(op) }
 }
 
 pub(in crate::cpu) fn mwait(_: &mut Form) -> Option<Run> {

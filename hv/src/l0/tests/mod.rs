@@ -2,6 +2,7 @@
 
 mod hostile;
 mod instructions;
+mod monitor;
 mod round_trip;
 mod script;
 mod shadow;

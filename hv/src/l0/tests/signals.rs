@@ -2,6 +2,7 @@
 
 use super::script::{Bench, Flags};
 use crate::l0::Ran;
+use crate::l0::monitor::Wait;
 use hv_defs::controls::{Interruptibility, PinBased, PrimaryControls};
 use hv_defs::event::StopKind;
 use hv_defs::exit::{EventType, Reason};
@@ -96,7 +97,7 @@ fn a_start_up_ipi_is_lost_on_a_cpu_that_is_awake() {
 fn a_cpu_waits_for_its_start_up_ipi_and_starts_in_real_mode() {
     let mut bench = Bench::preset("mapped");
     bench.l0.vcpus[0].waits_for_sipi = true;
-    bench.l0.vcpus[0].halted = true;
+    bench.l0.vcpus[0].waits = Some(Wait::Halt);
     bench.bus.interrupt = Some(0x30);
     bench.bus.signals.nmi = true;
     assert_eq!(bench.exits(Reason::CPUID, &[]), Ran::Halted, "neither interrupts nor NMIs count");

@@ -190,7 +190,7 @@ impl<S: Silicon> Cx<'_, S> {
     /// VMfail for an entry of L1's that had got as far as silicon: L2's vmcs02 is current, and nothing has run.
     pub(in crate::l0) fn refuse_entry(&mut self, error: InstructionError) -> Ran {
         self.vcpu.vmcs12.dirty = FieldSet::ALL;
-        self.vcpu.halted = false;
+        self.vcpu.waits = None;
         self.vcpu.entry_pending = false;
         self.vcpu.tag = Default::default();
         self.load_vmcs01();

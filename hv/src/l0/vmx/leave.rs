@@ -4,6 +4,7 @@ use super::super::capabilities::CR0_FIXED0;
 use super::super::cx::Cx;
 use super::super::exit::{Exit, has_instruction_info};
 use super::super::fields::FieldSet;
+use super::super::monitor::Wait;
 use super::super::next::{Next, unsupported};
 use super::super::vcpu::VMCS01;
 use super::super::vmcs02::{CR0_MASK, CR4_MASK, OFTEN, RARE};
@@ -129,7 +130,7 @@ impl<S: Silicon> Cx<'_, S> {
         vmcs12.report(vmcs::EXIT_QUALIFICATION, report.qualification);
         // What vmcs02 was given has not run: the next entry must not take it for L2's own.
         vmcs12.dirty = FieldSet::ALL;
-        self.vcpu.halted = false;
+        self.vcpu.waits = None;
         self.arrive(false)
     }
 
@@ -138,7 +139,8 @@ impl<S: Silicon> Cx<'_, S> {
         let was_in_l2 = self.vcpu.current != VMCS01;
         let tag02 = core::mem::take(&mut self.vcpu.tag);
         self.load_vmcs01();
-        self.vcpu.halted = false;
+        self.vcpu.waits = None;
+        self.vcpu.line = None;
         self.vcpu.entry_pending = false;
         self.load_host_state(by_nmi);
         if self.load_msr_area(vmcs::VM_EXIT_MSR_LOAD_ADDRESS, vmcs::VM_EXIT_MSR_LOAD_COUNT).is_err() {
@@ -219,7 +221,8 @@ impl<S: Silicon> Cx<'_, S> {
             let value = self.get(vmcs::PREEMPTION_TIMER_VALUE);
             self.vcpu.vmcs12.report(vmcs::PREEMPTION_TIMER_VALUE, value);
         }
-        let activity = if self.vcpu.halted { ActivityState::Hlt } else { ActivityState::Active };
+        // What MWAIT waits in is no activity state.
+        let activity = if self.vcpu.waits == Some(Wait::Halt) { ActivityState::Hlt } else { ActivityState::Active };
         self.vcpu.vmcs12.report(vmcs::GUEST_ACTIVITY_STATE, activity as u32);
     }
 
