@@ -147,7 +147,7 @@ fn registers(numbers: &mut Numbers, machines: [&mut Machine; 2]) {
     }
     gpr[1] &= 0x3f;
     gpr[4] = STACK;
-    let flags = numbers.next() & 0xcd5 | if numbers.next() % 16 == 0 { 0x100 } else { 0 };
+    let flags = numbers.next() & 0xcd5 | if numbers.next().is_multiple_of(16) { 0x100 } else { 0 };
     for machine in machines {
         machine.cpu.regs.gpr = gpr;
         let kept = machine.cpu.rflags() & Rflags::VM.bits();
@@ -195,7 +195,7 @@ fn blocks_are_steps(mode: Mode, who: Who, cases: u32) {
     for case in 0..cases * rounds() {
         let bytes = code(&mut numbers, bits);
         // Near the page's end now and then, so that an instruction crosses it.
-        let at = if numbers.next() % 4 == 0 { 4096 - numbers.next() % 40 } else { 0 };
+        let at = if numbers.next().is_multiple_of(4) { 4096 - numbers.next() % 40 } else { 0 };
         for machine in [&mut blocks, &mut steps] {
             machine.cpu.reset_like(&fresh.cpu);
             prepare(machine, who);
