@@ -53,6 +53,7 @@ fn config(args: &MachineArgs, log: Log) -> Config {
         policy: policy(&args.policy),
         slips: args.policy.fault.iter().copied().collect(),
         tlb_entries: args.tlb,
+        la57: args.la57,
         seed: args.seed,
         slice: args.slice,
         log,

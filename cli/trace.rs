@@ -171,11 +171,12 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
     let config = &header.config;
     writeln!(
         out,
-        "machine       {} of memory, {}, {}, {}-entry TLB, backend {}, seed {}",
+        "machine       {} of memory, {}, {}, {}-entry TLB{}, backend {}, seed {}",
         bytes(config.memory),
         of(config.vcpus.into(), "vCPU"),
         of(config.pcpus.into(), "physical CPU"),
         count(config.tlb_entries.into()),
+        if config.la57 { ", 5-level paging" } else { "" },
         config.backend,
         config.seed
     )?;
@@ -239,6 +240,7 @@ fn config_json(config: &Config) -> serde_json::Value {
         "pcpus": config.pcpus,
         "backend": config.backend.name(),
         "tlb_entries": config.tlb_entries,
+        "la57": config.la57,
         "seed": config.seed,
         "log": config.log.name(),
         "max_instructions": config.max_instructions,

@@ -193,6 +193,9 @@ pub struct MachineArgs {
     /// Entries in each physical CPU's TLB
     #[arg(long, value_name = "ENTRIES", default_value_t = 1536, value_parser = clap::value_parser!(u32).range(16..), help_heading = "Machine")]
     pub tlb: u32,
+    /// Give the CPUs 5-level paging
+    #[arg(long, help_heading = "Machine")]
+    pub la57: bool,
     /// Seeds all that the guest may take as random
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Machine")]
     pub seed: u64,

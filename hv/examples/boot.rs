@@ -2,7 +2,7 @@
 //! each level by reason and who handled them, and the speed on stderr. What `nvmx run` does, in a program that is built in
 //! seconds.
 //!
-//!     cargo run --release -p hv --example boot -- KERNEL [INITRD [APPEND [MEBIBYTES [VCPUS [PCPUS [POLICY]]]]]]
+//!     cargo run --release -p hv --example boot -- KERNEL [INITRD [APPEND [MEBIBYTES [VCPUS [PCPUS [POLICY [la57]]]]]]]
 
 use core::ops::ControlFlow;
 use hv::machine::{Image, Machine};
@@ -44,7 +44,7 @@ impl World for Outside {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let word = |at: usize| words.get(at).map(String::as_str);
-    let kernel = word(0).ok_or("usage: boot KERNEL [INITRD [APPEND [MEBIBYTES [VCPUS [PCPUS [POLICY]]]]]]")?;
+    let kernel = word(0).ok_or("usage: boot KERNEL [INITRD [APPEND [MEBIBYTES [VCPUS [PCPUS [POLICY [la57]]]]]]]")?;
     let mut images = vec![Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes: std::fs::read(kernel)? }];
     if let Some(initrd) = word(1).filter(|name| !name.is_empty()) {
         images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: std::fs::read(initrd)? });
@@ -54,9 +54,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.memory = word(3).map_or(Ok(256), str::parse::<u64>)? << 20;
     config.vcpus = word(4).map_or(Ok(1), str::parse)?;
     config.pcpus = word(5).map_or(Ok(1), str::parse)?;
-    if let Some(name) = word(6) {
+    if let Some(name) = word(6).filter(|name| !name.is_empty()) {
         config.policy = Policy::preset(name).ok_or("there is no such policy")?;
     }
+    config.la57 = word(7) == Some("la57");
     config.log = Log::Exits;
     let mut machine = Machine::new(&config, &images)?;
     let mut outside = Outside::default();

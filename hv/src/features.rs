@@ -127,6 +127,7 @@ features! {
     "SHA"            0x7, 0:            EBX 29, Nothing,                [SHA];
     "UMIP"           0x7, 0:            ECX 2,  InCr4(Cr4::UMIP),       [];
     "PKU"            0x7, 0:            ECX 3,  InCr4(Cr4::PKE),        [PKU];
+    "LA57"           0x7, 0:            ECX 16, InCr4(Cr4::LA57),       [];
     "RDPID"          0x7, 0:            ECX 22, Control(S::RDTSCP),     [RDPID];
     "FSRM"           0x7, 0:            EDX 4,  Nothing,                [];
     "IBRS_IBPB"      0x7, 0:            EDX 26, Nothing,                [];

@@ -143,7 +143,7 @@ impl Machine {
         if !Memory::is_available(size) {
             return Err(MachineError::Host { needed: size });
         }
-        let silicon = SoftSilicon::new(size, config.pcpus, config.tlb_entries, config.seed);
+        let silicon = SoftSilicon::new(size, config.pcpus, config.tlb_entries, config.seed).with_la57(config.la57);
         let mut machine = Self {
             l0: L0::new(config, silicon)?,
             board: Board::with_kernel(config.memory, config.vcpus, core::mem::take(&mut loaded.items)),

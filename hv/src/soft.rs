@@ -60,6 +60,7 @@ pub struct SoftSilicon {
     blocks: Blocks,
     cpus: Vec<Physical>,
     clock: u64,
+    capabilities: Capabilities,
     /// For each row of the table, what a write to it makes dirty; and whether a read of it needs the cold state saved.
     rows: Vec<(u32, bool)>,
 }
@@ -80,8 +81,16 @@ impl SoftSilicon {
             blocks: Blocks::new(),
             cpus: (0..pcpus.max(1)).map(physical).collect(),
             clock: 0,
+            capabilities: Capabilities::SOFT,
             rows: TABLE.iter().map(|row| (dirtied(row.field), is_cold(row.field))).collect(),
         }
+    }
+
+    /// The same with 5-level paging, or without.
+    pub fn with_la57(mut self, la57: bool) -> Self {
+        self.capabilities = Capabilities::soft(la57);
+        self.cpus.iter_mut().for_each(|physical| physical.cpu.la57 = la57);
+        self
     }
 
     /// Host-physical memory.
@@ -119,7 +128,7 @@ impl SoftSilicon {
         let subject = Subject {
             vmcs: self.memory.vmcs(current),
             address: current.0,
-            capabilities: &Capabilities::SOFT,
+            capabilities: &self.capabilities,
             long_mode_host: true,
             memory: &self.memory,
         };
@@ -330,7 +339,7 @@ fn note_exit(vmcs: &mut Vmcs, info: &ExitInfo) {
 
 impl Silicon for SoftSilicon {
     fn capability(&self, msr: u32) -> u64 {
-        Capabilities::SOFT.msr(msr).expect("a VMX capability MSR")
+        self.capabilities.msr(msr).expect("a VMX capability MSR")
     }
 
     fn memory_size(&self) -> u64 {

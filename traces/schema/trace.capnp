@@ -45,6 +45,7 @@ struct Config {
   slice @15 :UInt64;
   digestInterval @16 :UInt64;
   slips @17 :List(Text);        # Mistakes that L0 was told to make.
+  la57 @18 :Bool;               # The CPUs have 5-level paging.
 }
 
 struct Policy {                 # Words as on the command line.

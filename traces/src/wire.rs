@@ -80,6 +80,7 @@ fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
         policy,
         slips,
         tlb_entries,
+        la57,
         seed,
         log,
         max_instructions,
@@ -109,6 +110,7 @@ fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
     rules.set_vmcs02_writes(vmcs02_writes.name());
     rules.set_shadowing(shadowing.name());
     out.set_tlb_entries(*tlb_entries);
+    out.set_la57(*la57);
     out.set_seed(*seed);
     out.set_log(log.name());
     match max_instructions {
@@ -184,6 +186,7 @@ fn read_config(config: schema::config::Reader<'_>) -> Result<Config, Wrong> {
             .map(|slip| word(slip, Slip::by_name, "fault"))
             .collect::<Result<_, _>>()?,
         tlb_entries: config.get_tlb_entries(),
+        la57: config.get_la57(),
         seed: config.get_seed(),
         log: word(config.get_log(), Log::by_name, "log level")?,
         max_instructions: match config.get_max_instructions().which().map_err(wrong)? {

@@ -7,6 +7,15 @@ use core::fmt;
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Whether a linear address is canonical: its bits from 47 on are all alike, or with `la57` those from 56 on.
+///
+/// See: SDM "Canonical Addressing".
+#[inline(always)]
+pub const fn is_canonical(address: u64, la57: bool) -> bool {
+    let beyond = if la57 { 7 } else { 16 };
+    (address << beyond) as i64 >> beyond == address as i64
+}
+
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

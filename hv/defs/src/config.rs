@@ -69,6 +69,8 @@ pub struct Config {
     pub slips: Slips,
     /// Entries in each physical CPU's TLB, at least 16.
     pub tlb_entries: u32,
+    /// Whether the CPUs have 5-level paging.
+    pub la57: bool,
     /// Seeds everything that a guest may take as random.
     pub seed: u64,
     /// How much is logged.
@@ -95,6 +97,7 @@ impl Config {
             policy: Policy::default(),
             slips: Slips::default(),
             tlb_entries: 1536,
+            la57: false,
             seed: 0,
             log: Log::Vmcs,
             max_instructions: None,

@@ -1,7 +1,6 @@
 //! Memory as instructions see it: segments, then linear addresses, then translation, then bytes.
 
 use super::op::{Ea, Op, W8, Width};
-use super::ops::branch::canonical;
 use super::state::{CodeWrites, Cpu, Halt, Stop};
 use crate::memory::Memory;
 use crate::mmu::{Access, Fault};
@@ -210,7 +209,7 @@ impl Cpu {
         let wrap = |at: u64| if wide { at } else { at & 0xffff_ffff };
         let at = wrap(at);
         let last = wrap(at.wrapping_add(bytes - 1));
-        if !(canonical(at) && canonical(last)) {
+        if !(self.canonical(at) && self.canonical(last)) {
             return self.segment_fault(seg);
         }
         // What is wider than 8 bytes is checked by its parts, or not. See: SDM "Alignment Check Exception (#AC)".

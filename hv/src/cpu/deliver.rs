@@ -3,7 +3,6 @@
 
 use super::event::Event;
 use super::op::{W16, W32};
-use super::ops::branch::canonical;
 use super::segment::{Descriptor, error_code, null_stack};
 use super::state::{Cpu, Halt};
 use crate::memory::Memory;
@@ -106,10 +105,10 @@ fn long(cpu: &mut Cpu, memory: &mut Memory, event: &Event) -> Result<(), Halt> {
     } else {
         cpu.regs.gpr[4]
     };
-    if !canonical(rsp) {
+    if !cpu.canonical(rsp) {
         return cpu.fault(Vector::SS, Some(ext(event)));
     }
-    if !canonical(rip) {
+    if !cpu.canonical(rip) {
         return cpu.fault(Vector::GP, Some(ext(event)));
     }
     rsp &= !15;
@@ -138,7 +137,7 @@ fn long(cpu: &mut Cpu, memory: &mut Memory, event: &Event) -> Result<(), Halt> {
 
 /// A push to the handler's stack, whose address is canonical or faults as a stack.
 fn store_new_stack(cpu: &mut Cpu, memory: &mut Memory, at: u64, value: u64, user: bool) -> Result<(), Halt> {
-    if !canonical(at) {
+    if !cpu.canonical(at) {
         return cpu.fault(Vector::SS, Some(0));
     }
     cpu.store_stack(memory, at, 8, value, user)

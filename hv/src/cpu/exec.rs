@@ -6,7 +6,6 @@ use super::chain::run_alone;
 use super::decode::Mode;
 use super::event::Event;
 use super::op::{Flow, Op};
-use super::ops::branch::canonical;
 use super::state::{CodeWrites, Cpu, Halt, Stop, Trap};
 use crate::memory::Memory;
 use crate::mmu::Access;
@@ -113,7 +112,7 @@ fn fetch(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> {
 
 #[cold]
 fn fetch_slow(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> {
-    if !canonical(at) {
+    if !cpu.canonical(at) {
         return cpu.gp();
     }
     let (user, ac) = (cpu.user(), cpu.flags.has(Rflags::AC));

@@ -85,6 +85,8 @@ pub struct Cpu {
     pub seed: u64,
     /// The clock at which the VMX-preemption timer runs out; all ones when it is off.
     pub preemption_deadline: u64,
+    /// Whether it has 5-level paging.
+    pub la57: bool,
     /// The VM-execution controls it runs under.
     pub controls: Controls,
     /// Address translation.
@@ -197,6 +199,7 @@ impl Cpu {
             pending_debug: 0,
             seed,
             preemption_deadline: u64::MAX,
+            la57: false,
             controls: Controls::default(),
             mmu: Mmu::new(tlb_entries),
             exec: Exec::default(),

@@ -15,7 +15,7 @@ pub(crate) const STACK: u64 = 0x18_0000;
 /// Bytes of memory; all of it is mapped at its own address, of both privilege levels.
 pub(crate) const MEMORY: u64 = 4 << 20;
 
-const TABLES: u64 = 0x1000;
+pub(crate) const TABLES: u64 = 0x1000;
 /// Where the descriptor tables are.
 pub(crate) const GDT: u64 = 0x8000;
 /// Interrupt gates; none is present unless a test writes it.

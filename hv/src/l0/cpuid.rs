@@ -112,7 +112,10 @@ pub(super) fn cpuid(leaf: u32, subleaf: u32, asked: &Asked) -> Answer {
         0x8000_0006 => [0, 0, 2048 << 16 | 8 << 12 | 64, 0],
         // Invariant TSC.
         0x8000_0007 => [0, 0, 0, 1 << 8],
-        0x8000_0008 => [48 << 8 | asked.address_bits, b, 0, 0],
+        0x8000_0008 => {
+            let linear = if asked.cr4.contains(Cr4::LA57) { 57 } else { 48 };
+            [linear << 8 | asked.address_bits, b, 0, 0]
+        }
         _ => [0; 4],
     }
 }
@@ -180,6 +183,19 @@ mod tests {
         assert_eq!(ask(0x1234, 0, 1), [0; 4]);
         assert_eq!(ask(0x8000_0001, 0, 1), ask(0x8000_0001, 77, 1));
         assert_eq!(ask(0xb, 1, 1), [3, 6, 0x201, 3]);
+    }
+
+    #[test]
+    fn five_level_paging_is_shown_where_silicon_has_it() {
+        let ask = |leaf, cr4| {
+            let (guest_cr4, controls) = (Cr4::empty(), SecondaryControls::empty());
+            let asked = Asked { place: (0, 1), cr4, controls, address_bits: 46, guest_cr4, xcr0: 1, apic: true };
+            cpuid(leaf, 0, &asked)
+        };
+        assert_eq!(ask(7, Cr4::SMEP)[2] >> 16 & 1, 0);
+        assert_eq!(ask(7, Cr4::LA57)[2] >> 16 & 1, 1);
+        assert_eq!(ask(0x8000_0008, Cr4::SMEP)[0], 48 << 8 | 46);
+        assert_eq!(ask(0x8000_0008, Cr4::LA57)[0], 57 << 8 | 46);
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl<S: Silicon> Cx<'_, S> {
         }
         let long = self.get(vmcs::GUEST_EFER) & Efer::LMA.bits() != 0;
         let cr3 = self.get(vmcs::GUEST_CR3);
-        if long && !new.contains(Cr4::PAE) {
+        if long && (!new.contains(Cr4::PAE) || (old ^ new).contains(Cr4::LA57)) {
             return Next::Raise(Fault::GP);
         }
         if new.contains(Cr4::PCIDE) && !old.contains(Cr4::PCIDE) && (!long || cr3 & 0xfff != 0) {

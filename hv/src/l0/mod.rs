@@ -116,6 +116,7 @@ const CR4_OFFERED: Cr4 = Cr4::VME
     .union(Cr4::UMIP)
     .union(Cr4::FSGSBASE)
     .union(Cr4::PCIDE)
+    .union(Cr4::LA57)
     .union(Cr4::OSXSAVE)
     .union(Cr4::SMEP)
     .union(Cr4::SMAP)

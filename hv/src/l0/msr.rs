@@ -2,7 +2,6 @@
 
 use super::cpuid::TSC_HZ;
 use super::cx::Cx;
-use super::operand::is_canonical;
 use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::controls::PrimaryControls;
@@ -206,7 +205,7 @@ impl<S: Silicon> Cx<'_, S> {
     /// WRMSR; `false` is #GP(0).
     pub(super) fn write_msr(&mut self, index: u32, value: u64) -> bool {
         if let Some(field) = in_vmcs(index) {
-            let good = is_canonical(value);
+            let good = self.holds_canonical(value);
             if good {
                 self.set(field, value);
             }
@@ -219,6 +218,7 @@ impl<S: Silicon> Cx<'_, S> {
             self.ask_cr8();
             return written;
         }
+        let canonical = self.holds_canonical(value);
         let msrs = &mut self.vcpu.msrs;
         match index {
             msr::TSC => {
@@ -252,10 +252,10 @@ impl<S: Silicon> Cx<'_, S> {
             msr::EFER => return self.write_efer(value),
             msr::SYSENTER_CS => self.set(vmcs::GUEST_SYSENTER_CS, value as u32),
             msr::STAR => self.silicon.registers(self.cpu).star = value,
-            msr::LSTAR if is_canonical(value) => self.silicon.registers(self.cpu).lstar = value,
-            msr::CSTAR if is_canonical(value) => self.silicon.registers(self.cpu).cstar = value,
+            msr::LSTAR if canonical => self.silicon.registers(self.cpu).lstar = value,
+            msr::CSTAR if canonical => self.silicon.registers(self.cpu).cstar = value,
             msr::FMASK if value >> 32 == 0 => self.silicon.registers(self.cpu).fmask = value,
-            msr::KERNEL_GS_BASE if is_canonical(value) => self.silicon.registers(self.cpu).kernel_gs_base = value,
+            msr::KERNEL_GS_BASE if canonical => self.silicon.registers(self.cpu).kernel_gs_base = value,
             msr::TSC_AUX if value >> 32 == 0 => self.silicon.registers(self.cpu).tsc_aux = value,
             msr::XSS if value == 0 => self.silicon.registers(self.cpu).xss = value,
             _ => match FIXED.iter().position(|fixed| *fixed == index) {

@@ -5,9 +5,10 @@ use super::exit::Exit;
 use super::next::Fault;
 use super::paging::{Failure, Use};
 use crate::silicon::Silicon;
+use hv_defs::addr::is_canonical;
 use hv_defs::exit::InstructionInfo;
 use hv_defs::vmcs::{self, Field};
-use hv_defs::x86::{AccessRights, Efer};
+use hv_defs::x86::{AccessRights, Cr4, Efer};
 
 const BASES: [Field<u64>; 6] = [
     vmcs::GUEST_ES_BASE,
@@ -34,12 +35,13 @@ const LIMITS: [Field<u32>; 6] = [
     vmcs::GUEST_GS_LIMIT,
 ];
 
-/// Whether an address is canonical with 48-bit linear addresses.
-pub(super) const fn is_canonical(address: u64) -> bool {
-    (address as i64) << 16 >> 16 == address as i64
-}
-
 impl<S: Silicon> Cx<'_, S> {
+    /// Whether what only holds a linear address may hold this one: it is canonical, of as many bits as L1's CPU can have,
+    /// whatever paging is on. See: SDM "Canonical Addressing".
+    pub(super) fn holds_canonical(&self, address: u64) -> bool {
+        is_canonical(address, self.shared.capabilities.cr4_fixed1 & Cr4::LA57.bits() != 0)
+    }
+
     /// Whether the guest is in 64-bit mode.
     pub(super) fn is_long(&mut self) -> bool {
         Efer::from_bits_retain(self.get(vmcs::GUEST_EFER)).contains(Efer::LMA)
@@ -77,7 +79,8 @@ impl<S: Silicon> Cx<'_, S> {
             let base = if segment >= 4 { self.get(BASES[segment]) } else { 0 };
             let linear = base.wrapping_add(offset);
             let last = linear.wrapping_add(bytes - 1);
-            return if is_canonical(linear) && is_canonical(last) { Ok(linear) } else { Err(fault) };
+            let wide = self.get(vmcs::GUEST_CR4) & Cr4::LA57.bits() != 0;
+            return if is_canonical(linear, wide) && is_canonical(last, wide) { Ok(linear) } else { Err(fault) };
         }
         let rights = AccessRights::from_bits(self.get(RIGHTS[segment]));
         let limit = u64::from(self.get(LIMITS[segment]));

@@ -263,6 +263,72 @@ fn guest_page_table_entries_mean_what_they_say() {
     check(2, 0x2087, READ, Err(9));
 }
 
+/// The linear address whose fifth level's index is 0x1ff, above those of `LINEAR_ADDRESS`.
+const HIGH: u64 = 0xffff << 48 | LINEAR_ADDRESS;
+/// The table of the fifth level, which points to that of the fourth by its last entry.
+const TOP: u64 = GUEST + 0x8000;
+
+#[test]
+fn five_levels_are_walked() {
+    const MAPS: u64 = GUEST | 7;
+    // The entry of the fifth level, that of a level below it, the address, the access, and what comes of it.
+    let check = |top: u64, below: Option<(u64, u64)>, address, (access, user), expected: Result<u64, u32>| {
+        let mut bench = Bench::new();
+        bench.cr4 |= Cr4::LA57.bits();
+        bench.pte(8, 511, top);
+        if let Some((level, entry)) = below {
+            bench.pte(level, level + 1, entry);
+        }
+        bench.mmu.set_context(CR0, TOP, bench.cr4, bench.efer, &[0; 4]);
+        let told = bench.mmu.translate(&mut bench.memory, address, access, user, false);
+        let told = told.map(|at| at.0).map_err(|fault| match fault {
+            Fault::Page { code, address: at } if at == address => code,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(told, expected, "{top:#x}, {below:x?}, {address:#x}, {access:?}, user {user}");
+        if told.is_ok() {
+            let accessed = bench.read_pte(8, 511);
+            assert_eq!(accessed & 0x60, 0x20, "accessed, and never dirty");
+            let leaf = below.map_or(3, |(level, _)| level);
+            let dirty = if access == Access::Write { 0x60 } else { 0x20 };
+            assert_eq!(bench.read_pte(leaf, leaf + 1) & 0x60, dirty, "the page's entry");
+        } else {
+            assert_eq!(bench.read_pte(8, 511), top, "a fault sets nothing");
+        }
+    };
+    check(MAPS, None, HIGH, READ, Ok(BASE + 0x5567));
+    check(MAPS, None, HIGH, USER_WRITE, Ok(BASE + 0x5567));
+    // Pages of 2 MiB and of 1 GiB.
+    check(MAPS, Some((2, 0x87)), HIGH, WRITE, Ok(BASE + 0x4567));
+    check(MAPS, Some((1, 0x87)), HIGH & !(0x3e0 << 16), READ, Ok(BASE + 0x4567));
+    // What 48 bits cannot tell apart is another page: the first entry of the fifth level is not present.
+    check(MAPS, None, LINEAR_ADDRESS, READ, Err(0));
+    check(MAPS, None, LINEAR_ADDRESS, USER_WRITE, Err(6));
+    check(MAPS & !1, None, HIGH, WRITE, Err(2));
+    check(MAPS & !1, None, HIGH, FETCH, Err(0x10));
+    check(MAPS & !2, None, HIGH, WRITE, Err(3));
+    check(MAPS & !4, None, HIGH, USER_READ, Err(5));
+    check(MAPS | 1 << 63, None, HIGH, FETCH, Err(0x11));
+    // No page is of 256 TiB, and no table lies beyond the physical addresses.
+    check(MAPS | 1 << 7, None, HIGH, READ, Err(9));
+    check(MAPS | 1 << PHYSICAL_BITS, None, HIGH, READ, Err(9));
+}
+
+#[test]
+fn what_is_cached_of_one_paging_mode_is_found_by_57_bits() {
+    let mut bench = Bench::new();
+    bench.cr4 |= Cr4::LA57.bits();
+    bench.pte(8, 511, GUEST | 7);
+    bench.mmu.set_context(CR0, TOP, bench.cr4, bench.efer, &[0; 4]);
+    let mut read = |address| bench.mmu.translate(&mut bench.memory, address, Access::Read, false, false);
+    assert!(read(HIGH).is_ok());
+    for bit in 48..57 {
+        assert!(matches!(read(HIGH ^ 1 << bit), Err(Fault::Page { code: 0, .. })), "bit {bit}");
+    }
+    assert!(bench.mmu.fast(Access::Read, HIGH, 1).is_some());
+    assert!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS, 1).is_none());
+}
+
 #[test]
 fn modes_of_protection() {
     // Bits that CR4 and EFER have besides, the page's entry, the access and RFLAGS.AC, and the error code.

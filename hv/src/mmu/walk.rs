@@ -1,4 +1,4 @@
-//! The guest's own paging structures: 32-bit, PAE and 4-level.
+//! The guest's own paging structures: 32-bit, PAE, 4-level and 5-level.
 //!
 //! See: SDM "Paging".
 
@@ -22,7 +22,7 @@ macro_rules! mode {
 }
 
 mode! {
-    PAGING = 0, PAE = 1, LONG = 2, WP = 3, SMEP = 4, SMAP = 5, PKE = 6, NXE = 7, PSE = 8, PGE = 9, PCIDE = 10,
+    PAGING = 0, PAE = 1, LONG = 2, WP = 3, SMEP = 4, SMAP = 5, PKE = 6, NXE = 7, PSE = 8, PGE = 9, PCIDE = 10, LA57 = 11,
 }
 
 impl Mode {
@@ -43,6 +43,8 @@ impl Mode {
         ] {
             bits |= if word & mask != 0 { bit } else { 0 };
         }
+        // Outside IA-32e mode CR4.LA57 changes nothing.
+        bits |= if cr4 & Cr4::LA57.bits() != 0 && bits & Self::LONG != 0 { Self::LA57 } else { 0 };
         Self(bits)
     }
 
@@ -120,7 +122,9 @@ struct Level {
 
 const BEYOND: u64 = (!0 << PHYSICAL_BITS) & ((1 << 52) - 1);
 
-static LONG: [Level; 4] = [
+/// Of 5-level paging; 4-level paging begins at the second.
+static LONG: [Level; 5] = [
+    Level { shift: 48, index: 9, reserved: BEYOND | 1 << 7, leaf: None },
     Level { shift: 39, index: 9, reserved: BEYOND | 1 << 7, leaf: None },
     Level { shift: 30, index: 9, reserved: BEYOND, leaf: Some(BEYOND | 0x3fff_e000) },
     Level { shift: 21, index: 9, reserved: BEYOND, leaf: Some(BEYOND | 0x1f_e000) },
@@ -188,7 +192,7 @@ impl Mmu {
         self.statistics.walks += 1;
         let mode = self.now.mode;
         let (levels, mut table): (&[Level], u64) = if mode.has(Mode::LONG) {
-            (&LONG, self.root & ((1 << PHYSICAL_BITS) - 1) & !0xfff)
+            (&LONG[usize::from(!mode.has(Mode::LA57))..], self.root & ((1 << PHYSICAL_BITS) - 1) & !0xfff)
         } else if mode.has(Mode::PAE) {
             let pointer = self.pdptes[(gva >> 30 & 3) as usize];
             if pointer & PRESENT == 0 {
@@ -200,7 +204,7 @@ impl Mmu {
         };
         let wide = mode.has(Mode::PAE);
         let mut flags = flag::WRITE | flag::USER;
-        let mut used = [(0u64, 0u64); 4];
+        let mut used = [(0u64, 0u64); 5];
         let reads = Use {
             read: true,
             write: self.ept.is_some_and(|ept| ept.pointer.accessed_dirty()),

@@ -64,7 +64,7 @@ pub const MISC_ZERO_LENGTH: u64 = 1 << 30;
 const CR4: Cr4 = Cr4::all().difference(Cr4::LA57).difference(Cr4::SMXE).difference(Cr4::CET).difference(Cr4::PKS);
 
 impl Capabilities {
-    /// What the software silicon offers.
+    /// What the software silicon offers, without 5-level paging.
     pub const SOFT: Self = Self {
         // 4 KiB regions of write-back memory; INS and OUTS tell their operands; the true MSRs exist.
         basic: REVISION as u64 | 4096 << 32 | 6 << 50 | 1 << 54 | 1 << 55,
@@ -135,6 +135,12 @@ impl Capabilities {
         // VMFUNC exits, for a hypervisor to carry out.
         vm_functions: 0,
     };
+
+    /// That, with 5-level paging or without.
+    pub fn soft(la57: bool) -> Self {
+        let cr4_fixed1 = Self::SOFT.cr4_fixed1 | if la57 { Cr4::LA57.bits() } else { 0 };
+        Self { cr4_fixed1, ..Self::SOFT }
+    }
 
     /// The value of a capability MSR; `None` for an MSR that is none.
     pub fn msr(&self, number: u32) -> Option<u64> {

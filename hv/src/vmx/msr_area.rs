@@ -63,7 +63,7 @@ fn read_msr(cpu: &Cpu, number: u32, now: u64) -> Option<u64> {
 
 /// As WRMSR at privilege level 0 writes it; `false` where that would fault, and for what these areas must not hold.
 fn write_msr(cpu: &mut Cpu, number: u32, value: u64) -> bool {
-    let canonical = (value as i64) << 16 >> 16 == value as i64;
+    let canonical = hv_defs::addr::is_canonical(value, cpu.la57);
     let regs = &mut cpu.regs;
     match number {
         msr::TSC_AUX if value >> 32 == 0 => regs.tsc_aux = value,

@@ -169,7 +169,8 @@ impl Nested {
 
     /// As [`Nested::new`], with all of the configuration.
     pub(crate) fn with(config: &Config, rounds: u32) -> Self {
-        let silicon = SoftSilicon::new(L0_MEMORY + config.memory, config.pcpus, config.tlb_entries, config.seed);
+        let silicon = SoftSilicon::new(L0_MEMORY + config.memory, config.pcpus, config.tlb_entries, config.seed)
+            .with_la57(config.la57);
         let mut nested = Self { l0: L0::new(config, silicon).unwrap(), log: Log::default(), bus: Bare };
         let words = [
             (PML4, 0x2003),

@@ -6,21 +6,41 @@ use crate::cpu::ops::fused::Part;
 use crate::cpu::ops::{by_condition, by_ea, by_ea_fast, by_width, data::holds};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
-use hv_defs::x86::Seg;
+use hv_defs::x86::{Cr4, Seg};
 
-/// Whether an address is canonical under 4-level paging; 5-level paging is not offered.
+/// Whether an address is canonical under 4-level paging, and so under 5-level paging too.
 #[inline(always)]
-pub(in crate::cpu) fn canonical(address: u64) -> bool {
-    (address << 16) as i64 >> 16 == address as i64
+pub(in crate::cpu) fn is_narrow(address: u64) -> bool {
+    hv_defs::addr::is_canonical(address, false)
 }
 
 impl Cpu {
+    /// Whether an address is canonical under the paging that is on: the check of what is branched to or accessed.
+    ///
+    /// See: SDM "Canonical Addressing".
+    #[inline(always)]
+    pub(in crate::cpu) fn canonical(&self, address: u64) -> bool {
+        is_narrow(address) || self.canonical_beyond(address, self.has_cr4(Cr4::LA57))
+    }
+
+    /// Whether an address is canonical for what only holds one: bases, MSRs, and operands of invalidations. That goes by
+    /// the widest linear address that the CPU can have, whatever paging is on.
+    #[inline(always)]
+    pub(in crate::cpu) fn holds_canonical(&self, address: u64) -> bool {
+        is_narrow(address) || self.canonical_beyond(address, self.la57)
+    }
+
+    #[cold]
+    fn canonical_beyond(&self, address: u64, wide: bool) -> bool {
+        hv_defs::addr::is_canonical(address, wide)
+    }
+
     /// The target of a direct branch. In 64-bit code (`LONG`) it is the sum, else `extra` masks it and CS limits it.
     #[inline(always)]
     fn target<const LONG: bool>(&mut self, op: &Op) -> Result<u64, Halt> {
         let target = self.rip.wrapping_add(op.imm);
         if LONG {
-            return if canonical(target) { Ok(target) } else { self.gp() };
+            return if self.canonical(target) { Ok(target) } else { self.gp() };
         }
         let target = target & u64::from(op.extra);
         if target > u64::from(self.seg[Seg::Cs as usize].limit) { self.gp() } else { Ok(target) }
@@ -29,7 +49,7 @@ impl Cpu {
     /// The target of an indirect branch, checked.
     #[inline(always)]
     pub(in crate::cpu) fn indirect<const LONG: bool>(&mut self, target: u64) -> Result<u64, Halt> {
-        let fits = if LONG { canonical(target) } else { target <= u64::from(self.seg[Seg::Cs as usize].limit) };
+        let fits = if LONG { self.canonical(target) } else { target <= u64::from(self.seg[Seg::Cs as usize].limit) };
         if fits { Ok(target) } else { self.gp() }
     }
 

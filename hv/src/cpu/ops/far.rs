@@ -5,7 +5,6 @@ use crate::cpu::decode::Form;
 use crate::cpu::deliver::{task_stack, task_stack64};
 use crate::cpu::event::Event;
 use crate::cpu::op::{Flow, Op, Run, W16, W32, W64};
-use crate::cpu::ops::branch::canonical;
 use crate::cpu::segment::{Descriptor, error_code, null_stack};
 use crate::cpu::state::{Cpu, Halt, Segment, Stop};
 use crate::memory::Memory;
@@ -55,7 +54,7 @@ impl Cpu {
     fn fits(&mut self, code: Descriptor, rip: u64) -> Result<u64, Halt> {
         let wide = self.long_mode() && code.long();
         let rip = if wide { rip } else { rip & 0xffff_ffff };
-        let fits = if wide { canonical(rip) } else { rip <= u64::from(code.limit()) };
+        let fits = if wide { self.canonical(rip) } else { rip <= u64::from(code.limit()) };
         if fits { Ok(rip) } else { self.gp() }
     }
 
@@ -256,7 +255,7 @@ fn call_gate64<const IS_CALL: bool>(
     let rip = gate.0 & 0xffff | gate.0 >> 32 & 0xffff_0000 | high << 32;
     let target = (gate.0 >> 16) as u16;
     let (code, inner) = gate_target::<IS_CALL>(cpu, memory, target)?;
-    if !canonical(rip) {
+    if !cpu.canonical(rip) {
         return cpu.gp();
     }
     let cpl = if inner { code.dpl() } else { cpu.cpl() };

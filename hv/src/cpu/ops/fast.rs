@@ -2,7 +2,6 @@
 
 use crate::cpu::decode::Form;
 use crate::cpu::op::{Flow, Op, Run};
-use crate::cpu::ops::branch::canonical;
 use crate::cpu::state::{Cpu, Halt, Segment};
 use crate::memory::Memory;
 use hv_defs::x86::{AccessRights, Efer, Rflags, Seg};
@@ -46,7 +45,7 @@ fn sysret_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     }
     let long = op.extra == 8;
     let rip = if long { cpu.regs.gpr[1] } else { cpu.regs.gpr[1] & 0xffff_ffff };
-    if !canonical(rip) {
+    if !cpu.canonical(rip) {
         return cpu.gp();
     }
     let star = (cpu.regs.star >> 48) as u16;
@@ -94,7 +93,7 @@ fn sysexit_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     let long = op.extra == 8;
     let mask = if long { u64::MAX } else { 0xffff_ffff };
     let (rip, rsp) = (cpu.regs.gpr[2] & mask, cpu.regs.gpr[1] & mask);
-    if !canonical(rip) || !canonical(rsp) {
+    if !cpu.canonical(rip) || !cpu.canonical(rsp) {
         return cpu.gp();
     }
     let base = cpu.sysenter_cs as u16 & !3;

@@ -4,7 +4,7 @@
 use crate::cpu::flags::Flags;
 use crate::cpu::op::{Flow, Op, Run, Width};
 use crate::cpu::ops::alu::{Alu, Cmp, Test};
-use crate::cpu::ops::branch::canonical;
+use crate::cpu::ops::branch::is_narrow;
 use crate::cpu::ops::{by_condition, data::holds};
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
@@ -66,8 +66,8 @@ impl Compare for Test {
 fn finish(cpu: &mut Cpu, op: &Op, taken: bool) -> Result<Flow, Halt> {
     if taken {
         let target = cpu.rip.wrapping_add((op.imm as i64 >> 32) as u64);
-        if !canonical(target) {
-            // The branch's own op says so.
+        if !is_narrow(target) {
+            // The branch's own op says whether it may be.
             return Ok(Flow::Next);
         }
         cpu.rip = target;

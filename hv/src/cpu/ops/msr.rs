@@ -2,7 +2,6 @@
 
 use crate::cpu::decode::Form;
 use crate::cpu::op::{Flow, Op, Run, W16, W32, W64, Width};
-use crate::cpu::ops::branch::canonical;
 use crate::cpu::state::{Cpu, Halt};
 use crate::memory::Memory;
 use hv_defs::controls::SecondaryControls;
@@ -46,7 +45,8 @@ impl Cpu {
     /// Writes an MSR, for a WRMSR that does not exit; `None` if the CPU holds none of that number or the value is none
     /// that it may have.
     fn set_msr(&mut self, number: u32, value: u64) -> Option<()> {
-        let address = |value: u64| canonical(value).then_some(value);
+        let holds = self.holds_canonical(value);
+        let address = |value: u64| holds.then_some(value);
         match number {
             msr::SYSENTER_CS => self.sysenter_cs = value as u32,
             msr::SYSENTER_ESP => self.sysenter_esp = address(value)?,

@@ -3,7 +3,6 @@
 use crate::cpu::decode::Form;
 use crate::cpu::event::Event;
 use crate::cpu::op::{Flow, Op, Run, W16, W32, W64, Width};
-use crate::cpu::ops::branch::canonical;
 use crate::cpu::ops::vmx::{displacement, operand_info};
 use crate::cpu::state::{Cpu, Halt, Stop};
 use crate::memory::Memory;
@@ -17,7 +16,7 @@ use hv_defs::x86::{Cr0, Cr4, Efer, Rflags, Seg};
 /// The task-priority register's place in the virtual-APIC page.
 const VTPR: u64 = 0x80;
 /// CR4's bits that there are.
-const CR4_DEFINED: Cr4 = Cr4::all().difference(Cr4::LA57.union(Cr4::SMXE).union(Cr4::CET).union(Cr4::PKS));
+const CR4_DEFINED: Cr4 = Cr4::all().difference(Cr4::SMXE.union(Cr4::CET).union(Cr4::PKS));
 
 /// For instructions that the guard always makes exit.
 pub(in crate::cpu) fn gone(_: &mut Form) -> Option<Run> {
@@ -130,6 +129,8 @@ impl Cpu {
         let has = |bit: Cr4| new & bit.bits() != 0;
         let sets_pcide = changed & Cr4::PCIDE.bits() != 0 && has(Cr4::PCIDE);
         if new & !CR4_DEFINED.bits() != 0
+            || has(Cr4::LA57) && !self.la57
+            || self.long_mode() && changed & Cr4::LA57.bits() != 0
             || !has(Cr4::VMXE)
             || self.long_mode() && !has(Cr4::PAE)
             || sets_pcide && (!self.long_mode() || self.cr3 & 0xfff != 0)
@@ -427,7 +428,7 @@ fn invlpg_run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     if cpu.controls.primary(PrimaryControls::INVLPG_EXITING) {
         return cpu.exit_with(op, Reason::INVLPG, at, 0);
     }
-    if canonical(at) {
+    if cpu.holds_canonical(at) {
         cpu.mmu.invlpg(at & !(PAGE_SIZE - 1));
     }
     cpu.checked(op)
@@ -455,7 +456,7 @@ fn invpcid_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt
     let pcid = (word & 0xfff) as u16;
     let pcids = cpu.has_cr4(Cr4::PCIDE);
     let Some(which) = InvpcidType::new(kind) else { return cpu.gp() };
-    if kind < 2 && (word >> 12 != 0 || pcid != 0 && !pcids) || kind == 0 && !canonical(address) {
+    if kind < 2 && (word >> 12 != 0 || pcid != 0 && !pcids) || kind == 0 && !cpu.holds_canonical(address) {
         return cpu.gp();
     }
     cpu.mmu.invpcid(which, pcid, address & !(PAGE_SIZE - 1));
@@ -484,7 +485,7 @@ fn read_base_run<const SEG: usize, W: Width>(cpu: &mut Cpu, _: &mut Memory, op: 
 
 fn write_base_run<const SEG: usize, W: Width>(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
     let base = W::get(cpu, op.reg);
-    if !canonical(base) {
+    if !cpu.holds_canonical(base) {
         return cpu.gp();
     }
     cpu.seg[SEG].base = base;

@@ -3,7 +3,6 @@
 
 use crate::cpu::decode::Form;
 use crate::cpu::op::{Flow, Op, Run, W16, W32, W64, Width};
-use crate::cpu::ops::branch::canonical;
 use crate::cpu::ops::vmx::{displacement, operand_info};
 use crate::cpu::ops::{by_width, data::set_zf};
 use crate::cpu::segment::{Descriptor, error_code, null};
@@ -46,7 +45,7 @@ fn load_table<const KIND: u32>(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> R
         let base = cpu.load::<W32>(memory, op.seg(), at.wrapping_add(2))?;
         if op.extra >> 11 & 1 != 0 { base } else { base & 0xff_ffff }
     };
-    if long && !canonical(base) {
+    if long && !cpu.holds_canonical(base) {
         return cpu.gp();
     }
     let table = Table { base, limit };
@@ -150,7 +149,7 @@ fn load_system_segment<const KIND: u32>(cpu: &mut Cpu, memory: &mut Memory, op: 
     if cpu.long_mode() {
         let high = cpu.load_system(memory, at.wrapping_add(8), 8)?;
         segment.base |= high << 32;
-        if high >> 40 & 0x1f != 0 || !canonical(segment.base) {
+        if high >> 40 & 0x1f != 0 || !cpu.holds_canonical(segment.base) {
             return cpu.fault(Vector::GP, bad);
         }
     }

@@ -6,6 +6,7 @@ mod exits;
 mod fuzz;
 mod gather;
 mod integer;
+mod la57;
 mod opcodes;
 mod system;
 mod v86;

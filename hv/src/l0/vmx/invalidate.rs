@@ -2,7 +2,6 @@
 
 use super::super::cx::{Cx, flush_kind};
 use super::super::exit::Exit;
-use super::super::operand::is_canonical;
 use super::super::shadow;
 use super::{Done, Ended};
 use crate::silicon::Silicon;
@@ -97,7 +96,10 @@ impl<S: Silicon> Cx<'_, S> {
         let Some(kind) = InvvpidType::new(number) else { return Ok(INVALID) };
         let (vpid, address) = (descriptor.vpid, descriptor.address);
         let named = kind != InvvpidType::All;
-        if descriptor.reserved != 0 || named && vpid == 0 || kind == InvvpidType::Address && !is_canonical(address) {
+        if descriptor.reserved != 0
+            || named && vpid == 0
+            || kind == InvvpidType::Address && !self.holds_canonical(address)
+        {
             return Ok(INVALID);
         }
         let shown = |wanted, value| if wanted { value } else { 0 };

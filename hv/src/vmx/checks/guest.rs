@@ -33,8 +33,8 @@ rows! {
     "guest-pcide-outside-long-mode" => |s| s.long_mode_guest() || s.get(GUEST_CR4) & Cr4::PCIDE.bits() == 0;
     "guest-cr3" hot => |s| fits(s.get(GUEST_CR3));
     "guest-dr7-high" => |s| !s.entry(EntryControls::LOAD_DEBUG_CONTROLS) || s.get(GUEST_DR7) >> 32 == 0;
-    "guest-sysenter-esp" => |s| canonical(s.get(GUEST_SYSENTER_ESP));
-    "guest-sysenter-eip" => |s| canonical(s.get(GUEST_SYSENTER_EIP));
+    "guest-sysenter-esp" => |s| canonical(s, s.get(GUEST_SYSENTER_ESP));
+    "guest-sysenter-eip" => |s| canonical(s, s.get(GUEST_SYSENTER_EIP));
     "guest-pat" => |s| !s.entry(EntryControls::LOAD_PAT) || pat(s.get(GUEST_PAT));
     "guest-efer-reserved" => |s| !s.entry(EntryControls::LOAD_EFER) || s.get(GUEST_EFER) & !Efer::all().bits() == 0;
     "guest-efer-lma" => |s| {
@@ -53,13 +53,13 @@ rows! {
     /// The rows on descriptor tables, RIP, RFLAGS and state that is no register, in the SDM's order.
     GUEST:
     // descriptor-table registers
-    "guest-gdtr-base" => |s| canonical(s.get(GUEST_GDTR_BASE));
-    "guest-idtr-base" => |s| canonical(s.get(GUEST_IDTR_BASE));
+    "guest-gdtr-base" => |s| canonical(s, s.get(GUEST_GDTR_BASE));
+    "guest-idtr-base" => |s| canonical(s, s.get(GUEST_IDTR_BASE));
     "guest-gdtr-limit" => |s| s.get(GUEST_GDTR_LIMIT) >> 16 == 0;
     "guest-idtr-limit" => |s| s.get(GUEST_IDTR_LIMIT) >> 16 == 0;
     // RIP and RFLAGS
     "guest-rip-high" hot => |s| code64(s) || s.get(GUEST_RIP) >> 32 == 0;
-    "guest-rip-canonical" hot => |s| !code64(s) || canonical(s.get(GUEST_RIP));
+    "guest-rip-canonical" hot => |s| !code64(s) || canonical(s, s.get(GUEST_RIP));
     "guest-rflags-reserved" hot => |s| s.get(GUEST_RFLAGS) & !Rflags::all().bits() == 0;
     "guest-rflags-one" hot => |s| flag(s, Rflags::ONE);
     "guest-rflags-vm" hot => |s| {
@@ -147,7 +147,7 @@ pub fn is_plain(s: &Subject<'_>) -> bool {
         && s.get(GUEST_ACTIVITY_STATE) == ActivityState::Active as u32
         && s.get(GUEST_PENDING_DEBUG_EXCEPTIONS) == 0
         && s.get(GUEST_RFLAGS) & !plain_flags == Rflags::ONE.bits()
-        && canonical(s.get(GUEST_RIP))
+        && canonical(s, s.get(GUEST_RIP))
         && fits(s.get(GUEST_CR3))
 }
 

@@ -1,6 +1,7 @@
 //! Checks on host state.
 
 use super::{Subject, canonical, fits, pat, rows};
+use hv_defs::addr::is_canonical;
 use hv_defs::controls::{EntryControls, ExitControls};
 use hv_defs::vmcs::*;
 use hv_defs::x86::{Cr4, Efer};
@@ -18,8 +19,8 @@ rows! {
         cr4 & caps.cr4_fixed0 == caps.cr4_fixed0 && cr4 & !caps.cr4_fixed1 == 0
     };
     "host-cr3" => |s| fits(s.get(HOST_CR3));
-    "host-sysenter-esp" => |s| canonical(s.get(HOST_SYSENTER_ESP));
-    "host-sysenter-eip" => |s| canonical(s.get(HOST_SYSENTER_EIP));
+    "host-sysenter-esp" => |s| canonical(s, s.get(HOST_SYSENTER_ESP));
+    "host-sysenter-eip" => |s| canonical(s, s.get(HOST_SYSENTER_EIP));
     "host-pat" => |s| !s.exit(ExitControls::LOAD_PAT) || pat(s.get(HOST_PAT));
     "host-efer-reserved" => |s| !s.exit(ExitControls::LOAD_EFER) || s.get(HOST_EFER) & !Efer::all().bits() == 0;
     "host-efer-mode" => |s| {
@@ -37,11 +38,11 @@ rows! {
     "host-cs-null" => |s| s.get(HOST_CS_SELECTOR) != 0;
     "host-tr-null" => |s| s.get(HOST_TR_SELECTOR) != 0;
     "host-ss-null" => |s| long(s) || s.get(HOST_SS_SELECTOR) != 0;
-    "host-fs-base" => |s| canonical(s.get(HOST_FS_BASE));
-    "host-gs-base" => |s| canonical(s.get(HOST_GS_BASE));
-    "host-gdtr-base" => |s| canonical(s.get(HOST_GDTR_BASE));
-    "host-idtr-base" => |s| canonical(s.get(HOST_IDTR_BASE));
-    "host-tr-base" => |s| canonical(s.get(HOST_TR_BASE));
+    "host-fs-base" => |s| canonical(s, s.get(HOST_FS_BASE));
+    "host-gs-base" => |s| canonical(s, s.get(HOST_GS_BASE));
+    "host-gdtr-base" => |s| canonical(s, s.get(HOST_GDTR_BASE));
+    "host-idtr-base" => |s| canonical(s, s.get(HOST_IDTR_BASE));
+    "host-tr-base" => |s| canonical(s, s.get(HOST_TR_BASE));
     // address-space size
     "host-long-mode-guest" => |s| s.long_mode_host || !s.entry(EntryControls::IA32E_MODE_GUEST);
     "host-address-space-size" => |s| s.long_mode_host == long(s);
@@ -49,7 +50,7 @@ rows! {
     "host-32-bit-pcide" => |s| long(s) || s.get(HOST_CR4) & Cr4::PCIDE.bits() == 0;
     "host-32-bit-rip" => |s| long(s) || s.get(HOST_RIP) >> 32 == 0;
     "host-64-bit-pae" => |s| !long(s) || s.get(HOST_CR4) & Cr4::PAE.bits() != 0;
-    "host-64-bit-rip" => |s| !long(s) || canonical(s.get(HOST_RIP));
+    "host-64-bit-rip" => |s| !long(s) || is_canonical(s.get(HOST_RIP), s.get(HOST_CR4) & Cr4::LA57.bits() != 0);
 }
 
 fn long(s: &Subject<'_>) -> bool {

@@ -16,12 +16,12 @@ use super::capability::Capabilities;
 use crate::memory::Memory;
 use crate::mmu::PHYSICAL_BITS;
 use crate::vmcs::Vmcs;
-use hv_defs::addr::{Hpa, PAGE_SIZE};
+use hv_defs::addr::{Hpa, PAGE_SIZE, is_canonical};
 use hv_defs::controls::{EntryControls, ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::event::Check;
 use hv_defs::exit::{EventType, InterruptionInfo};
 use hv_defs::vmcs::*;
-use hv_defs::x86::Rflags;
+use hv_defs::x86::{Cr4, Rflags};
 
 /// The physical memory that the addresses in a VMCS are of.
 pub trait Physical {
@@ -213,9 +213,9 @@ fn page(address: u64) -> bool {
     address.is_multiple_of(PAGE_SIZE) && fits(address)
 }
 
-/// Whether a linear address is canonical.
-fn canonical(address: u64) -> bool {
-    (address as i64) << 16 >> 16 == address as i64
+/// Whether a linear address is canonical, of as many bits as the CPU that is entered can have.
+fn canonical(s: &Subject<'_>, address: u64) -> bool {
+    is_canonical(address, s.capabilities.cr4_fixed1 & Cr4::LA57.bits() != 0)
 }
 
 /// Whether each of the eight types of a page-attribute table exists.

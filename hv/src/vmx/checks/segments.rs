@@ -162,7 +162,7 @@ fn base_v86(s: &Subject<'_>, register: Register) -> bool {
 }
 
 fn base_canonical(s: &Subject<'_>, register: Register) -> bool {
-    canonical(s.get(register.base))
+    canonical(s, s.get(register.base))
 }
 
 fn base_canonical_if_usable(s: &Subject<'_>, register: Register) -> bool {
