@@ -189,7 +189,9 @@ mod tests {
     fn five_level_paging_is_shown_where_silicon_has_it() {
         let ask = |leaf, cr4| {
             let (guest_cr4, controls) = (Cr4::empty(), SecondaryControls::empty());
-            let asked = Asked { place: (0, 1), cr4, controls, address_bits: 46, guest_cr4, xcr0: 1, apic: true };
+            let place = (0, 1);
+            let asked =
+                Asked { place, cr4, controls, address_bits: 46, guest_cr4, xcr0: 1, apic: true, monitor: false };
             cpuid(leaf, 0, &asked)
         };
         assert_eq!(ask(7, Cr4::SMEP)[2] >> 16 & 1, 0);

@@ -31,7 +31,12 @@ use On::{Five, Four, Without};
 
 /// Runs a snippet, with an address in RBX: which of #SS, #GP and #PF came, and its error code; `None` for none.
 #[track_caller]
-fn check(on: On, address: u64, code: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>, expected: Option<(u8, u64)>) {
+fn check(
+    on: On,
+    address: u64,
+    code: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>,
+    expected: Option<(u8, u64)>,
+) {
     let mut a = CodeAssembler::new(64).expect("64-bit mode");
     code(&mut a).expect("the snippet assembles");
     a.hlt().expect("HLT assembles");
