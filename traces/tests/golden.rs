@@ -53,7 +53,9 @@ fn every_kind() -> Vec<Event> {
         value: 0x1002,
     };
     all.extend(Actor::ALL.iter().map(|&actor| What::Vmcs(VmcsAccess { actor, ..access })));
-    all.extend(Which::ALL.iter().map(|&which| What::Vmcs(VmcsAccess { which, old: 0x1002, ..access })));
+    // Here and below: up to the last word that there was when the trace was written.
+    let which = Which::ALL.iter().take_while(|which| **which != Which::Shadow02);
+    all.extend(which.map(|&which| What::Vmcs(VmcsAccess { which, old: 0x1002, ..access })));
     all.extend(VmcsOp::ALL.iter().map(|&op| What::Vmcs(VmcsAccess { op, field: VmcsField(0x7ffe), ..access })));
     let flush = Flush {
         kind: FlushKind::InvvpidSingle,
@@ -76,7 +78,6 @@ fn every_kind() -> Vec<Event> {
     all.push(What::Injection(Injection { level: 2, info, error_code: 2 }));
     all.extend(InputKind::ALL.iter().map(|&kind| What::Input(Input { poll: 12, kind, value: 65 })));
     all.extend([What::Migration(Migration { from: 1 }), What::Mark(7), What::Digest(u64::MAX), What::Lost(100)]);
-    // Up to the last kind that there was when the trace was written.
     let kinds = StopKind::ALL.iter().take_while(|kind| **kind != StopKind::PowerOff);
     all.extend(kinds.map(|&kind| {
         let text = if kind == StopKind::Idle { String::new() } else { format!("at {:#x}: é", exit.rip) };
