@@ -3,6 +3,8 @@
 
 #[path = "support/collect.rs"]
 mod collect;
+#[path = "support/elf.rs"]
+mod image;
 
 use collect::{Run, run_in};
 use hv::machine::{Image, Machine};
@@ -10,9 +12,8 @@ use hv_defs::config::{Backend, Config, Guest, ImageKind};
 use hv_defs::event::{Input, InputKind, StopKind, What};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use image::{AT, kernel};
 use std::collections::VecDeque;
-
-const AT: u64 = 0x10_0000;
 
 type Asm = Result<(), IcedError>;
 
@@ -21,26 +22,7 @@ fn elf(code: fn(&mut CodeAssembler) -> Asm) -> Vec<u8> {
     let mut a = CodeAssembler::new(64).expect("64 bits");
     code(&mut a).expect("instructions that are there");
     let code = a.assemble(AT).expect("code that assembles");
-    let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    for half in [2u16, 62] {
-        image.extend(half.to_le_bytes());
-    }
-    image.extend(1u32.to_le_bytes());
-    for word in [AT, 64, 0] {
-        image.extend(word.to_le_bytes());
-    }
-    image.extend(0u32.to_le_bytes());
-    for half in [64u16, 56, 1, 0, 0, 0] {
-        image.extend(half.to_le_bytes());
-    }
-    image.extend(1u32.to_le_bytes());
-    image.extend(7u32.to_le_bytes());
-    for word in [0x1000, AT, AT, code.len() as u64, code.len() as u64, 0x1000] {
-        image.extend(word.to_le_bytes());
-    }
-    image.resize(0x1000, 0);
-    image.extend(code);
-    image
+    image::elf(&code)
 }
 
 /// A 32-bit multiboot image of this code, placed by the addresses in its header.
@@ -62,10 +44,6 @@ fn multiboot(code: fn(&mut CodeAssembler) -> Asm) -> Vec<u8> {
 fn config() -> Config {
     let guest = Guest::Kernel { name: "kernel".to_owned(), append: "one two".to_owned() };
     Config { memory: 16 << 20, max_instructions: Some(100_000_000), ..Config::new(guest) }
-}
-
-fn kernel(bytes: Vec<u8>) -> Vec<Image> {
-    vec![Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes }]
 }
 
 fn boot(bytes: Vec<u8>) -> Run {
