@@ -5,7 +5,7 @@
 //! own arithmetic is used.
 
 use super::moves::store;
-use super::{Encoding, memory_source, plain, three, vex};
+use super::{Encoding, memory_source, plain, three, vex, vex_source};
 use crate::cpu::decode::Form;
 use crate::cpu::float::{self, Env, Format, NanRule, Num, Raw, Rounding, flag};
 use crate::cpu::op::{Flow, Op, Run};
@@ -343,11 +343,7 @@ fn run_packed_vex<R: Real, L: Lane<R>, const MEM: bool, const WIDE: bool>(
     op: &Op,
 ) -> Result<Flow, Halt> {
     cpu.avx()?;
-    let (low, high) = match (MEM, WIDE) {
-        (true, true) => cpu.read256(memory, op)?,
-        (true, false) => (cpu.read128(memory, op, false)?, 0),
-        (false, _) => (cpu.xmm(op.index), cpu.ymm_high(op.index)),
-    };
+    let (low, high) = vex_source::<MEM, WIDE>(cpu, memory, op)?;
     let mut sse = cpu.sse_env();
     let lower = lanes::<R, L>(cpu.xmm(op.rm), low, &mut sse, op.imm as u8);
     let upper = if WIDE { lanes::<R, L>(cpu.ymm_high(op.rm), high, &mut sse, op.imm as u8) } else { 0 };

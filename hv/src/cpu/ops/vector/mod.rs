@@ -328,17 +328,27 @@ fn run_legacy<F: Immediate, const MEM: bool>(cpu: &mut Cpu, memory: &mut Memory,
     Ok(Flow::Next)
 }
 
+/// The second source of a VEX instruction: its low and its high lane.
+#[inline(always)]
+fn vex_source<const MEM: bool, const WIDE: bool>(
+    cpu: &mut Cpu,
+    memory: &mut Memory,
+    op: &Op,
+) -> Result<(u128, u128), Halt> {
+    Ok(match (MEM, WIDE) {
+        (true, true) => cpu.read256(memory, op)?,
+        (true, false) => (cpu.read128(memory, op, false)?, 0),
+        (false, _) => (cpu.xmm(op.index), cpu.ymm_high(op.index)),
+    })
+}
+
 fn run_vex<F: Immediate, const MEM: bool, const WIDE: bool>(
     cpu: &mut Cpu,
     memory: &mut Memory,
     op: &Op,
 ) -> Result<Flow, Halt> {
     cpu.avx()?;
-    let (low, high) = match (MEM, WIDE) {
-        (true, true) => cpu.read256(memory, op)?,
-        (true, false) => (cpu.read128(memory, op, false)?, 0),
-        (false, _) => (cpu.xmm(op.index), cpu.ymm_high(op.index)),
-    };
+    let (low, high) = vex_source::<MEM, WIDE>(cpu, memory, op)?;
     let upper = if WIDE { F::eval(cpu.ymm_high(op.rm), high, op.imm as u8) } else { 0 };
     let lower = F::eval(cpu.xmm(op.rm), low, op.imm as u8);
     cpu.set_vex(op.reg, lower, upper);

@@ -319,6 +319,14 @@ fn push_indefinite(cpu: &mut Cpu) {
     cpu.set_st(0, F80::INDEFINITE);
 }
 
+/// Both results where there is no room for the second.
+fn both_indefinite(cpu: &mut Cpu) {
+    if cpu.x87_stack_fault(true) {
+        cpu.set_st(0, F80::INDEFINITE);
+        push_indefinite(cpu);
+    }
+}
+
 type Trigonometric = fn(Num, &mut Env) -> Option<Raw>;
 
 /// FSIN and its like; with `also`, a second result is pushed.
@@ -332,12 +340,7 @@ fn trigonometric(cpu: &mut Cpu, f: Trigonometric, also: Option<Trigonometric>) {
     };
     if also.is_some() && cpu.x87_full() {
         cpu.set_x87_status(cpu.x87_status() & !status::C2);
-        if cpu.x87_stack_fault(true) {
-            cpu.set_st(0, F80::INDEFINITE);
-            let below = (cpu.x87_top() + 7) & 7;
-            cpu.set_x87_top(below);
-            cpu.set_st(0, F80::INDEFINITE);
-        }
+        both_indefinite(cpu);
         return;
     }
     let mut env = cpu.x87_env();
@@ -412,12 +415,7 @@ fn extract(cpu: &mut Cpu) {
         return;
     };
     if cpu.x87_full() {
-        if cpu.x87_stack_fault(true) {
-            cpu.set_st(0, F80::INDEFINITE);
-            let below = (cpu.x87_top() + 7) & 7;
-            cpu.set_x87_top(below);
-            cpu.set_st(0, F80::INDEFINITE);
-        }
+        both_indefinite(cpu);
         return;
     }
     let mut env = cpu.x87_env();
