@@ -132,12 +132,23 @@ fn checks_that_fail_refuse_the_entry_or_make_it_an_exit() {
     let (controls, host) = (InstructionError::ENTRY_INVALID_CONTROL_FIELD, InstructionError::ENTRY_INVALID_HOST_STATE);
     check(|s| s.set(0, VPID, 0), Some(controls), "vpid-zero");
     check(|s| s.set(0, HOST_RIP, 1 << 63), Some(host), "host-64-bit-rip");
-    check(|s| s.set(0, GUEST_RIP, 1 << 47), None, "guest-rip-canonical");
+    check(|s| s.set(0, GUEST_RIP, 1 << 48), None, "guest-rip-identical");
     check(|s| s.set(0, GUEST_RFLAGS, 0), None, "guest-rflags-one");
     check(|s| s.set(0, GUEST_RFLAGS, 2 | 1 << 17), None, "guest-cs-base-v86");
     check(|s| s.set(0, GUEST_TR_ACCESS_RIGHTS, 0), None, "guest-tr-type");
     let inject = |s: &mut SoftSilicon| s.set(0, ENTRY_INTERRUPTION_INFO, InterruptionInfo::from(0x8000_0030));
     check(inject, None, "guest-rflags-if");
+}
+
+#[test]
+fn behind_the_last_canonical_address_there_is_nothing_to_fetch() {
+    // An entry may be there, since an instruction may end there; the fetch is a #GP.
+    let mut silicon = with(&[0xf4; 8]);
+    silicon.set(0, EXCEPTION_BITMAP, 1 << 13);
+    silicon.set(0, GUEST_RIP, 1 << 47);
+    assert!(is(enter(&mut silicon, true), Reason::EXCEPTION_NMI));
+    let info = silicon.get(0, EXIT_INTERRUPTION_INFO);
+    assert_eq!((info.vector(), silicon.get(0, GUEST_RIP)), (13, 1 << 47));
 }
 
 #[test]

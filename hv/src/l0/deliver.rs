@@ -6,7 +6,7 @@ use super::monitor::Wait;
 use super::next::Fault;
 use super::vmx::Report;
 use crate::silicon::Silicon;
-use hv_defs::controls::{ExitControls, Interruptibility, PinBased, PrimaryControls};
+use hv_defs::controls::{ActivityState, ExitControls, Interruptibility, PinBased, PrimaryControls};
 use hv_defs::event::{Injection, Stop, What};
 use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::vmcs;
@@ -130,7 +130,7 @@ impl<S: Silicon> Cx<'_, S> {
         let waiting = self.vcpu.requeued.or_else(|| self.bus.interrupt(self.vcpu.id, self.at.instruction));
         let Some(vector) = waiting else {
             self.watch_held();
-            return if self.vcpu.waits.is_some() { Ready::Waits } else { Ready::Go };
+            return if self.vcpu.waits.is_some() { self.wait() } else { Ready::Go };
         };
         let injecting = self.get(vmcs::ENTRY_INTERRUPTION_INFO).valid();
         if self.vcpu.level == 2
@@ -164,9 +164,21 @@ impl<S: Silicon> Cx<'_, S> {
         match self.vcpu.waits {
             None => {}
             Some(Wait::Store { unmasked: true, .. }) => self.vcpu.waits = None,
-            Some(_) => return Ready::Waits,
+            Some(_) => return self.wait(),
         }
         self.ask_for(PrimaryControls::INTERRUPT_WINDOW_EXITING);
+        Ready::Go
+    }
+
+    /// The guest waits. In L2's HLT the VMX-preemption timer goes on, which is silicon's.
+    fn wait(&mut self) -> Ready {
+        let timed = self.vcpu.level == 2
+            && self.vcpu.waits == Some(Wait::Halt)
+            && self.vcpu.vmcs12.get(vmcs::PIN_BASED_CONTROLS).contains(PinBased::PREEMPTION_TIMER);
+        if !timed {
+            return Ready::Waits;
+        }
+        self.set(vmcs::GUEST_ACTIVITY_STATE, ActivityState::Hlt as u32);
         Ready::Go
     }
 

@@ -167,7 +167,7 @@ impl<S: Silicon> Cx<'_, S> {
     fn handle_vmfunc(&mut self, _: &Exit) -> Handled {
         let (function, index) = (self.gpr(0) as u32, self.gpr(1) as u32);
         let secondary = self.secondary12();
-        if !secondary.contains(SecondaryControls::VM_FUNCTIONS) {
+        if !secondary.contains(SecondaryControls::VM_FUNCTIONS) || function > 63 {
             return (Actor::L0, Next::Raise(Fault::UD));
         }
         let enabled = self.vcpu.vmcs12.get(vmcs::VM_FUNCTION_CONTROLS);

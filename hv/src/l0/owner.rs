@@ -75,7 +75,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     fn l1_wants_cr(&mut self, exit: &Exit) -> bool {
         let access = CrAccess::from_bits(exit.qualification);
-        let value = if access.kind() == CrAccessKind::MovTo { self.gpr(access.gpr()) } else { 0 };
+        let value = if access.kind() == CrAccessKind::MovTo { self.cr_operand(access) } else { 0 };
         let vmcs12 = &self.vcpu.vmcs12;
         let primary = vmcs12.get(vmcs::PRIMARY_CONTROLS);
         let (mask0, shadow0) = (vmcs12.get(vmcs::CR0_GUEST_HOST_MASK), vmcs12.get(vmcs::CR0_READ_SHADOW));

@@ -38,9 +38,7 @@ pub(super) enum Failure {
 impl<S: Silicon> Cx<'_, S> {
     /// From the running guest's physical address to L1's.
     pub(super) fn guest_physical(&mut self, at: u64, access: u8) -> Result<Gpa, Failure> {
-        let nested =
-            self.vcpu.level == 2 && self.vcpu.vmcs12.get(vmcs::SECONDARY_CONTROLS).contains(SecondaryControls::EPT);
-        if !nested {
+        if self.vcpu.level != 2 || !self.secondary12().contains(SecondaryControls::EPT) {
             return Ok(Gpa(at));
         }
         let eptp12 = self.vcpu.vmcs12.get(vmcs::EPT_POINTER);

@@ -18,6 +18,8 @@ pub(super) const VMCS01: usize = 0;
 pub(super) struct Operation {
     /// The VMXON region; `None` outside VMX operation.
     pub(super) vmxon: Option<Gpa>,
+    /// How many there have been: the number of this one, or of the last.
+    pub(super) operation: u32,
     /// Whether `vmcs12` is current.
     pub(super) current: bool,
     /// The slot of the vmcs02 that L2 runs on, while it does.

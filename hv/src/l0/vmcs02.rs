@@ -8,11 +8,12 @@ use super::shadow02::Shadowed;
 use super::vpid::Tag;
 use crate::silicon::Silicon;
 use hv_defs::addr::Gpa;
-use hv_defs::controls::{ActivityState, EntryControls, ExitControls, PinBased, PrimaryControls, SecondaryControls};
+use hv_defs::controls::SecondaryControls;
+use hv_defs::controls::{ActivityState, EntryControls, ExitControls, Interruptibility, PinBased, PrimaryControls};
 use hv_defs::ept::Eptp;
 use hv_defs::policy::{Tags, Vmcs02Writes};
 use hv_defs::vmcs::{self, Field, FieldValue};
-use hv_defs::x86::{Cr0, Cr4, Efer};
+use hv_defs::x86::{Cr0, Cr4, Efer, Rflags};
 
 /// Segment and table registers, which L1 rarely reads: under [`Vmcs02Writes::Dirty`] they stay in vmcs02 until it does.
 pub(super) const RARE: FieldSet = field_set!(
@@ -262,7 +263,9 @@ impl<S: Silicon> Cx<'_, S> {
         let injected = vmcs12.get(vmcs::ENTRY_INTERRUPTION_INFO);
         let error_code = vmcs12.get(vmcs::ENTRY_EXCEPTION_ERROR_CODE);
         let length = vmcs12.get(vmcs::ENTRY_INSTRUCTION_LENGTH);
-        let halted = vmcs12.get(vmcs::GUEST_ACTIVITY_STATE) == ActivityState::Hlt as u32 && !injected.valid();
+        let halted = vmcs12.get(vmcs::GUEST_ACTIVITY_STATE) == ActivityState::Hlt as u32
+            && !injected.valid()
+            && !self.is_woken();
         let timer = pin12.contains(PinBased::PREEMPTION_TIMER).then(|| vmcs12.get(vmcs::PREEMPTION_TIMER_VALUE));
         self.vcpu.waits = halted.then_some(Wait::Halt);
         self.vcpu.line = None;
@@ -275,6 +278,17 @@ impl<S: Silicon> Cx<'_, S> {
         if let Some(timer) = timer {
             self.put(tally, vmcs::PREEMPTION_TIMER_VALUE, timer);
         }
+    }
+
+    /// Whether something comes with the entry that ends L2's HLT at once: a debug exception, or a window that is open.
+    fn is_woken(&self) -> bool {
+        let vmcs12 = &self.vcpu.vmcs12;
+        let primary = vmcs12.get(vmcs::PRIMARY_CONTROLS);
+        let interrupts = vmcs12.get(vmcs::GUEST_RFLAGS) & Rflags::IF.bits() != 0;
+        let nmis = vmcs12.get(vmcs::GUEST_INTERRUPTIBILITY) & Interruptibility::NMI.bits() == 0;
+        vmcs12.get(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS) != 0
+            || primary.contains(PrimaryControls::INTERRUPT_WINDOW_EXITING) && interrupts
+            || primary.contains(PrimaryControls::NMI_WINDOW_EXITING) && nmis
     }
 
     /// L2's time-stamp counter when L1's is `tsc`; of L1's offset it makes the one to add behind the scaling that vmcs02

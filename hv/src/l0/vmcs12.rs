@@ -12,9 +12,6 @@ use hv_defs::vmcs::{Field, FieldValue, VmcsField};
 /// The VMCS revision identifier that L1 is shown.
 pub(super) use crate::vmcs::REVISION;
 
-/// What the launch state is in the region.
-const LAUNCHED: u32 = 1;
-
 /// Fields of the table that L1's VMCSs do not have: they belong to features that L1 is not offered.
 const ABSENT: FieldSet = field_set!(
     HLAT_PREFIX_SIZE,
@@ -83,6 +80,8 @@ pub(super) struct Vmcs12 {
     /// Its L1-physical address.
     pub(super) gpa: Gpa,
     pub(super) launched: bool,
+    /// It was launched before the VMXOFF and VMXON that the vCPU has done since.
+    pub(super) outlived: bool,
     /// Fields that changed since a vmcs02 was last made of it.
     pub(super) dirty: FieldSet,
     /// Fields whose newer value is still in the vmcs02.
@@ -97,6 +96,7 @@ impl Vmcs12 {
         Self {
             gpa: Gpa(NO_ADDRESS),
             launched: false,
+            outlived: false,
             dirty: FieldSet::ALL,
             lazy: FieldSet::EMPTY,
             fields: Box::default(),
@@ -142,15 +142,20 @@ impl<S: Silicon> Cx<'_, S> {
         let vmcs12 = &mut self.vcpu.vmcs12;
         *vmcs12.fields = Vmcs::from_bytes(&region);
         vmcs12.gpa = gpa;
-        vmcs12.launched = vmcs12.fields.launched == LAUNCHED;
+        // The launch state in the region is the number of the VMX operation in which it was launched.
+        vmcs12.launched = vmcs12.fields.launched != 0;
+        vmcs12.outlived = vmcs12.launched && vmcs12.fields.launched != self.vcpu.vmx.operation;
         vmcs12.lazy = FieldSet::EMPTY;
         vmcs12.dirty = FieldSet::ALL;
     }
 
     /// Writes the cached vmcs12 back to L1's memory.
     pub(super) fn write_vmcs12(&mut self) {
+        let operation = self.vcpu.vmx.operation;
         let vmcs12 = &mut self.vcpu.vmcs12;
-        vmcs12.fields.launched = u32::from(vmcs12.launched) * LAUNCHED;
+        if !vmcs12.outlived {
+            vmcs12.fields.launched = u32::from(vmcs12.launched) * operation;
+        }
         let (gpa, bytes) = (vmcs12.gpa, vmcs12.fields.to_bytes());
         // Revision identifier and abort indicator are L1's.
         self.write_gpa(gpa.offset(8), &bytes[8..]);

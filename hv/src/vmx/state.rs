@@ -46,10 +46,12 @@ pub(crate) fn load_hot(cpu: &mut Cpu, vmcs: &Vmcs) {
 pub(crate) fn load(cpu: &mut Cpu, vmcs: &Vmcs) {
     load_hot(cpu, vmcs);
     let entry = vmcs.get(ENTRY_CONTROLS);
-    cpu.cr0 = vmcs.get(GUEST_CR0) | Cr0::ET.bits();
+    // What an entry never changes: ET is one, reserved bits, CD and NW are zero, as the host has them.
+    let cr0 = Cr0::from_bits_truncate(vmcs.get(GUEST_CR0)) - Cr0::CD - Cr0::NW;
+    cpu.cr0 = (cr0 | Cr0::ET).bits();
     cpu.cr4 = vmcs.get(GUEST_CR4);
     if entry.contains(EntryControls::LOAD_DEBUG_CONTROLS) {
-        cpu.dr7 = vmcs.get(GUEST_DR7) | 0x400;
+        cpu.dr7 = vmcs.get(GUEST_DR7) & 0xffff_2fff | 0x400;
         cpu.debugctl = vmcs.get(GUEST_DEBUGCTL);
     }
     if entry.contains(EntryControls::LOAD_PAT) {

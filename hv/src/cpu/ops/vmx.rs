@@ -65,12 +65,12 @@ pub(in crate::cpu) fn vmcall(_: &mut Form) -> Option<Run> {
 pub(in crate::cpu) fn vmfunc(_: &mut Form) -> Option<Run> {
     fn run(cpu: &mut Cpu, _: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         use hv_defs::controls::SecondaryControls;
-        if !cpu.controls.secondary(SecondaryControls::VM_FUNCTIONS) {
+        let function = cpu.regs.gpr[0] as u32;
+        if !cpu.controls.secondary(SecondaryControls::VM_FUNCTIONS) || function > 63 {
             return cpu.ud();
         }
         // A function that is off, or an argument that names no EPT pointer, exits.
-        let function = cpu.regs.gpr[0] as u32;
-        if function > 63 || cpu.controls.vm_functions >> function & 1 == 0 {
+        if cpu.controls.vm_functions >> function & 1 == 0 {
             return cpu.plain_exit(op, Reason::VMFUNC);
         }
         cpu.unsupported("a VM function")

@@ -122,6 +122,259 @@ fn privilege_and_addresses_fault() {
     assert_eq!(Flags::fault(bench.now(vmcs::ENTRY_INTERRUPTION_INFO).vector()), GP);
 }
 
+/// All VMX instructions that L1 may execute.
+const ALL: [Reason; 12] = [
+    Reason::VMXON,
+    Reason::VMXOFF,
+    Reason::VMCLEAR,
+    Reason::VMPTRLD,
+    Reason::VMPTRST,
+    Reason::VMREAD,
+    Reason::VMWRITE,
+    Reason::VMLAUNCH,
+    Reason::VMRESUME,
+    Reason::INVEPT,
+    Reason::INVVPID,
+    Reason::VMCALL,
+];
+
+/// A vector that the next entry injects, if it injects.
+fn injected(bench: &mut Bench) -> Option<u8> {
+    let info = bench.now(vmcs::ENTRY_INTERRUPTION_INFO);
+    info.valid().then(|| info.vector())
+}
+
+#[test]
+fn outside_vmx_operation_and_above_ring_0_nothing_is_done() {
+    for reason in ALL {
+        let mut bench = Bench::preset("mapped");
+        if reason == Reason::VMXON {
+            bench.set_l1(vmcs::CR4_READ_SHADOW, 0x20);
+        }
+        let rip = bench.now(vmcs::GUEST_RIP);
+        bench.exits(reason, &[]);
+        assert_eq!((injected(&mut bench), bench.now(vmcs::GUEST_RIP)), (Some(6), rip), "{reason}");
+        let mut bench = Bench::with_l2(Policy::default());
+        let rip = bench.now(vmcs::GUEST_RIP);
+        bench.set_l1(vmcs::GUEST_SS_ACCESS_RIGHTS, 0xc0f3);
+        bench.exits(reason, &[]);
+        assert_eq!((injected(&mut bench), bench.now(vmcs::GUEST_RIP), bench.level()), (Some(13), rip, 1), "{reason}");
+    }
+    // VM functions are for VMX non-root operation.
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.exits(Reason::VMFUNC, &[]);
+    assert_eq!(injected(&mut bench), Some(6));
+}
+
+#[test]
+fn vmxon_needs_a_cpu_and_a_region_that_are_fit() {
+    let check = |name: &str, expected: Flags, prepare: fn(&mut Bench), region: u64, revision: u64| {
+        let mut bench = Bench::preset("mapped");
+        prepare(&mut bench);
+        if region < 0x10_0000 {
+            bench.store(region & !7, revision);
+        }
+        assert_eq!(bench.vmx(Reason::VMXON, [region, 0], 0), expected, "{name}");
+    };
+    let good = u64::from(crate::vmcs::REVISION);
+    check("fit", Flags::SUCCEED, |_| (), VMXON, good);
+    check("CR0.NE", GP, |bench| bench.set_l1(vmcs::CR0_READ_SHADOW, 0x8000_0011), VMXON, good);
+    check("locked", GP, |bench| bench.l0.vcpus[0].msrs.feature_control = 4, VMXON, good);
+    check("enabled", GP, |bench| bench.l0.vcpus[0].msrs.feature_control = 1, VMXON, good);
+    check("alignment", Flags::INVALID, |_| (), VMXON + 8, good);
+    check("address width", Flags::INVALID, |_| (), 1 << 46, good);
+    check("revision", Flags::INVALID, |_| (), VMXON, good + 1);
+    check("shadow", Flags::INVALID, |_| (), VMXON, good | 1 << 31);
+    // In VMX operation already it fails before it looks at its operand.
+    let mut bench = Bench::with_l2(Policy::default());
+    *bench.gpr(0) = 1 << 62;
+    bench.exits(Reason::VMXON, &[(vmcs::EXIT_INSTRUCTION_INFO.field(), 0x0045_8100)]);
+    assert_eq!((injected(&mut bench), bench.vmread(vmcs::VM_INSTRUCTION_ERROR)), (None, 15));
+}
+
+#[test]
+fn what_was_launched_before_vmxoff_is_not_resumed() {
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.launch();
+    bench.vmcall();
+    assert_eq!(bench.vmx(Reason::VMXOFF, [0, 0], 0), Flags::SUCCEED);
+    assert_eq!(bench.vmxon(VMXON), Flags::SUCCEED);
+    assert_eq!(bench.vmptrld(VMCS_A), Flags::SUCCEED);
+    assert_eq!(bench.resume(), Flags(6));
+    assert_eq!(bench.launch(), Flags(4));
+    // Nor after it was put away and taken up again.
+    assert_eq!(bench.vmx(Reason::VMXOFF, [0, 0], 0), Flags::SUCCEED);
+    assert_eq!(bench.vmxon(VMXON), Flags::SUCCEED);
+    assert_eq!(bench.vmptrld(VMCS_A), Flags::SUCCEED);
+    assert_eq!(bench.resume(), Flags(6));
+    assert_eq!(bench.vmclear(VMCS_A), Flags::SUCCEED);
+    assert_eq!(bench.vmptrld(VMCS_A), Flags::SUCCEED);
+    assert_eq!(bench.resume(), Flags(5));
+    assert_eq!(bench.launch(), Flags::SUCCEED);
+}
+
+#[test]
+fn memory_operands_fault_as_their_segments_say() {
+    const LONG: u32 = 0xa09b;
+    /// The instruction's memory operand: (RAX), of 64 or 32 bits.
+    const fn operand(segment: u8, address_size: u8) -> u64 {
+        let info = hv_defs::exit::InstructionInfo::new()
+            .with_segment(segment)
+            .with_address_size(address_size)
+            .with_base(0)
+            .with_no_index(true);
+        info.into_bits() as u64
+    }
+    let check =
+        |name: &str, reason: Reason, segment: u8, address: u64, code: u32, rights: u32, limit: u32, expected| {
+            let mut bench = Bench::with_l2(Policy::default());
+            let long = code == LONG;
+            bench.set_l1(vmcs::GUEST_CS_ACCESS_RIGHTS, code);
+            if !long {
+                // Outside IA-32e mode, without paging.
+                bench.set_l1(vmcs::GUEST_EFER, 0);
+                bench.set_l1(vmcs::GUEST_CR0, 0x31);
+            }
+            for field in [vmcs::GUEST_SS_ACCESS_RIGHTS, vmcs::GUEST_DS_ACCESS_RIGHTS] {
+                bench.set_l1(field, rights);
+            }
+            for field in [vmcs::GUEST_SS_LIMIT, vmcs::GUEST_DS_LIMIT] {
+                bench.set_l1(field, limit);
+            }
+            *bench.gpr(0) = address;
+            let info = operand(segment, if long { 2 } else { 1 });
+            bench.exits(reason, &[(vmcs::EXIT_INSTRUCTION_INFO.field(), info)]);
+            assert_eq!(injected(&mut bench), expected, "{name}");
+        };
+    const DATA: u32 = 0xc093;
+    const READ_ONLY: u32 = 0xc091;
+    const EXPAND_DOWN: u32 = 0xc097;
+    const UNUSABLE: u32 = 0x1_0000;
+    const DS: u8 = 3;
+    const SS: u8 = 2;
+    let (at, st) = (Reason::VMPTRLD, Reason::VMPTRST);
+    check("canonical", at, DS, 0x2_0000, LONG, DATA, 0, None);
+    check("not canonical", at, DS, 1 << 47, LONG, DATA, 0, Some(13));
+    check("not canonical, stack", at, SS, 1 << 47, LONG, DATA, 0, Some(12));
+    check("its end is not canonical", at, DS, (1 << 47) - 4, LONG, DATA, 0, Some(13));
+    check("unusable does not count in 64-bit mode", at, DS, 0x2_0000, LONG, UNUSABLE, 0, None);
+    check("inside", at, DS, 0x2_0000, 0xc09b, DATA, u32::MAX, None);
+    check("at the limit", at, DS, 0x2_0000, 0xc09b, DATA, 0x2_0007, None);
+    check("beyond the limit", at, DS, 0x2_0000, 0xc09b, DATA, 0x2_0006, Some(13));
+    check("beyond the limit, stack", at, SS, 0x2_0000, 0xc09b, DATA, 0x2_0006, Some(12));
+    check("around the end", at, DS, 0xffff_fffc, 0xc09b, DATA, u32::MAX, Some(13));
+    check("unusable", at, DS, 0x2_0000, 0xc09b, UNUSABLE | DATA, u32::MAX, Some(13));
+    check("above an expand-down limit", at, DS, 0x2_0000, 0xc09b, EXPAND_DOWN, 0x1_ffff, None);
+    check("below an expand-down limit", at, DS, 0x2_0000, 0xc09b, EXPAND_DOWN, 0x2_0000, Some(13));
+    check("reading what is read-only", at, DS, 0x2_0000, 0xc09b, READ_ONLY, u32::MAX, None);
+    check("writing what is read-only", st, DS, 0x2_0000, 0xc09b, READ_ONLY, u32::MAX, Some(13));
+    check("writing code", st, DS, 0x2_0000, 0xc09b, 0xc09b, u32::MAX, Some(13));
+    check("reading code", at, DS, 0x2_0000, 0xc09b, 0xc09b, u32::MAX, None);
+    check("reading code for execution only", at, DS, 0x2_0000, 0xc09b, 0xc099, u32::MAX, Some(13));
+    check("writing", st, DS, 0x2_0000, 0xc09b, DATA, u32::MAX, None);
+}
+
+#[test]
+fn fields_of_64_bits_by_halves_in_32_bit_mode() {
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.vmwrite(vmcs::TSC_OFFSET, 0x1111_1111_2222_2222);
+    bench.vmwrite(vmcs::GUEST_RSP, 0x3333_3333_4444_4444);
+    bench.set_l1(vmcs::GUEST_EFER, 0);
+    bench.set_l1(vmcs::GUEST_CS_ACCESS_RIGHTS, 0xc09b);
+    let check = |bench: &mut Bench, field: u32, expected: u64| {
+        assert_eq!(bench.vmread_raw(field), (Flags::SUCCEED, expected), "{field:#x}");
+    };
+    check(&mut bench, 0x2010, 0x2222_2222);
+    check(&mut bench, 0x2011, 0x1111_1111);
+    check(&mut bench, 0x681c, 0x4444_4444);
+    // A half leaves the other alone; a natural-width field loses what 32 bits do not hold.
+    assert_eq!(bench.vmwrite_raw(0x2010, 0xffff_ffff_5555_5555), Flags::SUCCEED);
+    assert_eq!(bench.vmwrite_raw(0x681c, 0x6666_6666), Flags::SUCCEED);
+    bench.set_l1(vmcs::GUEST_EFER, 0x500);
+    bench.set_l1(vmcs::GUEST_CS_ACCESS_RIGHTS, 0xa09b);
+    check(&mut bench, 0x2010, 0x1111_1111_5555_5555);
+    check(&mut bench, 0x681c, 0x6666_6666);
+    // In 64-bit mode all of the encoding counts.
+    *bench.gpr(2) = 1 << 32 | 0x681c;
+    bench.exits(Reason::VMREAD, &[(vmcs::EXIT_INSTRUCTION_INFO.field(), 0x2000_0408)]);
+    assert_eq!(bench.vmread(vmcs::VM_INSTRUCTION_ERROR), 12);
+}
+
+#[test]
+fn fields_of_what_is_not_offered_are_not_there() {
+    let mut bench = Bench::with_l2(Policy::default());
+    for field in [
+        vmcs::TERTIARY_CONTROLS.field(),
+        vmcs::GUEST_PERF_GLOBAL_CTRL.field(),
+        vmcs::GUEST_BNDCFGS.field(),
+        vmcs::GUEST_RTIT_CTL.field(),
+        vmcs::GUEST_S_CET.field(),
+        vmcs::GUEST_PKRS.field(),
+        vmcs::HOST_PERF_GLOBAL_CTRL.field(),
+        vmcs::ENCLV_EXITING_BITMAP.field(),
+        vmcs::INSTRUCTION_TIMEOUT.field(),
+    ] {
+        assert_eq!(bench.vmread_raw(field.0).0, Flags(12), "{field}");
+        assert_eq!(bench.vmwrite_raw(field.0, 0), Flags(12), "{field}");
+    }
+    // VMWRITE to read-only fields, where IA32_VMX_MISC says that it may.
+    assert_eq!(bench.vmwrite_raw(vmcs::EXIT_QUALIFICATION.field().0, 7), Flags(13));
+    let shadowing = hv_defs::policy::Shadowing::Emulated;
+    let mut bench = Bench::with_l2(Policy { shadowing, ..Policy::default() });
+    assert_eq!(bench.vmwrite_raw(vmcs::EXIT_QUALIFICATION.field().0, 7), Flags::SUCCEED);
+    assert_eq!(bench.vmread(vmcs::EXIT_QUALIFICATION), 7);
+}
+
+#[test]
+fn a_shadow_vmcs_is_not_entered() {
+    let shadowing = hv_defs::policy::Shadowing::Emulated;
+    let mut bench = Bench::with_l2(Policy { shadowing, ..Policy::default() });
+    bench.store(0x1_4000, u64::from(crate::vmcs::REVISION | crate::vmcs::SHADOW));
+    assert_eq!(bench.vmclear(0x1_4000), Flags::SUCCEED);
+    assert_eq!(bench.vmptrld(0x1_4000), Flags::SUCCEED);
+    assert_eq!(bench.launch(), Flags::INVALID);
+    assert_eq!(bench.resume(), Flags::INVALID);
+    // Without VMCS shadowing it is no VMCS at all.
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.store(0x1_4000, u64::from(crate::vmcs::REVISION | crate::vmcs::SHADOW));
+    assert_eq!(bench.vmptrld(0x1_4000), Flags(11));
+}
+
+#[test]
+fn vm_functions_of_l2() {
+    use hv_defs::controls::SecondaryControls;
+    const LIST: u64 = 0x2_4000;
+    let check = |name: &str, enabled: Option<u64>, function: u64, index: u64, expected: (u8, Option<u8>)| {
+        let mut bench = Bench::with_l2(Policy::default());
+        if let Some(functions) = enabled {
+            let secondary = bench.vmread(vmcs::SECONDARY_CONTROLS);
+            bench.vmwrite(vmcs::SECONDARY_CONTROLS, secondary | SecondaryControls::VM_FUNCTIONS);
+            bench.vmwrite(vmcs::VM_FUNCTION_CONTROLS, functions);
+            bench.vmwrite(vmcs::EPTP_LIST_ADDRESS, LIST);
+        }
+        bench.store(LIST, EPT12 | 0x1e);
+        bench.store(LIST + 8, EPT12);
+        bench.launch();
+        (*bench.gpr(0), *bench.gpr(1)) = (function, index);
+        let rip = bench.now(vmcs::GUEST_RIP);
+        bench.exits(Reason::VMFUNC, &[]);
+        assert_eq!((bench.level(), injected(&mut bench)), expected, "{name}");
+        match expected {
+            (1, _) => assert_eq!(bench.vmread(vmcs::EXIT_REASON).reason(), Reason::VMFUNC, "{name}"),
+            (_, None) => assert_eq!(bench.now(vmcs::GUEST_RIP), rip + 3, "{name}"),
+            _ => assert_eq!(bench.now(vmcs::GUEST_RIP), rip, "{name}"),
+        }
+    };
+    check("not enabled", None, 0, 0, (2, Some(6)));
+    check("EPTP switching", Some(1), 0, 0, (2, None));
+    check("EPTP switching, high halves", Some(1), 1 << 32, 1 << 32, (2, None));
+    check("a function that is off", Some(0), 0, 0, (1, None));
+    check("a function that there is not", Some(1), 1, 0, (1, None));
+    check("a number beyond the functions", Some(1), 64, 0, (2, Some(6)));
+    check("beyond the list", Some(1), 0, 512, (1, None));
+    check("no EPT pointer", Some(1), 0, 1, (1, None));
+}
+
 #[test]
 fn bad_controls_fail_by_name() {
     let mut bench = Bench::with_l2(Policy::default());

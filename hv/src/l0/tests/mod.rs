@@ -1,5 +1,6 @@
 //! Tests of L0 on a silicon that executes nothing.
 
+mod entry_checks;
 mod hostile;
 mod instructions;
 mod monitor;

@@ -305,6 +305,14 @@ impl Bench {
         T::from_raw(self.l0.silicon.vmread(self.cpu, field.field()))
     }
 
+    /// Gives L1 a state that it would have come to by itself.
+    pub(super) fn set_l1<T: FieldValue>(&mut self, field: Field<T>, value: T) {
+        let saved = &mut self.l0.vcpus[0].saved[0];
+        saved.forget();
+        let vmcs01 = saved.hpa.0;
+        self.l0.silicon.vmcs(vmcs01).set(field, value);
+    }
+
     /// What L1's time-stamp counter is ahead of silicon's.
     pub(super) fn set_tsc_offset(&mut self, offset: u64) {
         self.l0.vcpus[0].msrs.tsc_offset = offset;

@@ -5,14 +5,16 @@
 
 use super::super::cx::Cx;
 use super::super::fields::{FieldSet, field_set};
+use super::super::vmcs02::RARE;
 use crate::silicon::Silicon;
 use crate::vmx::checks::{self, Physical, Subject};
 use core::cell::RefCell;
 use hv_defs::addr::Gpa;
+use hv_defs::controls::{EntryControls, PrimaryControls};
 use hv_defs::event::Check;
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs;
-use hv_defs::x86::Efer;
+use hv_defs::x86::{Efer, Rflags};
 
 /// Fields that no check of a row that is not hot depends on.
 const HOT: FieldSet = field_set!(
@@ -30,6 +32,16 @@ const HOT: FieldSet = field_set!(
     PREEMPTION_TIMER_VALUE,
     PML_INDEX,
 );
+
+/// What the rows on segment registers look at.
+const SEGMENTS: FieldSet = RARE.union(field_set!(
+    SECONDARY_CONTROLS,
+    ENTRY_CONTROLS,
+    GUEST_CR0,
+    GUEST_RFLAGS,
+    GUEST_CS_ACCESS_RIGHTS,
+    GUEST_SS_ACCESS_RIGHTS,
+));
 
 /// What failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +72,13 @@ impl<S: Silicon> Cx<'_, S> {
         if dirty.is_empty() {
             return Ok(());
         }
+        let all = !dirty.without(HOT).is_empty();
+        // Segment registers that an exit left in the vmcs02 are as silicon had them: they need no look unless L1 has
+        // changed something that they must agree with.
+        if !self.vcpu.vmcs12.lazy.is_empty() && self.segments_changed(dirty, all) {
+            self.sync_lazy();
+        }
+        let elsewhere = !self.vcpu.vmcs12.lazy.is_empty();
         let long_mode_host = self.get(vmcs::GUEST_EFER) & Efer::LMA.bits() != 0;
         let memory = L1Memory(RefCell::new(&mut *self.silicon), self.shared.ram);
         let subject = Subject {
@@ -69,7 +88,6 @@ impl<S: Silicon> Cx<'_, S> {
             long_mode_host,
             memory: &memory,
         };
-        let all = !dirty.without(HOT).is_empty();
         let controls = if all { checks::controls(&subject) } else { checks::hot_controls(&subject) };
         if let Some(check) = controls {
             return Err(Failed::Instruction(InstructionError::ENTRY_INVALID_CONTROL_FIELD, check));
@@ -77,8 +95,25 @@ impl<S: Silicon> Cx<'_, S> {
         if all && let Some(check) = checks::host(&subject) {
             return Err(Failed::Instruction(InstructionError::ENTRY_INVALID_HOST_STATE, check));
         }
-        let guest = if all { checks::guest(&subject) } else { checks::hot_guest(&subject) };
+        let guest = match (all, elsewhere) {
+            (true, false) => checks::guest(&subject),
+            (false, false) => checks::hot_guest(&subject),
+            (_, true) => checks::guest_but_segments(&subject, all),
+        };
         guest.map_or(Ok(()), |(check, qualification)| Err(Failed::Guest(check, qualification)))
+    }
+
+    /// Whether L1 changed what the rows on segment registers look at, and they will be.
+    fn segments_changed(&self, dirty: FieldSet, all: bool) -> bool {
+        let vmcs12 = &self.vcpu.vmcs12;
+        let long = vmcs12.get(vmcs::ENTRY_CONTROLS).contains(EntryControls::IA32E_MODE_GUEST)
+            && vmcs12.get(vmcs::GUEST_RFLAGS) & Rflags::VM.bits() == 0;
+        // Of RFLAGS they look at VM, which 64-bit guests do not have.
+        let mut fields = if long { SEGMENTS.without(field_set!(GUEST_RFLAGS)) } else { SEGMENTS };
+        if !vmcs12.get(vmcs::PRIMARY_CONTROLS).contains(PrimaryControls::ACTIVATE_SECONDARY) {
+            fields = fields.with(vmcs::PRIMARY_CONTROLS);
+        }
+        (all || !long) && !dirty.common(fields).is_empty()
     }
 }
 

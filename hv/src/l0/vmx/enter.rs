@@ -51,6 +51,9 @@ impl<S: Silicon> Cx<'_, S> {
         match (launch, self.vcpu.vmcs12.launched) {
             (true, true) => return Ok(Ended::Fail(InstructionError::VMLAUNCH_NONCLEAR_VMCS)),
             (false, false) => return Ok(Ended::Fail(InstructionError::VMRESUME_NONLAUNCHED_VMCS)),
+            (false, true) if self.vcpu.vmcs12.outlived => {
+                return Ok(Ended::Fail(InstructionError::VMRESUME_AFTER_VMXOFF));
+            }
             _ => {}
         }
         match self.check_entry() {
@@ -189,7 +192,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// VMfail for an entry of L1's that had got as far as silicon: L2's vmcs02 is current, and nothing has run.
     pub(in crate::l0) fn refuse_entry(&mut self, error: InstructionError) -> Ran {
-        self.vcpu.vmcs12.dirty = FieldSet::ALL;
+        self.vcpu.vmcs12.dirty = FieldSet::ALL.without(self.vcpu.vmcs12.lazy);
         self.vcpu.waits = None;
         self.vcpu.entry_pending = false;
         self.vcpu.tag = Default::default();

@@ -14,10 +14,10 @@ use crate::silicon::Silicon;
 use hv_defs::addr::Gpa;
 use hv_defs::controls::{ActivityState, EntryControls, ExitControls, Interruptibility, PinBased, SecondaryControls};
 use hv_defs::ept::InvvpidType;
-use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
+use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::policy::Vmcs02Writes;
 use hv_defs::vmcs::{self, Field};
-use hv_defs::x86::{Cr4, Efer};
+use hv_defs::x86::{Cr0, Cr4, Efer};
 
 /// What vmcs12's exit-information fields are to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -118,9 +118,11 @@ impl<S: Silicon> Cx<'_, S> {
             return unsupported("a VMX abort: an MSR of L2's could not be stored into L1's area".to_owned());
         }
         self.leave_shadow();
-        let nmi =
-            report.reason.reason() == Reason::EXCEPTION_NMI && report.intr.kind() == hv_defs::exit::EventType::Nmi;
-        self.arrive(nmi)
+        let by_nmi = report.reason.reason() == Reason::EXCEPTION_NMI && report.intr.kind() == EventType::Nmi;
+        // With virtual NMIs what L2's field says is of those; without, it is the CPU's own, which stays.
+        let own = self.vcpu.vmcs12.get(vmcs::PIN_BASED_CONTROLS).contains(PinBased::VIRTUAL_NMIS);
+        let blocked = self.vcpu.vmcs12.get(vmcs::GUEST_INTERRUPTIBILITY) & Interruptibility::NMI.bits() != 0;
+        self.arrive(Some(by_nmi || blocked && !own))
     }
 
     /// As [`Cx::leave`], for an entry that failed: guest state is not touched, and the launch state stays.
@@ -129,20 +131,29 @@ impl<S: Silicon> Cx<'_, S> {
         vmcs12.report(vmcs::EXIT_REASON, report.reason);
         vmcs12.report(vmcs::EXIT_QUALIFICATION, report.qualification);
         // What vmcs02 was given has not run: the next entry must not take it for L2's own.
-        vmcs12.dirty = FieldSet::ALL;
+        // What only the vmcs02 holds it still does.
+        vmcs12.dirty = FieldSet::ALL.without(vmcs12.lazy);
         self.vcpu.waits = None;
-        self.arrive(false)
+        self.arrive(None)
     }
 
-    /// L1 goes on at vmcs12's host state.
-    fn arrive(&mut self, by_nmi: bool) -> Next {
+    /// L1 goes on at vmcs12's host state, with NMIs blocked or not; `None` leaves that as it was before the entry.
+    fn arrive(&mut self, nmis_blocked: Option<bool>) -> Next {
         let was_in_l2 = self.vcpu.current != VMCS01;
         let tag02 = core::mem::take(&mut self.vcpu.tag);
         self.load_vmcs01();
         self.vcpu.waits = None;
         self.vcpu.line = None;
         self.vcpu.entry_pending = false;
-        self.load_host_state(by_nmi);
+        let before = Interruptibility::from_bits_retain(self.get(vmcs::GUEST_INTERRUPTIBILITY));
+        let blocking = match nmis_blocked {
+            Some(true) => Interruptibility::NMI,
+            Some(false) => Interruptibility::empty(),
+            None => before & Interruptibility::NMI,
+        };
+        if !self.load_host_state(blocking) {
+            return unsupported("a VMX abort: the page-directory pointers of L1's host state are wrong".to_owned());
+        }
         if self.load_msr_area(vmcs::VM_EXIT_MSR_LOAD_ADDRESS, vmcs::VM_EXIT_MSR_LOAD_COUNT).is_err() {
             return unsupported("a VMX abort: an MSR of L1's area could not be loaded at an exit".to_owned());
         }
@@ -260,12 +271,16 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// Writes vmcs12's host state into vmcs01, which is current, as L1's state. See: SDM "Loading Host State".
-    fn load_host_state(&mut self, by_nmi: bool) {
+    /// `false` is a VMX abort.
+    fn load_host_state(&mut self, blocking: Interruptibility) -> bool {
         let exit12 = self.vcpu.vmcs12.get(vmcs::EXIT_CONTROLS);
         let long = exit12.contains(ExitControls::HOST_ADDRESS_SPACE_SIZE);
         let host = |cx: &Self, field: Field<u64>| cx.vcpu.vmcs12.get(field);
 
-        let cr0 = host(self, vmcs::HOST_CR0) | CR0_FIXED0;
+        // Reserved bits are not loaded, nor are CD and NW, which stay as L1 had them.
+        let caching = Cr0::CD | Cr0::NW;
+        let kept = self.get(vmcs::CR0_READ_SHADOW) & caching.bits();
+        let cr0 = (Cr0::from_bits_truncate(host(self, vmcs::HOST_CR0)) - caching | Cr0::ET).bits() | CR0_FIXED0;
         let mut cr4 = Cr4::from_bits_retain(host(self, vmcs::HOST_CR4)) | Cr4::VMXE;
         if long {
             cr4 |= Cr4::PAE;
@@ -287,15 +302,14 @@ impl<S: Silicon> Cx<'_, S> {
             let pat = host(self, vmcs::HOST_PAT);
             self.update(vmcs::GUEST_PAT, pat);
         }
-        if !long && cr4.contains(Cr4::PAE) {
-            self.load_pdptes(cr3);
+        if !long && cr4.contains(Cr4::PAE) && !self.load_pdptes(cr3) {
+            return false;
         }
         let sysenter_cs = self.vcpu.vmcs12.get(vmcs::HOST_SYSENTER_CS);
-        let blocking = if by_nmi { Interruptibility::NMI } else { Interruptibility::empty() };
         let registers = [
             (vmcs::ENTRY_CONTROLS.index(), entry.into()),
             (vmcs::GUEST_CR0.index(), cr0),
-            (vmcs::CR0_READ_SHADOW.index(), cr0),
+            (vmcs::CR0_READ_SHADOW.index(), cr0 | kept),
             (vmcs::GUEST_CR3.index(), cr3),
             (vmcs::GUEST_CR4.index(), cr4.bits()),
             (vmcs::CR4_READ_SHADOW.index(), cr4.bits()),
@@ -318,6 +332,7 @@ impl<S: Silicon> Cx<'_, S> {
         ];
         self.update_rows(&registers);
         self.load_host_segments(long);
+        true
     }
 
     fn load_host_segments(&mut self, long: bool) {

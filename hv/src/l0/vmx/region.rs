@@ -29,26 +29,24 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     pub(super) fn vmxon(&mut self, exit: &Exit) -> Done {
-        let operating = self.vcpu.vmx.vmxon.is_some();
-        if !operating {
-            let (cr0, cr4) = (self.l1_cr0(), self.l1_cr4());
-            let fixed = |value: u64, zero: u64, one: u64| value & zero == zero && value & !one == 0;
-            if !fixed(cr0, CR0_FIXED0, CR0_FIXED1) || !fixed(cr4, CR4_FIXED0, self.shared.capabilities.cr4_fixed1) {
-                return Err(Fault::GP.into());
-            }
-            if self.vcpu.msrs.feature_control & 5 != 5 {
-                return Err(Fault::GP.into());
-            }
-        }
-        let region = self.pointer_operand(exit)?;
-        if operating {
+        if self.vcpu.vmx.vmxon.is_some() {
             return Ok(Ended::Fail(InstructionError::VMXON_IN_ROOT));
         }
+        let (cr0, cr4) = (self.l1_cr0(), self.l1_cr4());
+        let fixed = |value: u64, zero: u64, one: u64| value & zero == zero && value & !one == 0;
+        if !fixed(cr0, CR0_FIXED0, CR0_FIXED1)
+            || !fixed(cr4, CR4_FIXED0, self.shared.capabilities.cr4_fixed1)
+            || self.vcpu.msrs.feature_control & 5 != 5
+        {
+            return Err(Fault::GP.into());
+        }
+        let region = self.pointer_operand(exit)?;
         if !self.is_region(region) || self.revision_at(region) != REVISION {
             return Ok(Ended::FailInvalid);
         }
         self.vcpu.vmx.vmxon = Some(Gpa(region));
         self.vcpu.vmx.current = false;
+        self.vcpu.vmx.operation = self.vcpu.vmx.operation.wrapping_add(1).max(1);
         self.take_vpids();
         Ok(Ended::Succeed)
     }

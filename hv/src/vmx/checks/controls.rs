@@ -5,7 +5,7 @@ use crate::mmu::PHYSICAL_BITS;
 use hv_defs::controls::{EptVpidCap, ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::exit::EventType;
 use hv_defs::vmcs::*;
-use hv_defs::x86::{Cr0, Vector};
+use hv_defs::x86::{Cr0, Cr4, Vector};
 
 rows! {
     /// The rows, in the SDM's order.
@@ -110,7 +110,8 @@ rows! {
     "entry-interruption-error-code" hot => |s| s.injected().is_none_or(|info| {
         let pushes = (!s.unrestricted() || s.get(GUEST_CR0) & Cr0::PE.bits() != 0)
             && info.kind() == EventType::HardwareException
-            && Vector(info.vector()).has_error_code();
+            && Vector(info.vector()).has_error_code()
+            && (info.vector() != CONTROL_PROTECTION || s.capabilities.cr4_fixed1 & Cr4::CET.bits() != 0);
         info.has_error_code() == pushes
     });
     "entry-interruption-reserved" hot => |s| s.injected().is_none_or(|info| info.into_bits() & 0x7fff_f000 == 0);
@@ -126,6 +127,9 @@ rows! {
     });
     "entry-msr-load-address" => |s| msr_area(s.get(VM_ENTRY_MSR_LOAD_COUNT), s.get(VM_ENTRY_MSR_LOAD_ADDRESS));
 }
+
+/// #CP, which only a CPU with CET has.
+const CONTROL_PROTECTION: u8 = 21;
 
 /// Bits 11:7 of the EPT pointer, and those beyond the physical-address width.
 const EPTP_RESERVED: u64 = 0xf80 | !0 << PHYSICAL_BITS;

@@ -59,7 +59,11 @@ rows! {
     "guest-idtr-limit" => |s| s.get(GUEST_IDTR_LIMIT) >> 16 == 0;
     // RIP and RFLAGS
     "guest-rip-high" hot => |s| code64(s) || s.get(GUEST_RIP) >> 32 == 0;
-    "guest-rip-canonical" hot => |s| !code64(s) || canonical(s, s.get(GUEST_RIP));
+    // Not quite canonical: an instruction at the end of the lower half leaves the first address behind it.
+    "guest-rip-identical" hot => |s| !code64(s) || {
+        let shift = if s.linear_57() { 57 } else { 48 };
+        matches!((s.get(GUEST_RIP) as i64) >> shift, 0 | -1)
+    };
     "guest-rflags-reserved" hot => |s| s.get(GUEST_RFLAGS) & !Rflags::all().bits() == 0;
     "guest-rflags-one" hot => |s| flag(s, Rflags::ONE);
     "guest-rflags-vm" hot => |s| {
@@ -101,10 +105,14 @@ rows! {
         !s.injects(EventType::ExternalInterrupt)
             || !blocked(s, Interruptibility::STI) && !blocked(s, Interruptibility::MOV_SS)
     };
-    "guest-interruptibility-nmi" hot qualification(3) => |s| {
-        !s.injects(EventType::Nmi) || !blocked(s, Interruptibility::MOV_SS) && !blocked(s, Interruptibility::STI)
+    "guest-interruptibility-nmi-mov-ss" hot => |s| {
+        !s.injects(EventType::Nmi) || !blocked(s, Interruptibility::MOV_SS)
     };
     "guest-interruptibility-smi" hot => |s| !blocked(s, Interruptibility::SMI);
+    // Left to each processor; this one requires it.
+    "guest-interruptibility-nmi-sti" hot qualification(3) => |s| {
+        !s.injects(EventType::Nmi) || !blocked(s, Interruptibility::STI)
+    };
     "guest-interruptibility-virtual-nmi" hot => |s| {
         !s.pin(PinBased::VIRTUAL_NMIS) || !s.injects(EventType::Nmi) || !blocked(s, Interruptibility::NMI)
     };
@@ -118,6 +126,8 @@ rows! {
         let steps = flag(s, Rflags::TF) && s.get(GUEST_DEBUGCTL) & DEBUGCTL_BTF == 0;
         !waits || (s.get(GUEST_PENDING_DEBUG_EXCEPTIONS) & PENDING_BS != 0) == steps
     };
+    // No CPU of ours has RTM.
+    "guest-pending-debug-rtm" hot => |s| s.get(GUEST_PENDING_DEBUG_EXCEPTIONS) & PENDING_RTM == 0;
     // the VMCS link pointer
     "guest-link-pointer-address" qualification(4) => |s| link(s).is_none_or(page);
     "guest-link-pointer-revision" qualification(4) => |s| link(s).is_none_or(|link| {
@@ -157,6 +167,7 @@ const DEBUGCTL_BTF: u64 = 2;
 /// Bits of the pending debug exceptions that exist: B3 to B0, enabled breakpoint, BS and RTM.
 const PENDING_DEBUG: u64 = 0x1_500f;
 const PENDING_BS: u64 = 1 << 14;
+const PENDING_RTM: u64 = 1 << 16;
 
 fn code64(s: &Subject<'_>) -> bool {
     s.long_mode_guest() && AccessRights::from_bits(s.get(GUEST_CS_ACCESS_RIGHTS)).long()

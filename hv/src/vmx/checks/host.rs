@@ -28,10 +28,10 @@ rows! {
         !s.exit(ExitControls::LOAD_EFER) || s.get(HOST_EFER) & both == if long(s) { both } else { 0 }
     };
     // segment and descriptor-table registers
-    "host-es-selector" => |s| s.get(HOST_ES_SELECTOR) & 7 == 0;
     "host-cs-selector" => |s| s.get(HOST_CS_SELECTOR) & 7 == 0;
     "host-ss-selector" => |s| s.get(HOST_SS_SELECTOR) & 7 == 0;
     "host-ds-selector" => |s| s.get(HOST_DS_SELECTOR) & 7 == 0;
+    "host-es-selector" => |s| s.get(HOST_ES_SELECTOR) & 7 == 0;
     "host-fs-selector" => |s| s.get(HOST_FS_SELECTOR) & 7 == 0;
     "host-gs-selector" => |s| s.get(HOST_GS_SELECTOR) & 7 == 0;
     "host-tr-selector" => |s| s.get(HOST_TR_SELECTOR) & 7 == 0;

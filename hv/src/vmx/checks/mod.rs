@@ -1,7 +1,8 @@
 //! The checks that a VM entry makes, each a named row: on controls, on host state, on guest state, in the SDM's order.
 //!
-//! The silicon runs them on the VMCS that it enters, L0 on a vmcs12. What an entry to or from SMM would check is not
-//! here: no VMX of ours has SMM.
+//! The silicon runs them on the VMCS that it enters, L0 on a vmcs12. No row is here for what no VMX of ours offers, since
+//! its control then is a reserved bit that must be clear: entries to and from SMM, Intel PT, CET, protection keys for
+//! supervisor pages, performance counters, MPX, LBRs, user interrupts, sub-page permissions, and tertiary controls.
 //!
 //! See: SDM "VM Entries", "Checks on VMX Controls and Host-State Area" and "Checking and Loading Guest State".
 
@@ -10,7 +11,7 @@ mod guest;
 mod host;
 mod segments;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use super::capability::Capabilities;
 use crate::memory::Memory;
@@ -134,7 +135,17 @@ pub fn hot_controls(subject: &Subject<'_>) -> Option<Check> {
 /// all rows count.
 pub fn hot_guest(subject: &Subject<'_>) -> Option<(Check, u64)> {
     let all = !subject.long_mode_guest() || subject.v86();
-    let mut rows = GUEST_TABLES.iter().copied().flatten().filter(|row| all || row.hot);
+    some_guest(subject, GUEST_TABLES, all)
+}
+
+/// As [`guest`] (`all`) and [`hot_guest`], but for the rows on segment registers: for a guest whose segment registers are as
+/// an exit left them, and may not be in the VMCS.
+pub fn guest_but_segments(subject: &Subject<'_>, all: bool) -> Option<(Check, u64)> {
+    some_guest(subject, &[GUEST_REGISTERS, GUEST], all)
+}
+
+fn some_guest(subject: &Subject<'_>, tables: &[&[Row]], all: bool) -> Option<(Check, u64)> {
+    let mut rows = tables.iter().copied().flatten().filter(|row| all || row.hot);
     rows.find(|row| !(row.holds)(subject)).map(|row| (row.check, row.qualification))
 }
 
@@ -187,6 +198,11 @@ impl Subject<'_> {
         self.entry(EntryControls::IA32E_MODE_GUEST)
     }
 
+    /// Whether the CPU that is entered can have linear addresses of 57 bits.
+    fn linear_57(&self) -> bool {
+        self.capabilities.cr4_fixed1 & Cr4::LA57.bits() != 0
+    }
+
     fn v86(&self) -> bool {
         self.get(GUEST_RFLAGS) & Rflags::VM.bits() != 0
     }
@@ -215,7 +231,7 @@ fn page(address: u64) -> bool {
 
 /// Whether a linear address is canonical, of as many bits as the CPU that is entered can have.
 fn canonical(s: &Subject<'_>, address: u64) -> bool {
-    is_canonical(address, s.capabilities.cr4_fixed1 & Cr4::LA57.bits() != 0)
+    is_canonical(address, s.linear_57())
 }
 
 /// Whether each of the eight types of a page-attribute table exists.

@@ -102,7 +102,7 @@ pub static SEGMENTS: &[Row] = &[
     row!("guest-es-present", present, ES),
     row!("guest-fs-present", present, FS),
     row!("guest-gs-present", present, GS),
-    // reserved bits of the access rights
+    // reserved bits below the unusable bit
     row!("guest-cs-rights-reserved", rights_reserved, CS),
     row!("guest-ss-rights-reserved", rights_reserved, SS),
     row!("guest-ds-rights-reserved", rights_reserved, DS),
@@ -118,6 +118,13 @@ pub static SEGMENTS: &[Row] = &[
     row!("guest-es-granularity", granularity, ES),
     row!("guest-fs-granularity", granularity, FS),
     row!("guest-gs-granularity", granularity, GS),
+    // reserved bits above the unusable bit
+    row!("guest-cs-rights-high", rights_high, CS),
+    row!("guest-ss-rights-high", rights_high, SS),
+    row!("guest-ds-rights-high", rights_high, DS),
+    row!("guest-es-rights-high", rights_high, ES),
+    row!("guest-fs-rights-high", rights_high, FS),
+    row!("guest-gs-rights-high", rights_high, GS),
     // the task register
     row!("guest-tr-type", type_tr, TR),
     row!("guest-tr-system", system, TR),
@@ -125,12 +132,14 @@ pub static SEGMENTS: &[Row] = &[
     row!("guest-tr-rights-reserved", system_rights_reserved, TR),
     row!("guest-tr-granularity", system_granularity, TR),
     row!("guest-tr-unusable", usable, TR),
+    row!("guest-tr-rights-high", system_rights_high, TR),
     // the local descriptor table
     row!("guest-ldtr-type", type_ldtr, LDTR),
     row!("guest-ldtr-system", system, LDTR),
     row!("guest-ldtr-present", system_present, LDTR),
     row!("guest-ldtr-rights-reserved", system_rights_reserved, LDTR),
     row!("guest-ldtr-granularity", system_granularity, LDTR),
+    row!("guest-ldtr-rights-high", system_rights_high, LDTR),
 ];
 
 fn rights(s: &Subject<'_>, register: Register) -> AccessRights {
@@ -241,10 +250,17 @@ fn present(s: &Subject<'_>, register: Register) -> bool {
     skipped(s, register) || rights(s, register).present()
 }
 
-const RESERVED: u32 = 0xfffe_0f00;
+/// Bits 11:8 of the access rights.
+const RESERVED: u32 = 0xf00;
+/// Bits 31:17.
+const HIGH: u32 = 0xfffe_0000;
 
 fn rights_reserved(s: &Subject<'_>, register: Register) -> bool {
     skipped(s, register) || s.get(register.rights) & RESERVED == 0
+}
+
+fn rights_high(s: &Subject<'_>, register: Register) -> bool {
+    skipped(s, register) || s.get(register.rights) & HIGH == 0
 }
 
 fn long_or_big(s: &Subject<'_>, register: Register) -> bool {
@@ -285,6 +301,10 @@ fn system_present(s: &Subject<'_>, register: Register) -> bool {
 
 fn system_rights_reserved(s: &Subject<'_>, register: Register) -> bool {
     !usable(s, register) || s.get(register.rights) & RESERVED == 0
+}
+
+fn system_rights_high(s: &Subject<'_>, register: Register) -> bool {
+    !usable(s, register) || s.get(register.rights) & HIGH == 0
 }
 
 fn system_granularity(s: &Subject<'_>, register: Register) -> bool {
