@@ -19,6 +19,10 @@ bench:
 bench-linux:
     cargo bench --bench linux
 
+# Exits from L2 to L1 and back, here and on Bochs, as rates and ratios.
+bench-nested:
+    cargo bench --bench nested
+
 # The first thing a newcomer runs.
 demo:
     cargo run --release -- demo

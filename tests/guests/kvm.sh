@@ -5,12 +5,15 @@
 #   tests/guests/kvm.sh DIR
 #
 # reads DIR/vmlinuz, DIR/initrd.img and DIR/host/bin/busybox, as linux.sh leaves them, and leaves DIR/kvm.img, an initramfs
-# to boot DIR/vmlinuz with. Needs gzip and a C compiler with its static C library. The same compiler gives the same bytes.
+# to boot DIR/vmlinuz with, and DIR/payload.img, a smaller one that lacks what kvm-linux needs. Needs gzip and a C compiler
+# with its static C library. The same compiler gives the same bytes.
 #
 # Its tests, to be named by `nvmx.run=NAME` on the kernel's command line:
 #
 #   kvm         loads kvm_intel with the parameters of `nvmx.kvm=WORD,WORD...` (`nested=1,enable_apicv=0`), and runs the
 #               payload of vmm.c with the words of `nvmx.payload=WORD,WORD...`
+#   kvm-bench   runs the payload `nvmx.rounds=N` times with `nvmx.cpuid=N` CPUIDs only and as often with `nvmx.out=N` port
+#               writes only, with a mark (see mark.c) before the first and after each: what benches/nested.rs times
 #   kvm-linux   boots the same kernel as L2, which runs `nvmx.l2=NAME` of its own tests, with the words of
 #               `nvmx.append=WORD+WORD...` on its command line, in `nvmx.l2mib` MiB (96)
 set -eu
@@ -45,6 +48,21 @@ set -e
 . /tests/load-kvm
 vmm payload $(word payload)
 KVM
+cat >both/tests/kvm-bench <<'BENCH'
+set -e
+. /tests/load-kvm
+cpuid=$(word cpuid) out=$(word out) rounds=$(word rounds)
+# The first virtual machine of all turns VMX on.
+vmm payload cpuid=1 out=1 pages=0 mmio=0 >/dev/null
+mark 1 ready
+while [ "$rounds" -gt 0 ]; do
+    rounds=$((rounds - 1))
+    vmm payload cpuid="$cpuid" out=0 pages=0 mmio=0 >/dev/null
+    mark 2 cpuid
+    vmm payload cpuid=0 out="$out" pages=0 mmio=0 >/dev/null
+    mark 3 out
+done
+BENCH
 cat >both/tests/kvm-linux <<'LINUX'
 set -e
 . /tests/load-kvm
@@ -53,10 +71,11 @@ vmm linux /l2/vmlinuz /l2/initrd.img "${size:-96}" "console=ttyS0 nokaslr mitiga
 LINUX
 (cd both && archive) | gzip -n -9 >both.gz
 
+cat "$out/initrd.img" both.gz >"$out/payload.img"
 # L2's own files stand uncompressed, and first, where they are aligned: they do not compress, and L1 need not try.
 mkdir -p image/l2
 cp "$out/vmlinuz" image/l2/vmlinuz
-cat "$out/initrd.img" both.gz >image/l2/initrd.img
+cp "$out/payload.img" image/l2/initrd.img
 (cd image && archive) >l2
 cat l2 "$out/initrd.img" both.gz >"$out/kvm.img"
 echo "$out/kvm.img"
