@@ -244,8 +244,9 @@ fn main() {
     let programs = peers::named_bochs().into_iter().chain([peers::BOCHS.to_owned()]);
     let mut others: Vec<_> =
         programs.map(|program| (Some(program.clone()), Column { name: program, best: None })).collect();
-    for _ in 0..rounds {
+    for round in 1..=rounds {
         for (log, column) in &mut logs {
+            eprintln!("round {round}: {}", column.name);
             match here(*log, &bare, &linux) {
                 Ok(phases) => column.add(phases),
                 Err(error) => {
@@ -256,6 +257,7 @@ fn main() {
         }
         for (program, column) in &mut others {
             let Some(name) = program else { continue };
+            eprintln!("round {round}: {name}");
             match bochs(name, &bare, &linux) {
                 Ok((phases, version)) => {
                     column.add(phases);
