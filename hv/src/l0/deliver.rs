@@ -10,7 +10,7 @@ use hv_defs::controls::{ActivityState, ExitControls, Interruptibility, PinBased,
 use hv_defs::event::{Injection, Stop, What};
 use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::vmcs;
-use hv_defs::x86::{Rflags, Vector};
+use hv_defs::x86::{Cr0, Rflags, Vector};
 
 /// Whether the vCPU can be entered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +38,9 @@ fn doubles(first: u8, second: Vector) -> bool {
 impl<S: Silicon> Cx<'_, S> {
     /// Has the next entry inject an event.
     pub(super) fn inject(&mut self, info: InterruptionInfo, error_code: u32, length: u32) {
+        // In real mode no exception pushes an error code, and silicon does not take one.
+        let pushes = info.has_error_code() && self.get(vmcs::GUEST_CR0) & Cr0::PE.bits() != 0;
+        let info = info.with_has_error_code(pushes);
         if info.has_error_code() {
             self.update(vmcs::ENTRY_EXCEPTION_ERROR_CODE, error_code);
         }
@@ -55,22 +58,35 @@ impl<S: Silicon> Cx<'_, S> {
         self.emit(What::Injection(Injection { level, info, error_code }));
     }
 
-    /// Raises an exception in the guest whose exit is being handled.
-    pub(super) fn raise(&mut self, fault: Fault, exit: &Exit) {
+    /// Raises an exception in the guest whose exit is being handled. Returns what L1 is to be told instead, if the guest is
+    /// an L2 and L1 wants its exceptions of that kind.
+    pub(super) fn raise(&mut self, fault: Fault, exit: &Exit) -> Option<Report> {
         let mut fault = fault;
-        if exit.idt.valid() {
-            match exit.idt.kind() {
-                EventType::ExternalInterrupt => self.vcpu.requeued = Some(exit.idt.vector()),
-                EventType::HardwareException if doubles(exit.idt.vector(), fault.vector) => {
-                    fault = Fault { vector: Vector::DF, error_code: Some(0), address: None };
-                }
-                _ => {}
-            }
+        let interrupted = exit.idt.valid().then(|| exit.idt.kind());
+        if interrupted == Some(EventType::HardwareException) && doubles(exit.idt.vector(), fault.vector) {
+            fault = Fault { vector: Vector::DF, error_code: Some(0), address: None };
+        }
+        let (intr, intr_error) = (fault.info(), fault.error_code.unwrap_or(0));
+        if self.vcpu.level == 2 && self.l1_wants_exception(intr, intr_error) {
+            return Some(Report {
+                reason: ExitReason::of(Reason::EXCEPTION_NMI),
+                qualification: fault.address.unwrap_or(0),
+                length: exit.length,
+                intr,
+                intr_error,
+                idt: exit.idt,
+                idt_error: exit.idt_error,
+                ..Report::default()
+            });
+        }
+        if interrupted == Some(EventType::ExternalInterrupt) {
+            self.vcpu.requeued = Some(exit.idt.vector());
         }
         if let Some(address) = fault.address {
             self.silicon.registers(self.cpu).cr2 = address;
         }
-        self.inject(fault.info(), fault.error_code.unwrap_or(0), 0);
+        self.inject(intr, intr_error, 0);
+        None
     }
 
     /// What the exit interrupted the delivery of is injected again.

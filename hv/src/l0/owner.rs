@@ -8,7 +8,7 @@ use crate::silicon::Silicon;
 use hv_defs::addr::Gpa;
 use hv_defs::controls::{PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::event::Actor;
-use hv_defs::exit::{CrAccess, CrAccessKind, EventType, IoAccess, Reason};
+use hv_defs::exit::{CrAccess, CrAccessKind, EventType, InterruptionInfo, IoAccess, Reason};
 use hv_defs::vmcs;
 use hv_defs::x86::{Cr0, Vector};
 
@@ -25,7 +25,7 @@ impl<S: Silicon> Cx<'_, S> {
         let secondary = self.secondary12();
         let second = |control: SecondaryControls| secondary.contains(control);
         match exit.basic() {
-            Reason::EXCEPTION_NMI => self.l1_wants_exception(exit),
+            Reason::EXCEPTION_NMI => self.l1_wants_exception(exit.intr, exit.intr_error),
             Reason::EXTERNAL_INTERRUPT | Reason::EPT_VIOLATION | Reason::EPT_MISCONFIG | Reason::PML_FULL => false,
             Reason::INTERRUPT_WINDOW => primary.contains(PrimaryControls::INTERRUPT_WINDOW_EXITING),
             Reason::NMI_WINDOW => primary.contains(PrimaryControls::NMI_WINDOW_EXITING),
@@ -58,18 +58,19 @@ impl<S: Silicon> Cx<'_, S> {
         }
     }
 
-    fn l1_wants_exception(&self, exit: &Exit) -> bool {
+    /// Whether L1 wants an exception or NMI of L2's.
+    pub(super) fn l1_wants_exception(&self, intr: InterruptionInfo, error_code: u32) -> bool {
         let vmcs12 = &self.vcpu.vmcs12;
-        if exit.intr.kind() == EventType::Nmi {
+        if intr.kind() == EventType::Nmi {
             return vmcs12.get(vmcs::PIN_BASED_CONTROLS).contains(PinBased::NMI_EXITING);
         }
-        let vector = exit.intr.vector();
+        let vector = intr.vector();
         let bit = vmcs12.get(vmcs::EXCEPTION_BITMAP) >> (vector & 31) & 1 != 0;
         if vector != Vector::PF.0 {
             return bit;
         }
-        let matches = exit.intr_error & vmcs12.get(vmcs::PAGE_FAULT_ERROR_CODE_MASK)
-            == vmcs12.get(vmcs::PAGE_FAULT_ERROR_CODE_MATCH);
+        let matches =
+            error_code & vmcs12.get(vmcs::PAGE_FAULT_ERROR_CODE_MASK) == vmcs12.get(vmcs::PAGE_FAULT_ERROR_CODE_MATCH);
         matches == bit
     }
 

@@ -104,7 +104,7 @@ impl<S: Silicon> Cx<'_, S> {
         })
     }
 
-    /// An exit of L2's that silicon did not make: L0 takes L1 an interrupt.
+    /// An exit of L2's that silicon did not make: L0 takes L1 an interrupt, or an exception that it raises.
     pub(super) fn emit_synthetic_exit(&mut self, report: &Report) {
         let exit = Exit { reason: report.reason, intr: report.intr, rip: self.get(vmcs::GUEST_RIP), ..Exit::default() };
         let what = self.emit_exit(&exit, Actor::L1);
@@ -143,7 +143,13 @@ impl<S: Silicon> Cx<'_, S> {
                 self.skip(exit);
                 return Ran::Spins;
             }
-            Next::Raise(fault) => self.raise(fault, exit),
+            Next::Raise(fault) => {
+                if let Some(report) = self.raise(fault, exit) {
+                    self.emit_synthetic_exit(&report);
+                    let next = self.leave(report);
+                    return self.carry_on(1, next, &Exit::default(), slice);
+                }
+            }
             Next::Wait(wait) => {
                 self.skip(exit);
                 self.vcpu.waits = Some(wait);

@@ -1,6 +1,7 @@
 //! Tests of L0 on a silicon that executes nothing.
 
 mod entry_checks;
+mod faults;
 mod hostile;
 mod instructions;
 mod monitor;

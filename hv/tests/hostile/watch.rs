@@ -1,0 +1,357 @@
+//! Silicon that looks at what L0 asks of it: before every entry, whether the VMCS and the EPT that are about to be used
+//! let a guest reach what is not L1's; and how much L0 does between two entries.
+
+use hv::l0::L0_MEMORY;
+use hv::silicon::{Outcome, Pcpu, Refused, Registers, Silicon, SiliconExt};
+use hv::soft::SoftSilicon;
+use hv_defs::addr::{Hpa, PAGE_SIZE};
+use hv_defs::controls::{EntryControls, ExitControls, PinBased, PrimaryControls, SecondaryControls};
+use hv_defs::ept::{EptEntry, Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
+use hv_defs::vmcs::{self, Class, Field, TABLE, VmcsField};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Calls across the border that L0 may make for one exit. The most that it has reason to make are the reads of the tables of
+/// every EPT02 when its memory is used up, and 512 entries of each of three MSR areas.
+const CALLS: u64 = 60_000;
+
+/// Entries between two looks at every TLB.
+const TLB_LOOKS: u64 = 512;
+
+/// Silicon with an eye on L0.
+pub(crate) struct Watched {
+    pub(crate) soft: SoftSilicon,
+    /// Bytes of L1's RAM.
+    ram: u64,
+    /// Calls since the last entry, and the most that there were.
+    calls: u64,
+    pub(crate) most_calls: u64,
+    /// How often L0 wrote its own memory.
+    epoch: u64,
+    /// By EPT pointer: the epoch at which it was walked, and the tables that it has.
+    walked: BTreeMap<u64, (u64, BTreeSet<u64>)>,
+    /// VMCS regions of L0's.
+    regions: BTreeSet<u64>,
+    /// Pages of L0's that silicon reads for it: bitmaps.
+    bitmaps: BTreeSet<u64>,
+    /// Host state, by row, as vmcs01 had it.
+    host: Option<Vec<u64>>,
+    /// The MSR bitmap of vmcs01.
+    own_bitmap: Option<u64>,
+    pub(crate) entries: u64,
+    pub(crate) leaves: u64,
+    /// Entries with a control of L0's choice, by name: what a run has come to.
+    pub(crate) features: BTreeMap<&'static str, u64>,
+}
+
+impl Watched {
+    pub(crate) fn new(soft: SoftSilicon, ram: u64) -> Self {
+        Self {
+            soft,
+            ram,
+            calls: 0,
+            most_calls: 0,
+            epoch: 0,
+            walked: BTreeMap::new(),
+            regions: BTreeSet::new(),
+            bitmaps: BTreeSet::new(),
+            host: None,
+            own_bitmap: None,
+            entries: 0,
+            leaves: 0,
+            features: BTreeMap::new(),
+        }
+    }
+
+    fn is_ram(&self, at: u64, bytes: u64) -> bool {
+        at >= L0_MEMORY && at - L0_MEMORY <= self.ram && self.ram - (at - L0_MEMORY) >= bytes
+    }
+
+    fn is_own(at: u64) -> bool {
+        (PAGE_SIZE..L0_MEMORY).contains(&at) && at.is_multiple_of(PAGE_SIZE)
+    }
+
+    fn called(&mut self) {
+        self.calls += 1;
+        assert!(self.calls <= CALLS, "L0 works without end on one exit");
+    }
+
+    fn seen(&mut self, what: &'static str) {
+        *self.features.entry(what).or_default() += 1;
+    }
+
+    /// A page that silicon reads for L0: one of L0's own that is nothing else.
+    fn own_page(&mut self, cpu: Pcpu, field: Field<u64>) -> u64 {
+        let at = self.soft.get(cpu, field);
+        assert!(Self::is_own(at), "{:?} is {at:#x}: no page of L0's", field.field());
+        assert!(!self.regions.contains(&at), "{:?} is {at:#x}, which is a VMCS", field.field());
+        self.bitmaps.insert(at);
+        at
+    }
+
+    /// A page that silicon writes for the guest: RAM of L1's, or one of L0's own that is nothing else.
+    fn guest_page(&mut self, cpu: Pcpu, field: Field<u64>) {
+        let at = self.soft.get(cpu, field);
+        assert!(at.is_multiple_of(PAGE_SIZE), "{:?} is {at:#x}: not aligned", field.field());
+        if self.is_ram(at, PAGE_SIZE) {
+            return;
+        }
+        let tables = self.walked.values().any(|(_, tables)| tables.contains(&at));
+        let used = tables || self.regions.contains(&at) || self.bitmaps.contains(&at);
+        assert!(
+            Self::is_own(at) && !used,
+            "{:?} is {at:#x}: neither RAM of L1's nor a page that L0 set apart",
+            field.field()
+        );
+    }
+
+    /// The VMCS that is about to be entered.
+    fn look(&mut self, cpu: Pcpu) {
+        let pin = self.soft.get(cpu, vmcs::PIN_BASED_CONTROLS);
+        let primary = self.soft.get(cpu, vmcs::PRIMARY_CONTROLS);
+        let secondary = self.soft.get(cpu, vmcs::SECONDARY_CONTROLS);
+        let exit = self.soft.get(cpu, vmcs::EXIT_CONTROLS);
+        let entry = self.soft.get(cpu, vmcs::ENTRY_CONTROLS);
+        assert!(pin.contains(PinBased::EXTERNAL_INTERRUPT_EXITING | PinBased::NMI_EXITING), "{pin:?}");
+        let always = PrimaryControls::HLT_EXITING | PrimaryControls::ACTIVATE_SECONDARY | PrimaryControls::MSR_BITMAPS;
+        assert!(primary.contains(always), "{primary:?}");
+        assert!(secondary.contains(SecondaryControls::EPT), "{secondary:?}");
+        assert!(exit.contains(ExitControls::HOST_ADDRESS_SPACE_SIZE | ExitControls::LOAD_EFER), "{exit:?}");
+        assert!(!entry.intersects(EntryControls::ENTRY_TO_SMM | EntryControls::DEACTIVATE_DUAL_MONITOR), "{entry:?}");
+        let beyond = SecondaryControls::EPT_VIOLATION_VE
+            | SecondaryControls::SUB_PAGE_WRITE
+            | SecondaryControls::PASID_TRANSLATION
+            | SecondaryControls::PT_GUEST_PHYSICAL;
+        assert!(!secondary.intersects(beyond) && !primary.contains(PrimaryControls::ACTIVATE_TERTIARY));
+
+        self.look_at_host(cpu);
+        let bitmap = self.own_page(cpu, vmcs::MSR_BITMAP);
+        let own = *self.own_bitmap.get_or_insert(bitmap);
+        self.look_at_bitmap(own, bitmap);
+        if primary.contains(PrimaryControls::IO_BITMAPS) {
+            for field in [vmcs::IO_BITMAP_A, vmcs::IO_BITMAP_B] {
+                let at = self.own_page(cpu, field);
+                let all = self.soft.memory().bytes(Hpa(at), 4096).is_some_and(|bytes| bytes.iter().all(|b| *b == 0xff));
+                assert!(all, "a port of the board passes through");
+            }
+        } else {
+            assert!(primary.contains(PrimaryControls::UNCONDITIONAL_IO_EXITING), "{primary:?}");
+        }
+        if primary.contains(PrimaryControls::TPR_SHADOW) {
+            self.guest_page(cpu, vmcs::VIRTUAL_APIC_ADDRESS);
+            self.seen("virtual APIC");
+        }
+        if secondary.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
+            self.guest_page(cpu, vmcs::APIC_ACCESS_ADDRESS);
+            self.seen("APIC-access page");
+        }
+        if pin.contains(PinBased::POSTED_INTERRUPTS) {
+            let at = self.soft.get(cpu, vmcs::POSTED_INTERRUPT_DESCRIPTOR_ADDRESS);
+            assert!(at.is_multiple_of(64) && (self.is_ram(at, 64) || Self::is_own(at & !0xfff)), "{at:#x}");
+            self.seen("posted interrupts");
+        }
+        if secondary.contains(SecondaryControls::PML) {
+            self.own_page(cpu, vmcs::PML_ADDRESS);
+        }
+        let link = self.soft.get(cpu, vmcs::VMCS_LINK_POINTER);
+        if secondary.contains(SecondaryControls::VMCS_SHADOWING) {
+            self.own_page(cpu, vmcs::VMREAD_BITMAP);
+            self.own_page(cpu, vmcs::VMWRITE_BITMAP);
+            assert!(self.regions.contains(&link), "the link pointer is {link:#x}: no VMCS of L0's");
+            self.seen("shadow VMCS");
+        } else {
+            assert_eq!(link, u64::MAX, "the link pointer");
+        }
+        if secondary.contains(SecondaryControls::VM_FUNCTIONS) && self.soft.get(cpu, vmcs::VM_FUNCTION_CONTROLS) != 0 {
+            self.own_page(cpu, vmcs::EPTP_LIST_ADDRESS);
+        }
+        for (count, address) in [
+            (vmcs::VM_EXIT_MSR_STORE_COUNT, vmcs::VM_EXIT_MSR_STORE_ADDRESS),
+            (vmcs::VM_EXIT_MSR_LOAD_COUNT, vmcs::VM_EXIT_MSR_LOAD_ADDRESS),
+            (vmcs::VM_ENTRY_MSR_LOAD_COUNT, vmcs::VM_ENTRY_MSR_LOAD_ADDRESS),
+        ] {
+            if self.soft.get(cpu, count) != 0 {
+                let at = self.soft.get(cpu, address);
+                assert!(Self::is_own(at & !0xfff), "an MSR area of L0's at {at:#x}");
+            }
+        }
+        self.look_at_ept(cpu);
+    }
+
+    /// Host state is L0's, whatever L1 wants.
+    fn look_at_host(&mut self, cpu: Pcpu) {
+        let rows = TABLE.iter().enumerate().filter(|(_, row)| row.field.class() == Class::Host);
+        let now: Vec<u64> = rows.map(|(row, _)| self.soft.vmread_row(cpu, row)).collect();
+        let host = self.host.get_or_insert_with(|| now.clone());
+        assert_eq!(*host, now, "host state");
+    }
+
+    /// A vmcs02 passes no MSR that vmcs01 does not pass.
+    fn look_at_bitmap(&mut self, own: u64, other: u64) {
+        if own == other {
+            return;
+        }
+        let memory = self.soft.memory();
+        let [own, other] = [own, other].map(|at| memory.bytes(Hpa(at), 4096).expect("memory of L0's"));
+        for (byte, (own, other)) in own.iter().zip(other).enumerate() {
+            assert_eq!(own & !other, 0, "byte {byte:#x} of an MSR bitmap lets pass what L1 may not");
+        }
+    }
+
+    fn look_at_ept(&mut self, cpu: Pcpu) {
+        let eptp = self.soft.get(cpu, vmcs::EPT_POINTER);
+        let epoch = self.epoch;
+        let known = self.walked.get(&eptp.into_bits());
+        if known.is_some_and(|(at, _)| *at == epoch) {
+            return;
+        }
+        let mut tables = BTreeSet::new();
+        self.walk(Eptp::ep4ta(eptp), 4, &mut tables);
+        self.walked.retain(|_, (at, _)| *at == epoch);
+        self.walked.insert(eptp.into_bits(), (epoch, tables));
+    }
+
+    fn walk(&mut self, table: u64, level: u32, tables: &mut BTreeSet<u64>) {
+        assert!(Self::is_own(table), "an EPT table at {table:#x}");
+        assert!(
+            !self.regions.contains(&table) && !self.bitmaps.contains(&table),
+            "{table:#x} is an EPT table and more"
+        );
+        assert!(tables.insert(table), "the EPT table at {table:#x} has two places");
+        let bytes = self.soft.memory().bytes(Hpa(table), 4096).expect("memory of L0's").to_vec();
+        for word in bytes.chunks_exact(8) {
+            let entry = EptEntry::from_bits(u64::from_le_bytes(word.try_into().expect("8 bytes")));
+            if !entry.present() {
+                continue;
+            }
+            if level == 1 || entry.large() {
+                let size = PAGE_SIZE << (9 * (level - 1));
+                let at = entry.address();
+                assert!(level < 4 && at.is_multiple_of(size), "a leaf of level {level} at {at:#x}");
+                assert!(self.is_ram(at, size), "a leaf of level {level} maps {at:#x}, which is not L1's: {entry:x?}");
+                self.leaves += 1;
+            } else {
+                self.walk(entry.address(), level - 1, tables);
+            }
+        }
+    }
+
+    /// Nothing of L0's is cached as a guest's.
+    fn look_at_tlbs(&mut self, cpu: Pcpu) {
+        let cached: Vec<_> = self.soft.mmu(cpu).cached().collect();
+        for entry in cached {
+            let target = entry.target.0;
+            // What is no RAM of L1's may be one of L0's pages that stand for a guest's, which are looked at elsewhere.
+            assert!(
+                self.is_ram(target, PAGE_SIZE) || !self.is_structure(target & !0xfff),
+                "the TLB lets a guest reach {target:#x}: {entry:x?}"
+            );
+        }
+    }
+
+    fn is_structure(&self, at: u64) -> bool {
+        self.regions.contains(&at)
+            || self.bitmaps.contains(&at)
+            || self.walked.values().any(|(_, tables)| tables.contains(&at))
+    }
+}
+
+impl Silicon for Watched {
+    fn capability(&self, msr: u32) -> u64 {
+        self.soft.capability(msr)
+    }
+
+    fn memory_size(&self) -> u64 {
+        self.soft.memory_size()
+    }
+
+    fn read(&mut self, at: Hpa, into: &mut [u8]) {
+        self.called();
+        self.soft.read(at, into);
+    }
+
+    fn write(&mut self, at: Hpa, bytes: &[u8]) {
+        self.called();
+        if at.0 < L0_MEMORY {
+            self.epoch += 1;
+        } else {
+            assert!(self.is_ram(at.0, bytes.len() as u64), "L0 writes {:#x}, which is neither its own nor L1's", at.0);
+        }
+        self.soft.write(at, bytes);
+    }
+
+    fn vmclear(&mut self, cpu: Pcpu, vmcs: Hpa) {
+        self.called();
+        assert!(Self::is_own(vmcs.0), "a VMCS of L0's at {:#x}", vmcs.0);
+        self.regions.insert(vmcs.0);
+        self.soft.vmclear(cpu, vmcs);
+    }
+
+    fn vmptrld(&mut self, cpu: Pcpu, vmcs: Hpa) {
+        self.called();
+        assert!(self.regions.contains(&vmcs.0), "VMPTRLD of {:#x}, which was never cleared", vmcs.0);
+        self.soft.vmptrld(cpu, vmcs);
+    }
+
+    fn vmread(&mut self, cpu: Pcpu, field: VmcsField) -> u64 {
+        self.called();
+        self.soft.vmread(cpu, field)
+    }
+
+    fn vmwrite(&mut self, cpu: Pcpu, field: VmcsField, value: u64) {
+        self.called();
+        self.soft.vmwrite(cpu, field, value);
+    }
+
+    fn vmread_row(&mut self, cpu: Pcpu, row: usize) -> u64 {
+        self.called();
+        self.soft.vmread_row(cpu, row)
+    }
+
+    fn vmwrite_row(&mut self, cpu: Pcpu, row: usize, value: u64) {
+        self.called();
+        self.soft.vmwrite_row(cpu, row, value);
+    }
+
+    fn vmwrite_rows(&mut self, cpu: Pcpu, writes: &[(usize, u64)]) {
+        self.called();
+        self.soft.vmwrite_rows(cpu, writes);
+    }
+
+    fn registers(&mut self, cpu: Pcpu) -> &mut Registers {
+        self.soft.registers(cpu)
+    }
+
+    fn enter(&mut self, cpu: Pcpu, launch: bool, until: u64) -> Result<Outcome, Refused> {
+        self.most_calls = self.most_calls.max(self.calls);
+        self.look(cpu);
+        self.entries += 1;
+        let outcome = self.soft.enter(cpu, launch, until);
+        if self.entries.is_multiple_of(TLB_LOOKS) {
+            self.look_at_tlbs(cpu);
+        }
+        self.calls = 0;
+        outcome
+    }
+
+    fn invvpid(&mut self, cpu: Pcpu, kind: InvvpidType, descriptor: InvvpidDescriptor) -> u32 {
+        self.called();
+        self.soft.invvpid(cpu, kind, descriptor)
+    }
+
+    fn invept(&mut self, cpu: Pcpu, kind: InveptType, descriptor: InveptDescriptor) -> u32 {
+        self.called();
+        self.soft.invept(cpu, kind, descriptor)
+    }
+
+    fn retired(&self) -> u64 {
+        self.soft.retired()
+    }
+
+    fn skip(&mut self, to: u64) {
+        self.soft.skip(to);
+    }
+
+    fn digest(&mut self) -> u64 {
+        self.soft.digest()
+    }
+}
