@@ -3,7 +3,7 @@
 //! A VMCS lies in its region as [`Vmcs`] lays it out, active or not, and VMPTRLD costs nothing. What a guest leaves in
 //! the CPU stays there until another guest needs the place: a transition moves what changed, not what could have.
 
-use crate::cpu::{self, Blocks, Cpu, Trap};
+use crate::cpu::{self, Blocks, Cpu, Trap, Vectors};
 use crate::memory::Memory;
 use crate::mmu::Mmu;
 use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
@@ -14,10 +14,10 @@ use crate::vmx::controls::Controls;
 use crate::vmx::exit::ExitInfo;
 use crate::vmx::{msr_area, state};
 use hv_defs::addr::Hpa;
-use hv_defs::controls::{ExitControls, PinBased, SecondaryControls};
+use hv_defs::controls::{ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
 use hv_defs::event::Check;
-use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
+use hv_defs::exit::Reason;
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs::*;
 
@@ -36,9 +36,6 @@ mod dirty {
     /// All of it.
     pub(super) const ALL: u32 = CONTROLS | VALUES | HOST | GUEST | HOT;
 }
-
-/// The vector of the host's own timer interrupt, which "acknowledge interrupt on exit" shows.
-const HOST_TIMER_VECTOR: u8 = 0xec;
 
 /// One physical CPU.
 #[derive(Debug)]
@@ -106,6 +103,11 @@ impl SoftSilicon {
     /// A CPU's architectural state, as the guest that ran on it last has left it.
     pub fn cpu(&self, cpu: Pcpu) -> &Cpu {
         &self.cpus[cpu].cpu
+    }
+
+    /// An external interrupt comes to a CPU's local APIC. The guest that runs there next meets it at once.
+    pub fn interrupt(&mut self, cpu: Pcpu, vector: u8) {
+        self.cpus[cpu].cpu.interrupts.add(vector);
     }
 
     fn current(&self, cpu: Pcpu) -> Hpa {
@@ -212,10 +214,15 @@ impl SoftSilicon {
             false => Ok(()),
         };
         let trap = match injection {
-            Ok(()) => cpu::run(cpu, memory, blocks, clock, until),
+            Ok(()) => {
+                if cpu.controls.primary(PrimaryControls::TPR_SHADOW) {
+                    cpu.enter_virtual_apic(memory);
+                }
+                cpu::run(cpu, memory, blocks, clock, until)
+            }
             Err(trap) => trap,
         };
-        let mut info = match trap {
+        let info = match trap {
             Trap::Exit(info) => info,
             Trap::Unsupported(report) => {
                 *loaded = None;
@@ -223,14 +230,8 @@ impl SoftSilicon {
                 return Outcome::Unsupported(report);
             }
         };
-        if info.reason == ExitReason::of(Reason::EXTERNAL_INTERRUPT)
-            && cpu.controls.exit.contains(ExitControls::ACKNOWLEDGE_INTERRUPT)
-        {
-            info.intr_info = InterruptionInfo::new()
-                .with_vector(HOST_TIMER_VECTOR)
-                .with_kind(EventType::ExternalInterrupt)
-                .with_valid(true);
-        }
+        // The host takes what else has come, now that its guest is out.
+        cpu.interrupts = Vectors::default();
         let vmcs = memory.vmcs_mut(current);
         state::save_hot(cpu, vmcs);
         *unsaved = true;

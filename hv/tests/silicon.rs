@@ -353,3 +353,95 @@ fn a_shadow_vmcs_serves_the_guests_vmread_and_vmwrite() {
     assert_eq!(peek(&mut silicon, 0x6000 + rip), 0x2222);
     assert_eq!(silicon.get(0, GUEST_RIP), CODE + 16);
 }
+
+/// A guest whose APIC-access page is at guest-physical 0x5000 and whose virtual-APIC page at host-physical 0x4000, under
+/// these controls.
+fn with_apic(code: &[u8], controls: SecondaryControls) -> SoftSilicon {
+    let mut silicon = with(code);
+    add(&mut silicon, PrimaryControls::TPR_SHADOW);
+    add_secondary(&mut silicon, controls);
+    silicon.set(0, VIRTUAL_APIC_ADDRESS, 0x4000);
+    silicon.set(0, APIC_ACCESS_ADDRESS, RAM + 0x5000);
+    silicon
+}
+
+#[test]
+fn an_entry_is_followed_by_an_exit_for_the_task_priority_threshold() {
+    let mut silicon = with_apic(&[0xf4], SecondaryControls::VIRTUALIZE_APIC_ACCESSES);
+    silicon.set(0, TPR_THRESHOLD, 3);
+    poke(&mut silicon, 0x4080, &[0x20]);
+    assert!(is(enter(&mut silicon, true), Reason::TPR_BELOW_THRESHOLD));
+    assert_eq!((silicon.get(0, GUEST_RIP), silicon.retired()), (CODE, 0));
+    poke(&mut silicon, 0x4080, &[0x30]);
+    assert!(is(enter(&mut silicon, false), Reason::HLT));
+    // Without the page such an entry is refused.
+    let mut silicon = with_apic(&[0xf4], SecondaryControls::empty());
+    silicon.set(0, TPR_THRESHOLD, 3);
+    let refused = silicon.enter(0, true, u64::MAX).unwrap_err();
+    assert_eq!(refused.check.map(|check| check.name()), Some("tpr-threshold-above-vtpr"));
+}
+
+#[test]
+fn the_guest_interrupt_status_is_loaded_and_saved() {
+    // mov dword [0x50b0], 0; hlt
+    let end = [0xc7, 0x04, 0x25, 0xb0, 0x50, 0, 0, 0, 0, 0, 0, 0xf4];
+    let controls = SecondaryControls::VIRTUALIZE_APIC_ACCESSES | SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY;
+    let mut silicon = with_apic(&end, controls);
+    silicon.set(0, GUEST_INTERRUPT_STATUS, 0x5141);
+    poke(&mut silicon, 0x4000 + 0x120, &[1 << 17]);
+    poke(&mut silicon, 0x4000 + 0x110, &[1 << 3]);
+    assert!(is(enter(&mut silicon, true), Reason::HLT));
+    assert_eq!(silicon.get(0, GUEST_INTERRUPT_STATUS), 0x2341);
+    assert_eq!((peek(&mut silicon, 0x40a0), peek(&mut silicon, 0x4120)), (0x20, 0));
+    silicon.set(0, EOI_EXIT_BITMAP_0, 1 << 0x23);
+    silicon.set(0, GUEST_RIP, CODE);
+    assert!(is(enter(&mut silicon, false), Reason::VIRTUALIZED_EOI));
+    assert_eq!((silicon.get(0, EXIT_QUALIFICATION), silicon.get(0, GUEST_RIP)), (0x23, CODE + 11));
+    assert_eq!(silicon.get(0, GUEST_INTERRUPT_STATUS), 0x41);
+}
+
+#[test]
+fn paging_structures_in_the_apic_access_page_are_not_read() {
+    // mov rax, [0x20_0000]: its page table is the APIC-access page.
+    let code = [0x48, 0x8b, 0x04, 0x25, 0, 0, 0x20, 0, 0xf4];
+    let mut silicon = with_apic(&code, SecondaryControls::VIRTUALIZE_APIC_ACCESSES);
+    poke(&mut silicon, RAM + PML4 + 0x2008, &[0x5000 | 7]);
+    poke(&mut silicon, RAM + 0x5000, &[0x6000 | 7]);
+    assert!(is(enter(&mut silicon, true), Reason::APIC_ACCESS));
+    assert_eq!(silicon.get(0, EXIT_QUALIFICATION) >> 12, 15);
+    let secondary = silicon.get(0, SECONDARY_CONTROLS) - SecondaryControls::VIRTUALIZE_APIC_ACCESSES;
+    silicon.set(0, SECONDARY_CONTROLS, secondary);
+    assert!(is(enter(&mut silicon, false), Reason::HLT));
+}
+
+#[test]
+fn the_apic_access_page_is_found_by_who_flushes_and_forgotten_with_its_control() {
+    // mov eax, [0x5020]; hlt
+    let code = [0x8b, 0x04, 0x25, 0x20, 0x50, 0, 0, 0xf4];
+    let controls = SecondaryControls::VIRTUALIZE_APIC_ACCESSES;
+    let mut silicon = with_apic(&code, SecondaryControls::empty());
+    assert!(is(enter(&mut silicon, true), Reason::HLT));
+    let mut turn = |on: bool, flush: bool| {
+        let secondary = silicon.get(0, SECONDARY_CONTROLS);
+        silicon.set(0, SECONDARY_CONTROLS, if on { secondary | controls } else { secondary - controls });
+        if flush {
+            silicon.invvpid(0, InvvpidType::Single, InvvpidDescriptor { vpid: 1, ..Default::default() });
+        }
+        silicon.set(0, GUEST_RIP, CODE);
+        enter(&mut silicon, false).reason()
+    };
+    assert_eq!(turn(true, false), Reason::HLT, "what was cached before knows nothing of the page");
+    assert_eq!(turn(true, true), Reason::APIC_ACCESS);
+    assert_eq!(turn(false, false), Reason::HLT, "turning it off needs no flush");
+}
+
+#[test]
+fn an_interrupt_of_the_host_s_reaches_the_guest_that_is_entered() {
+    let mut silicon = with(&[0x90, 0xf4]);
+    let exits = silicon.get(0, EXIT_CONTROLS) | ExitControls::ACKNOWLEDGE_INTERRUPT;
+    silicon.set(0, EXIT_CONTROLS, exits);
+    silicon.interrupt(0, 0x77);
+    assert!(is(enter(&mut silicon, true), Reason::EXTERNAL_INTERRUPT));
+    assert_eq!(silicon.get(0, EXIT_INTERRUPTION_INFO).vector(), 0x77);
+    assert!(is(enter(&mut silicon, false), Reason::HLT));
+}

@@ -9,6 +9,11 @@ use hv_defs::addr::{Hpa, PAGE_SIZE};
 use hv_defs::exit::{ApicAccess, Reason};
 use hv_defs::x86::{AccessRights, Rflags, Seg, Vector};
 
+/// How an exit tells of an access to the APIC-access page that is no plain one of an instruction's.
+const APIC_IN_DELIVERY: u8 = 3;
+const APIC_PHYSICAL_IN_DELIVERY: u8 = 10;
+const APIC_PHYSICAL: u8 = 15;
+
 /// Where an operand that is to be read and then written lies.
 #[derive(Clone, Copy)]
 struct Place {
@@ -176,8 +181,14 @@ impl Cpu {
                 Stop::Exit(Box::new(ExitInfo { gpa, ..ExitInfo::of(Reason::EPT_MISCONFIG) }))
             }
             Fault::PmlFull => Stop::Exit(Box::new(ExitInfo::of(Reason::PML_FULL))),
-            Fault::ApicAccess { offset } => {
-                let kind = access as u8;
+            Fault::ApicAccess { offset, physical } => {
+                let delivers = self.exec.code_writes == CodeWrites::Tell;
+                let kind = match (physical, delivers) {
+                    (false, false) => access as u8,
+                    (false, true) => APIC_IN_DELIVERY,
+                    (true, true) => APIC_PHYSICAL_IN_DELIVERY,
+                    (true, false) => APIC_PHYSICAL,
+                };
                 let access = ApicAccess::new().with_offset(offset).with_kind(kind);
                 Stop::Exit(Box::new(ExitInfo { qualification: access.into(), ..ExitInfo::of(Reason::APIC_ACCESS) }))
             }
@@ -185,10 +196,21 @@ impl Cpu {
         Err(Halt)
     }
 
-    fn translate(&mut self, memory: &mut Memory, at: u64, access: Access, user: bool) -> Result<Hpa, Halt> {
+    /// Translates an address that `bytes` are accessed at, on this page or from it on.
+    fn translate(
+        &mut self,
+        memory: &mut Memory,
+        at: u64,
+        access: Access,
+        user: bool,
+        bytes: u64,
+    ) -> Result<(Hpa, bool), Halt> {
         let ac = self.flags.has(Rflags::AC);
         match self.mmu.translate(memory, at, access, user, ac) {
-            Ok(hpa) => Ok(hpa),
+            Ok(hpa) => Ok((hpa, false)),
+            Err(Fault::ApicAccess { offset, physical: false }) => {
+                self.apic_access(offset, bytes, access).map(|hpa| (hpa, true))
+            }
             Err(fault) => self.translation_fault(fault, access),
         }
     }
@@ -221,10 +243,13 @@ impl Cpu {
         if user && at & (boundary - 1) != 0 && self.alignment_checked() {
             return self.fault(Vector::AC, Some(0));
         }
-        let first = self.translate(memory, at, access, user)?;
+        let (first, virtual_apic) = self.translate(memory, at, access, user, bytes)?;
         let here = (PAGE_SIZE - at % PAGE_SIZE).min(bytes);
-        let second =
-            if here == bytes { first } else { self.translate(memory, wrap(at.wrapping_add(here)), access, user)? };
+        let second = if here == bytes {
+            first
+        } else {
+            self.translate(memory, wrap(at.wrapping_add(here)), access, user, bytes)?.0
+        };
         if access == Access::Write && self.exec.code_writes == CodeWrites::Refuse {
             for hpa in [first, second] {
                 if memory.flags(hpa).code() {
@@ -237,7 +262,7 @@ impl Cpu {
             self.note_access(at, bytes, access);
         }
         let tell = match self.exec.code_writes {
-            CodeWrites::Refuse => false,
+            CodeWrites::Refuse => virtual_apic,
             CodeWrites::Allow(at) => [first, second].iter().any(|hpa| hpa.page() != Hpa(at).page() || hpa.0 < at),
             CodeWrites::Tell => true,
         };

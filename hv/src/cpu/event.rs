@@ -273,5 +273,6 @@ pub fn inject(
     if event.kind == EventType::Nmi {
         cpu.interruptibility.insert(Interruptibility::NMI);
     }
-    cpu.deliver(memory, event)
+    // What an exit cuts short needs no follow-up.
+    cpu.deliver(memory, event).inspect_err(|_| cpu.leave_virtual_apic())
 }

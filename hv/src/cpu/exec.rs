@@ -38,6 +38,7 @@ pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut 
     *clock = cpu.exec.now;
     // One that is still pending is lost to the exit; an entry may inject another before it runs.
     cpu.exec.monitor_trap = false;
+    cpu.leave_virtual_apic();
     trap
 }
 
@@ -78,6 +79,15 @@ fn stopped(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<()
                 Ok(()) => Ok(()),
                 Err(Halt) => stopped(cpu, memory, blocks),
             }
+        }
+        Stop::Apart => {
+            cpu.exec.apart = true;
+            let ran = match one(cpu, memory, blocks) {
+                Ok(()) => Ok(()),
+                Err(Halt) => stopped(cpu, memory, blocks),
+            };
+            cpu.exec.apart = false;
+            ran
         }
         Stop::Unsupported(what) => Err(Trap::Unsupported(cpu.report(memory, what))),
     }
@@ -219,6 +229,11 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
     if run_alone(cpu, memory, &row).is_err() {
         cpu.interruptibility.insert(shadow);
         cpu.flags.put(Rflags::RF, resume);
+        if let Stop::Exit(info) = &mut cpu.exec.stop
+            && info.reason == ExitReason::of(Reason::APIC_ACCESS)
+        {
+            info.length = row.last().map_or(0, |end| end.offset.into());
+        }
         return Err(Halt);
     }
     if !mode.long() {
@@ -276,8 +291,11 @@ impl Cpu {
     /// Looks for events at an instruction boundary, by priority, and says how far it may run until the next look.
     #[inline]
     fn boundary(&mut self, memory: &mut Memory, until: u64) -> Result<u64, Trap> {
-        if let Some(reason) = self.exec.after.take() {
-            return Err(exit(reason));
+        if let Some((offset, _)) = self.exec.apic_write.take() {
+            self.emulate_apic_write(memory, offset);
+        }
+        if let Some((reason, qualification)) = self.exec.after.take() {
+            return Err(Trap::Exit(Box::new(ExitInfo { qualification, ..ExitInfo::of(reason) })));
         }
         if core::mem::take(&mut self.exec.monitor_trap) {
             return Err(exit(Reason::MONITOR_TRAP_FLAG));
@@ -302,8 +320,13 @@ impl Cpu {
         {
             return Err(exit(Reason::INTERRUPT_WINDOW));
         }
-        if self.exec.now >= until {
-            return Err(exit(Reason::EXTERNAL_INTERRUPT));
+        if self.exec.virtual_interrupt && !shadowed && self.flags.has(Rflags::IF) {
+            self.deliver_virtual_interrupt(memory)?;
+            return self.boundary(memory, until);
+        }
+        if self.exec.now >= until || !self.interrupts.is_empty() {
+            self.external_interrupt(memory)?;
+            return self.boundary(memory, until);
         }
         let goal = until.min(deadline);
         if self.activity != ActivityState::Active {

@@ -13,6 +13,7 @@
 //! Not here: what an exit means to a hypervisor, and any device.
 
 mod access;
+mod apic;
 mod block;
 mod breakpoint;
 mod chain;
@@ -34,6 +35,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use apic::Vectors;
 pub use block::Blocks;
 pub use decode::has;
 pub use event::inject;

@@ -1,5 +1,6 @@
 //! The architectural state of one physical CPU, and why it stopped running a guest.
 
+use super::apic::Vectors;
 use super::flags::Flags;
 use crate::mmu::Mmu;
 use crate::silicon::{Registers, Unsupported};
@@ -83,6 +84,12 @@ pub struct Cpu {
     pub pending_debug: u64,
     /// Seeds RDRAND and RDSEED, whose numbers are a function of this and of the clock.
     pub seed: u64,
+    /// RVI, the vector of the virtual interrupt that is requested; of use under "virtual-interrupt delivery" alone.
+    pub rvi: u8,
+    /// SVI, the vector of the virtual interrupt that is in service, likewise.
+    pub svi: u8,
+    /// External interrupts that wait in the CPU's own local APIC.
+    pub interrupts: Vectors,
     /// The clock at which the VMX-preemption timer runs out; all ones when it is off.
     pub preemption_deadline: u64,
     /// Whether it has 5-level paging.
@@ -110,8 +117,14 @@ pub(super) struct Exec {
     pub(super) code_writes: CodeWrites,
     /// A monitor-trap exit is pending.
     pub(super) monitor_trap: bool,
-    /// An exit that is pending on the completion of an instruction.
-    pub(super) after: Option<Reason>,
+    /// An exit that is pending on the completion of an instruction, with its qualification.
+    pub(super) after: Option<(Reason, u64)>,
+    /// A virtual interrupt is pending.
+    pub(super) virtual_interrupt: bool,
+    /// The offset and the size of a write to the APIC-access page that was virtualized, and is to be followed up.
+    pub(super) apic_write: Option<(u16, u8)>,
+    /// The instruction runs by itself, and so may reach the APIC-access page.
+    pub(super) apart: bool,
     /// A breakpoint is set on data, so that accesses are looked at.
     pub(super) watched: bool,
     /// The breakpoints on data and ports that the running instruction has hit, as DR6 has them.
@@ -152,6 +165,8 @@ pub(super) enum Stop {
     Exit(Box<ExitInfo>),
     /// A store to this host-physical address, in a page with decoded instructions. It is to be tried again.
     CodeWrite(u64),
+    /// An access to the APIC-access page. The instruction is to be tried again, by itself.
+    Apart,
     /// A software interrupt, or a trap that the instruction itself is.
     Software(super::event::Event),
     /// What this CPU does not have.
@@ -198,6 +213,9 @@ impl Cpu {
             activity: ActivityState::Active,
             pending_debug: 0,
             seed,
+            rvi: 0,
+            svi: 0,
+            interrupts: Vectors::default(),
             preemption_deadline: u64::MAX,
             la57: false,
             controls: Controls::default(),

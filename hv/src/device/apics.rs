@@ -223,6 +223,12 @@ impl Apics {
         self.local(vcpu).acknowledge(vector);
     }
 
+    /// The vCPU's local APIC is told that the interrupt in service is at its end.
+    pub(super) fn end(&mut self, vcpu: u16) {
+        let effect = self.local(vcpu).end();
+        self.carry_out(vcpu, effect);
+    }
+
     pub(super) fn signals(&self, vcpu: u16) -> Signals {
         let pins = self.locals[usize::from(vcpu)].pins();
         Signals { nmi: pins.nmi, init: pins.init, start_up: pins.start_up }

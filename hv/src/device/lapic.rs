@@ -293,6 +293,11 @@ impl Lapic {
         self.isr.set(vector, true);
     }
 
+    /// The end of the interrupt in service.
+    pub(super) fn end(&mut self) -> Effect {
+        self.write(EOI, 0, 0).unwrap_or(Effect::None)
+    }
+
     /// Whether the PIC's interrupts come through.
     pub(super) const fn takes_ext_int(&self) -> bool {
         !self.on() || self.lvt[LINT0] & (MASKED | LVT_EXT_INT) == LVT_EXT_INT

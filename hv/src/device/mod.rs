@@ -360,6 +360,13 @@ impl Bus for Board {
         }
     }
 
+    fn dismiss(&mut self, vcpu: u16, now: u64) {
+        self.acknowledge(vcpu, now);
+        if !self.told.1 {
+            self.apics.end(vcpu);
+        }
+    }
+
     fn signals(&mut self, vcpu: u16) -> Signals {
         self.apics.signals(vcpu)
     }

@@ -65,6 +65,11 @@ pub trait Bus {
     /// The vCPU took the interrupt that [`Bus::interrupt`] told of last.
     fn acknowledge(&mut self, vcpu: u16, now: u64);
 
+    /// As [`Bus::acknowledge`], and the interrupt is at its end at once: nobody is to handle it.
+    fn dismiss(&mut self, vcpu: u16, now: u64) {
+        self.acknowledge(vcpu, now);
+    }
+
     /// What waits for this vCPU beside interrupts.
     fn signals(&mut self, _vcpu: u16) -> Signals {
         Signals::default()

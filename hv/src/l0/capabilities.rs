@@ -22,7 +22,8 @@ const ENTRY_MAY_CLEAR: u32 = EntryControls::LOAD_DEBUG_CONTROLS.bits();
 const PIN: PinBased = PinBased::EXTERNAL_INTERRUPT_EXITING
     .union(PinBased::NMI_EXITING)
     .union(PinBased::VIRTUAL_NMIS)
-    .union(PinBased::PREEMPTION_TIMER);
+    .union(PinBased::PREEMPTION_TIMER)
+    .union(PinBased::POSTED_INTERRUPTS);
 
 const PRIMARY: PrimaryControls = PrimaryControls::INTERRUPT_WINDOW_EXITING
     .union(PrimaryControls::TSC_OFFSETTING)
@@ -50,9 +51,12 @@ const SECONDARY: SecondaryControls = SecondaryControls::EPT
     .union(SecondaryControls::VIRTUALIZE_APIC_ACCESSES)
     .union(SecondaryControls::DESCRIPTOR_TABLE_EXITING)
     .union(SecondaryControls::RDTSCP)
+    .union(SecondaryControls::VIRTUALIZE_X2APIC)
     .union(SecondaryControls::VPID)
     .union(SecondaryControls::WBINVD_EXITING)
     .union(SecondaryControls::UNRESTRICTED_GUEST)
+    .union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION)
+    .union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY)
     .union(SecondaryControls::PAUSE_LOOP_EXITING)
     .union(SecondaryControls::RDRAND_EXITING)
     .union(SecondaryControls::INVPCID)
@@ -116,6 +120,7 @@ pub(super) fn offered<S: Silicon>(from: &S, cr4: u64, shadowing: bool) -> Capabi
     // What L0 emulates by itself does not need silicon's leave.
     let emulated = PrimaryControls::UNCONDITIONAL_IO_EXITING | PrimaryControls::IO_BITMAPS;
     let emulated_exit = ExitControls::ACKNOWLEDGE_INTERRUPT.bits();
+    let emulated_pin = PinBased::POSTED_INTERRUPTS.bits();
     let offer = |wanted: u32, default1: u32, may_clear: u32, silicon: u32| Allowed {
         zero: default1 & !may_clear,
         one: wanted & silicon | default1,
@@ -128,7 +133,7 @@ pub(super) fn offered<S: Silicon>(from: &S, cr4: u64, shadowing: bool) -> Capabi
     let ept_vpid = from.capability(msr::VMX_EPT_VPID_CAP) | EptVpidCap::ACCESSED_DIRTY.bits();
     Capabilities {
         basic: u64::from(REVISION) | 4096 << 32 | 6 << 50 | 1 << 54 | 1 << 55,
-        pin: offer(PIN.bits(), PIN_DEFAULT1, 0, pin.one),
+        pin: offer(PIN.bits(), PIN_DEFAULT1, 0, pin.one | emulated_pin),
         primary: offer(PRIMARY.bits(), PRIMARY_DEFAULT1, PRIMARY_MAY_CLEAR, primary.one | emulated.bits()),
         secondary: Allowed { zero: 0, one: secondary },
         exit: offer(EXIT.bits(), EXIT_DEFAULT1, EXIT_MAY_CLEAR, exit.one | emulated_exit),

@@ -121,7 +121,7 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// Whether the running guest takes interrupts now.
-    fn takes_interrupts(&mut self) -> bool {
+    pub(super) fn takes_interrupts(&mut self) -> bool {
         let flags = Rflags::from_bits_retain(self.get(vmcs::GUEST_RFLAGS));
         let blocking = Interruptibility::from_bits_retain(self.get(vmcs::GUEST_INTERRUPTIBILITY));
         flags.contains(Rflags::IF) && !blocking.intersects(Interruptibility::STI | Interruptibility::MOV_SS)
@@ -146,7 +146,8 @@ impl<S: Silicon> Cx<'_, S> {
         let waiting = self.vcpu.requeued.or_else(|| self.bus.interrupt(self.vcpu.id, self.at.instruction));
         let Some(vector) = waiting else {
             self.watch_held();
-            return if self.vcpu.waits.is_some() { self.wait() } else { Ready::Go };
+            let waits = self.vcpu.waits.is_some() && !self.wake_by_virtual_interrupt();
+            return if waits { self.wait() } else { Ready::Go };
         };
         let injecting = self.get(vmcs::ENTRY_INTERRUPTION_INFO).valid();
         if self.vcpu.level == 2
@@ -155,6 +156,10 @@ impl<S: Silicon> Cx<'_, S> {
             if injecting || self.vcpu.entry_pending {
                 // L1's entry must have happened before an exit can.
                 return Ready::Briefly;
+            }
+            if self.is_notification(vector) {
+                self.take_notification();
+                return self.deliver();
             }
             let mut report = Report { reason: ExitReason::of(Reason::EXTERNAL_INTERRUPT), ..Report::default() };
             if self.vcpu.vmcs12.get(vmcs::EXIT_CONTROLS).contains(ExitControls::ACKNOWLEDGE_INTERRUPT) {

@@ -122,6 +122,9 @@ impl<S: Silicon> Cx<'_, S> {
         let secondary = self.secondary12();
         if !secondary.contains(SecondaryControls::EPT) {
             // L2-physical is L1-physical then.
+            if self.became_apic_access(exit, Gpa(exit.gpa)) {
+                return (Actor::L1, Next::Reflect);
+            }
             return (Actor::L0, self.handle_l1_violation(exit));
         }
         let Some(root) = self.vcpu.root else { return (Actor::L0, self.out_of_memory()) };
@@ -158,6 +161,7 @@ impl<S: Silicon> Cx<'_, S> {
                 exit.gpa = 0;
                 (Actor::L1, Next::Reflect)
             }
+            Filled::NoRam(at) if self.became_apic_access(exit, at) => (Actor::L1, Next::Reflect),
             Filled::NoRam(at) => (Actor::L0, self.handle_mmio(exit, at)),
             Filled::NoFrame => (Actor::L0, self.out_of_memory()),
         }

@@ -47,8 +47,8 @@ impl<S: Silicon> Cx<'_, S> {
         Ok((bytes, count))
     }
 
-    /// Returns the instruction's length; `None` when it is not one that L0 knows.
-    fn carry_out_mmio(&mut self, at: Gpa) -> Result<Option<usize>, Failure> {
+    /// The instruction at RIP.
+    pub(super) fn decode(&mut self) -> Result<Instruction, Failure> {
         let (bytes, count) = self.fetch()?;
         let code = AccessRights::from_bits(self.get(vmcs::GUEST_CS_ACCESS_RIGHTS));
         let bitness = if self.is_long() {
@@ -58,7 +58,12 @@ impl<S: Silicon> Cx<'_, S> {
         } else {
             16
         };
-        let instruction = Decoder::new(bitness, &bytes[..count], DecoderOptions::NONE).decode();
+        Ok(Decoder::new(bitness, &bytes[..count], DecoderOptions::NONE).decode())
+    }
+
+    /// Returns the instruction's length; `None` when it is not one that L0 knows.
+    fn carry_out_mmio(&mut self, at: Gpa) -> Result<Option<usize>, Failure> {
+        let instruction = self.decode()?;
         let size = instruction.memory_size().size() as u8;
         if instruction.is_invalid() || !matches!(size, 1 | 2 | 4 | 8) {
             return Ok(None);

@@ -6,6 +6,7 @@
 //! Not here: what a device does, and when which vCPU runs. L0 opens no file, reads no clock, and decides by nothing but
 //! its configuration, what silicon answers and what the board answers.
 
+mod apicv;
 mod bus;
 mod capabilities;
 mod cpuid;

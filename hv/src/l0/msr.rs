@@ -305,6 +305,7 @@ impl<S: Silicon> Cx<'_, S> {
                 self.silicon.write(page.offset(byte as u64), &[merged]);
             }
         }
+        self.merge_x2apic(slot, hpa12);
         page.0
     }
 

@@ -52,8 +52,9 @@ impl<S: Silicon> Cx<'_, S> {
             Reason::RDRAND => second(SecondaryControls::RDRAND_EXITING),
             Reason::RDSEED => second(SecondaryControls::RDSEED_EXITING),
             Reason::PREEMPTION_TIMER => pin.contains(PinBased::PREEMPTION_TIMER),
-            // CPUID, the VMX instructions, task switches, triple faults, INVD, XSETBV and their like always exit; and
-            // what L0 does not know is not L0's.
+            // CPUID, the VMX instructions, task switches, triple faults, INVD, XSETBV and their like always exit; writes
+            // and ends of interrupts on L2's virtual APIC exit by vmcs12's controls alone; and what L0 does not know is
+            // not L0's.
             _ => true,
         }
     }

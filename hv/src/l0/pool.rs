@@ -1,6 +1,7 @@
 //! The vmcs02 pool: the vmcs02s that a vCPU used last, each for one vmcs12, found by its address. Least recently used
 //! is recycled.
 
+use super::apicv::X2apicBits;
 use super::fields::FieldSet;
 use super::msr::PASS;
 use super::shadow02::Shadow02;
@@ -19,6 +20,8 @@ pub(super) struct Slot {
     /// The page of its MSR bitmap, and what the bytes in it that may differ from all ones are.
     pub(super) bitmap: Hpa,
     pub(super) merged: [u8; PASS.len()],
+    /// The bits of the MSRs of x2APIC mode in it, once they have not all been ones.
+    pub(super) x2apic: Option<Box<X2apicBits>>,
     /// What it takes for VMCS shadowing, once L1 has asked for that.
     pub(super) shadow: Option<Box<Shadow02>>,
     used: u64,
@@ -60,6 +63,7 @@ impl Pool {
                 saved,
                 bitmap,
                 merged: [0xff; PASS.len()],
+                x2apic: None,
                 shadow: None,
                 used: 0,
                 source: Box::default(),

@@ -7,7 +7,6 @@ use super::monitor::Wait;
 use super::shadow02::Shadowed;
 use super::vpid::Tag;
 use crate::silicon::Silicon;
-use hv_defs::addr::Gpa;
 use hv_defs::controls::SecondaryControls;
 use hv_defs::controls::{ActivityState, EntryControls, ExitControls, Interruptibility, PinBased, PrimaryControls};
 use hv_defs::ept::Eptp;
@@ -84,6 +83,10 @@ const DIRECT: FieldSet = RARE.union(OFTEN).union(field_set!(
     CR3_TARGET_2,
     CR3_TARGET_3,
     TPR_THRESHOLD,
+    EOI_EXIT_BITMAP_0,
+    EOI_EXIT_BITMAP_1,
+    EOI_EXIT_BITMAP_2,
+    EOI_EXIT_BITMAP_3,
     TSC_MULTIPLIER,
     PLE_GAP,
     PLE_WINDOW,
@@ -139,7 +142,7 @@ pub(super) struct Inherited {
 pub(super) const PLE_GAP: u32 = 128;
 pub(super) const PLE_WINDOW: u32 = 1024;
 
-struct Tally {
+pub(super) struct Tally {
     all: bool,
     written: u16,
     skipped: u16,
@@ -158,7 +161,7 @@ impl<S: Silicon> Cx<'_, S> {
         }
     }
 
-    fn put<T: FieldValue>(&mut self, tally: &mut Tally, field: Field<T>, value: T) {
+    pub(super) fn put<T: FieldValue>(&mut self, tally: &mut Tally, field: Field<T>, value: T) {
         let wrote = if tally.all {
             self.set(field, value);
             true
@@ -209,29 +212,15 @@ impl<S: Silicon> Cx<'_, S> {
         let entry12 = vmcs12.get(vmcs::ENTRY_CONTROLS);
         let secondary12 = self.secondary12();
 
-        let pin = pin12 | if pin12.contains(PinBased::NMI_EXITING) { PIN } else { PIN_WITH_NMIS };
+        // L0 takes posted interrupts in by itself.
+        let pin = pin12 - PinBased::POSTED_INTERRUPTS
+            | if pin12.contains(PinBased::NMI_EXITING) { PIN } else { PIN_WITH_NMIS };
         let mut primary = PRIMARY | primary12;
         primary.remove(PrimaryControls::IO_BITMAPS);
-        let virtual_apic = Gpa(self.vcpu.vmcs12.get(vmcs::VIRTUAL_APIC_ADDRESS));
-        if primary12.contains(PrimaryControls::TPR_SHADOW) {
-            match self.ram(virtual_apic, 4096) {
-                Some(hpa) => self.put(tally, vmcs::VIRTUAL_APIC_ADDRESS, hpa.0),
-                // Outside RAM nothing can be kept: L0 has each access exit.
-                None => {
-                    primary.remove(PrimaryControls::TPR_SHADOW);
-                    primary |= PrimaryControls::CR8_LOAD_EXITING | PrimaryControls::CR8_STORE_EXITING;
-                }
-            }
-        }
         let mut secondary =
             (secondary12 | SecondaryControls::EPT) - SecondaryControls::VMCS_SHADOWING - SecondaryControls::PML;
         secondary.set(SecondaryControls::VPID, self.shared.policy.tags != Tags::Off && tag.vpid != 0);
-        if secondary12.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
-            match self.ram(Gpa(self.vcpu.vmcs12.get(vmcs::APIC_ACCESS_ADDRESS)), 4096) {
-                Some(hpa) => self.put(tally, vmcs::APIC_ACCESS_ADDRESS, hpa.0),
-                None => secondary.remove(SecondaryControls::VIRTUALIZE_APIC_ACCESSES),
-            }
-        }
+        self.put_apic_pages(tally, &mut primary, &mut secondary);
         if self.shared.spins && !primary12.contains(PrimaryControls::PAUSE_EXITING) {
             secondary |= SecondaryControls::PAUSE_LOOP_EXITING;
             if !secondary12.contains(SecondaryControls::PAUSE_LOOP_EXITING) {

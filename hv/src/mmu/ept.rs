@@ -63,8 +63,21 @@ impl Frame {
 }
 
 impl Mmu {
-    /// The page that holds `gpa`, for a use that EPT permits. Without EPT, guest-physical is host-physical.
+    /// The page that holds `gpa`, for a use that EPT permits. Without EPT, guest-physical is host-physical. Paging
+    /// structures of the guest's that lie in the APIC-access page are not read.
     pub(super) fn physical(&mut self, memory: &mut Memory, gpa: u64, wanted: Use) -> Result<Frame, Fault> {
+        let frame = self.translate_physical(memory, gpa, wanted)?;
+        if let Some(page) = self.apic_access
+            && wanted.page.is_none()
+            && self.ept.is_some()
+            && Hpa(frame.at(gpa)).page() == page
+        {
+            return Err(Fault::ApicAccess { offset: gpa as u16 & 0xfff, physical: true });
+        }
+        Ok(frame)
+    }
+
+    fn translate_physical(&mut self, memory: &mut Memory, gpa: u64, wanted: Use) -> Result<Frame, Fault> {
         let Some(ept) = self.ept else {
             return Ok(Frame { base: PageSize::Huge.base(gpa), size: PageSize::Huge, flags: flag::EPT_ALL });
         };

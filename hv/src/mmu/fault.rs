@@ -44,5 +44,7 @@ pub enum Fault {
     ApicAccess {
         /// The byte in the page.
         offset: u16,
+        /// It is no access to what a linear address translates to, but to the guest's paging structures through EPT.
+        physical: bool,
     },
 }

@@ -242,7 +242,7 @@ impl Mmu {
             let entry = *self.tlb.entry(slot);
             if self.usable(entry.flags, access, user, ac) {
                 self.statistics.hits += 1;
-                return at(entry.flags, entry.target + (gva & (entry.size().bytes() - 1)));
+                return self.at(entry.flags, entry.target + (gva & (entry.size().bytes() - 1)));
             }
             // It may have become permitted: a CPU may let go of what it cached and look again.
             self.tlb.kill(slot);
@@ -273,7 +273,7 @@ impl Mmu {
             self.statistics.evictions += 1;
             self.forget_lines(address, size);
         }
-        at(flags, target)
+        self.at(flags, target)
     }
 
     /// Without paging, linear addresses are guest-physical ones.
@@ -281,7 +281,17 @@ impl Mmu {
         let page = flag::USER | flag::WRITE;
         let target = self.physical(memory, gva, Use::of(access, gva, page))?.at(gva);
         let apic = self.apic_access == Some(Hpa(target & !0xfff));
-        at(if apic { flag::APIC } else { 0 }, target)
+        self.at(if apic { flag::APIC } else { 0 }, target)
+    }
+
+    /// Where a translation leads, unless it is to the APIC-access page. What was cached of that page counts for nothing
+    /// once there is none.
+    #[inline]
+    fn at(&self, flags: u32, target: u64) -> Result<Hpa, Fault> {
+        if flags & flag::APIC != 0 && self.apic_access.is_some() {
+            return Err(Fault::ApicAccess { offset: target as u16 & 0xfff, physical: false });
+        }
+        Ok(Hpa(target))
     }
 
     fn usable(&self, flags: u32, access: Access, user: bool, ac: bool) -> bool {
@@ -504,13 +514,4 @@ fn class(mode: Mode, user: bool, ac: bool) -> u64 {
     } else {
         0
     }
-}
-
-/// Where a translation leads, unless it is to the APIC-access page.
-#[inline]
-fn at(flags: u32, target: u64) -> Result<Hpa, Fault> {
-    if flags & flag::APIC != 0 {
-        return Err(Fault::ApicAccess { offset: target as u16 & 0xfff });
-    }
-    Ok(Hpa(target))
 }

@@ -75,6 +75,7 @@ impl Capabilities {
                     .union(PinBased::NMI_EXITING)
                     .union(PinBased::VIRTUAL_NMIS)
                     .union(PinBased::PREEMPTION_TIMER)
+                    .union(PinBased::POSTED_INTERRUPTS)
                     .bits(),
         },
         primary: Allowed {
@@ -88,9 +89,12 @@ impl Capabilities {
                 .union(SecondaryControls::EPT)
                 .union(SecondaryControls::DESCRIPTOR_TABLE_EXITING)
                 .union(SecondaryControls::RDTSCP)
+                .union(SecondaryControls::VIRTUALIZE_X2APIC)
                 .union(SecondaryControls::VPID)
                 .union(SecondaryControls::WBINVD_EXITING)
                 .union(SecondaryControls::UNRESTRICTED_GUEST)
+                .union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION)
+                .union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY)
                 .union(SecondaryControls::PAUSE_LOOP_EXITING)
                 .union(SecondaryControls::RDRAND_EXITING)
                 .union(SecondaryControls::INVPCID)

@@ -7,7 +7,7 @@
 
 use crate::cpu::{Cpu, Segment, Table};
 use crate::vmcs::Vmcs;
-use hv_defs::controls::{ActivityState, EntryControls, ExitControls, Interruptibility};
+use hv_defs::controls::{ActivityState, EntryControls, ExitControls, Interruptibility, SecondaryControls};
 use hv_defs::vmcs::*;
 use hv_defs::x86::{AccessRights, Cr0, Cr4, Efer, Seg};
 
@@ -25,6 +25,7 @@ pub fn is_saved_at_exit(field: VmcsField) -> bool {
         GUEST_INTERRUPTIBILITY.field(),
         GUEST_ACTIVITY_STATE.field(),
         GUEST_PENDING_DEBUG_EXCEPTIONS.field(),
+        GUEST_INTERRUPT_STATUS.field(),
         PREEMPTION_TIMER_VALUE.field(),
         PML_INDEX.field(),
     ]
@@ -40,6 +41,7 @@ pub(crate) fn load_hot(cpu: &mut Cpu, vmcs: &Vmcs) {
     cpu.interruptibility = Interruptibility::from_bits_retain(vmcs.get(GUEST_INTERRUPTIBILITY));
     cpu.activity = ActivityState::new(vmcs.get(GUEST_ACTIVITY_STATE)).unwrap_or(ActivityState::Active);
     cpu.pending_debug = vmcs.get(GUEST_PENDING_DEBUG_EXCEPTIONS);
+    [cpu.rvi, cpu.svi] = vmcs.get(GUEST_INTERRUPT_STATUS).to_le_bytes();
 }
 
 /// Loads all guest state, but for what the MSR-load area holds.
@@ -109,6 +111,9 @@ pub(crate) fn save_hot(cpu: &Cpu, vmcs: &mut Vmcs) {
     vmcs.set(GUEST_INTERRUPTIBILITY, cpu.interruptibility.bits());
     vmcs.set(GUEST_ACTIVITY_STATE, cpu.activity as u32);
     vmcs.set(GUEST_PENDING_DEBUG_EXCEPTIONS, cpu.pending_debug);
+    if cpu.controls.secondary(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY) {
+        vmcs.set(GUEST_INTERRUPT_STATUS, cpu.interrupt_status());
+    }
     let mut entry = vmcs.get(ENTRY_CONTROLS);
     entry.set(EntryControls::IA32E_MODE_GUEST, cpu.efer & Efer::LMA.bits() != 0);
     vmcs.set(ENTRY_CONTROLS, entry);

@@ -80,6 +80,12 @@ impl Cpu {
         Some(())
     }
 
+    /// Whether an MSR is the local APIC's, and that is virtualized.
+    fn virtualizes_msr(&self, number: u32) -> bool {
+        (msr::X2APIC_FIRST..=msr::X2APIC_LAST).contains(&number)
+            && self.controls.secondary(SecondaryControls::VIRTUALIZE_X2APIC)
+    }
+
     /// EDX:EAX.
     pub(in crate::cpu) fn set_edx_eax(&mut self, value: u64) {
         W32::set(self, 0, value & 0xffff_ffff);
@@ -105,7 +111,8 @@ fn rdmsr_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> 
     if cpu.controls.exits_on_rdmsr(memory, number) {
         return cpu.plain_exit(op, Reason::RDMSR);
     }
-    match cpu.msr(op, number) {
+    let value = if cpu.virtualizes_msr(number) { cpu.virtual_msr(memory, number) } else { cpu.msr(op, number) };
+    match value {
         Some(value) => cpu.set_edx_eax(value),
         None => return cpu.gp(),
     }
@@ -118,7 +125,11 @@ fn wrmsr_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> 
         return cpu.plain_exit(op, Reason::WRMSR);
     }
     let value = cpu.edx_eax();
-    match cpu.set_msr(number, value) {
+    let written = match cpu.virtualizes_msr(number) {
+        true => cpu.set_virtual_msr(memory, number, value),
+        false => cpu.set_msr(number, value),
+    };
+    match written {
         Some(()) => cpu.checked(op),
         None => cpu.gp(),
     }

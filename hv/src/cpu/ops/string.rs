@@ -235,6 +235,10 @@ fn run<I: Iteration, W: Width, A: Width>(cpu: &mut Cpu, memory: &mut Memory, op:
         if I::COMPARES && cpu.flags.zf() != (op.extra == REPEAT) {
             return Ok(Flow::Next);
         }
+        if cpu.exec.apic_write.is_some() && count != done {
+            // An iteration is an operation, and what comes of its write to the local APIC comes before the next.
+            break;
+        }
     }
     cpu.rip = op.rip(cpu);
     Ok(Flow::Branch)

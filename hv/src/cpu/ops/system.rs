@@ -13,8 +13,6 @@ use hv_defs::controls::{ActivityState, Interruptibility, PrimaryControls, Second
 use hv_defs::exit::{CrAccess, CrAccessKind, DrAccess, Reason};
 use hv_defs::x86::{Cr0, Cr4, Efer, Rflags, Seg};
 
-/// The task-priority register's place in the virtual-APIC page.
-const VTPR: u64 = 0x80;
 /// CR4's bits that there are.
 const CR4_DEFINED: Cr4 = Cr4::all().difference(Cr4::SMXE.union(Cr4::CET).union(Cr4::PKS));
 
@@ -155,11 +153,7 @@ impl Cpu {
 
     /// CR8 as the guest reads it.
     fn read_cr8(&self, memory: &Memory) -> u64 {
-        if self.controls.primary(PrimaryControls::TPR_SHADOW) {
-            u64::from(memory.read::<u8>(self.controls.virtual_apic.offset(VTPR)) >> 4)
-        } else {
-            self.regs.cr8
-        }
+        if self.controls.primary(PrimaryControls::TPR_SHADOW) { self.virtual_cr8(memory) } else { self.regs.cr8 }
     }
 
     fn write_cr8(&mut self, memory: &mut Memory, value: u64) -> Result<(), Halt> {
@@ -167,12 +161,7 @@ impl Cpu {
             return self.gp();
         }
         if self.controls.primary(PrimaryControls::TPR_SHADOW) {
-            memory.write(self.controls.virtual_apic.offset(VTPR), (value as u32) << 4);
-            if !self.controls.secondary(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY)
-                && value < u64::from(self.controls.tpr_threshold & 15)
-            {
-                self.exec.after = Some(Reason::TPR_BELOW_THRESHOLD);
-            }
+            self.set_virtual_cr8(memory, value);
         } else {
             self.regs.cr8 = value;
         }

@@ -1,6 +1,7 @@
 //! Snippets of guest code, assembled beside what is expected of them.
 
 mod alignment;
+mod apic;
 mod breakpoints;
 mod exits;
 mod fuzz;

@@ -1,5 +1,6 @@
 //! Tests of L0 on a silicon that executes nothing.
 
+mod apic;
 mod entry_checks;
 mod faults;
 mod hostile;

@@ -69,7 +69,8 @@ impl<S: Silicon> Cx<'_, S> {
     /// The first check of an entry to the current vmcs12 that does not hold. vmcs01 is current.
     pub(super) fn check_entry(&mut self) -> Result<(), Failed> {
         let dirty = self.vcpu.vmcs12.dirty;
-        if dirty.is_empty() {
+        // The task priority, which the threshold is compared with, lies in memory.
+        if dirty.is_empty() && self.vcpu.vmcs12.get(vmcs::TPR_THRESHOLD) == 0 {
             return Ok(());
         }
         let all = !dirty.without(HOT).is_empty();

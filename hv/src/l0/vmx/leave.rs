@@ -232,6 +232,7 @@ impl<S: Silicon> Cx<'_, S> {
             let value = self.get(vmcs::PREEMPTION_TIMER_VALUE);
             self.vcpu.vmcs12.report(vmcs::PREEMPTION_TIMER_VALUE, value);
         }
+        self.sync_interrupt_status();
         // What MWAIT waits in is no activity state.
         let activity = if self.vcpu.waits == Some(Wait::Halt) { ActivityState::Hlt } else { ActivityState::Active };
         self.vcpu.vmcs12.report(vmcs::GUEST_ACTIVITY_STATE, activity as u32);

@@ -23,7 +23,7 @@ rows! {
     "msr-bitmap-address" => |s| !s.primary(PrimaryControls::MSR_BITMAPS) || page(s.get(MSR_BITMAP));
     "virtual-apic-address" => |s| !tpr_shadow(s) || page(s.get(VIRTUAL_APIC_ADDRESS));
     "tpr-threshold-reserved" => |s| !tpr_shadow(s) || interrupt_delivery(s) || s.get(TPR_THRESHOLD) < 16;
-    "tpr-threshold-above-vtpr" => |s| {
+    "tpr-threshold-above-vtpr" hot => |s| {
         !tpr_shadow(s)
             || interrupt_delivery(s)
             || s.secondary(SecondaryControls::VIRTUALIZE_APIC_ACCESSES)

@@ -150,9 +150,11 @@ rows! {
 /// nothing injected, blocked or pending. Where this holds, all hot rows do.
 #[inline]
 pub fn is_plain(s: &Subject<'_>) -> bool {
+    // The task priority, which the threshold is compared with, lies in memory.
     let plain_flags = Rflags::all().difference(Rflags::VM.union(Rflags::ONE)).bits();
     code64(s)
         && s.injected().is_none()
+        && s.get(TPR_THRESHOLD) == 0
         && s.get(GUEST_INTERRUPTIBILITY) == 0
         && s.get(GUEST_ACTIVITY_STATE) == ActivityState::Active as u32
         && s.get(GUEST_PENDING_DEBUG_EXCEPTIONS) == 0
