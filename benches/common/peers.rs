@@ -130,9 +130,17 @@ pub fn bochs(program: &str, model: &str, guest: &Guest) -> Result<Bochs, String>
         }
     }
     let (phases, seen) = last?;
-    let seen = String::from_utf8_lossy(&seen);
-    let version = seen.lines().find_map(|line| line.split_once("Bochs x86 Emulator ")).map_or("", |(_, words)| words);
-    Ok(Bochs { phases, version: version.trim().to_owned(), debugger: seen.contains("Next at t=0") })
+    let debugger = String::from_utf8_lossy(&seen).contains("Next at t=0");
+    Ok(Bochs { phases, version: bochs_version(program), debugger })
+}
+
+/// What a Bochs says that it is, in front of its help.
+fn bochs_version(program: &str) -> String {
+    let output = Command::new(program).args(["--help", "cpu"]).stdin(Stdio::null()).output();
+    let said = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let version = said.lines().find_map(|line| line.split_once("Bochs x86 Emulator "));
+    version.map_or_else(String::new, |(_, words)| words.trim().to_owned())
 }
 
 fn start_bochs(program: &str, folder: &Path) -> Result<Child, String> {

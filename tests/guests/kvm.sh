@@ -13,7 +13,7 @@
 #   kvm         loads kvm_intel with the parameters of `nvmx.kvm=WORD,WORD...` (`nested=1,enable_apicv=0`), and runs the
 #               payload of vmm.c with the words of `nvmx.payload=WORD,WORD...`
 #   kvm-bench   runs the payload `nvmx.rounds=N` times with `nvmx.cpuid=N` CPUIDs only and as often with `nvmx.out=N` port
-#               writes only, with a mark (see mark.c) before the first and after each: what benches/nested.rs times
+#               writes only, with a mark (see mark.c) before and after each: what benches/nested.rs times
 #   kvm-linux   boots the same kernel as L2, which runs `nvmx.l2=NAME` of its own tests, with the words of
 #               `nvmx.append=WORD+WORD...` on its command line, in `nvmx.l2mib` MiB (96)
 set -eu
@@ -52,15 +52,10 @@ cat >both/tests/kvm-bench <<'BENCH'
 set -e
 . /tests/load-kvm
 cpuid=$(word cpuid) out=$(word out) rounds=$(word rounds)
-# The first virtual machine of all turns VMX on.
-vmm payload cpuid=1 out=1 pages=0 mmio=0 >/dev/null
-mark 1 ready
 while [ "$rounds" -gt 0 ]; do
     rounds=$((rounds - 1))
-    vmm payload cpuid="$cpuid" out=0 pages=0 mmio=0 >/dev/null
-    mark 2 cpuid
-    vmm payload cpuid=0 out="$out" pages=0 mmio=0 >/dev/null
-    mark 3 out
+    vmm payload cpuid="$cpuid" out=0 pages=0 mmio=0 mark=1
+    vmm payload cpuid=0 out="$out" pages=0 mmio=0 mark=3
 done
 BENCH
 cat >both/tests/kvm-linux <<'LINUX'

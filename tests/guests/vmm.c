@@ -5,7 +5,8 @@
  *
  * The payload executes `cpuid` CPUIDs, `out` writes to a port that the monitor serves, touches `pages` pages that it has
  * not touched before, writes `mmio` times to memory that is not there, and halts. `vms` and `vcpus` say how many virtual
- * machines run it and on how many vCPUs each, in turn on one thread; `rounds` how many times it is run.
+ * machines run it and on how many vCPUs each, in turn on one thread; `rounds` how many times it is run. With `mark=N`,
+ * mark.c marks N before it is run and N + 1 after.
  */
 #include <asm/bootparam.h>
 #include <err.h>
@@ -201,10 +202,20 @@ struct wish {
 	uint64_t value;
 };
 
+/* Runs mark.c, if there is a number for it. */
+static void mark(uint64_t number, const char *name)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "mark %llu %s", (unsigned long long)number, name);
+	if (number && system(command))
+		errx(1, "%s failed", command);
+}
+
 static int run_payload(int argc, char **argv)
 {
 	struct wish wishes[] = { { "cpuid", 1000 }, { "out", 1000 }, { "pages", 1000 }, { "mmio", 100 },
-				 { "vms", 1 },	    { "vcpus", 1 },  { "rounds", 1 },   { NULL, 0 } };
+				 { "vms", 1 },	    { "vcpus", 1 },  { "rounds", 1 },   { "mark", 0 }, { NULL, 0 } };
 	struct wish *wish;
 	uint64_t vms, vcpus, round, number;
 	struct vm vm[16];
@@ -232,6 +243,7 @@ static int run_payload(int argc, char **argv)
 		vcpu[number] = new_vcpu(&vm[number / vcpus], number % vcpus);
 		long_mode(&vm[number / vcpus], &vcpu[number]);
 	}
+	mark(wishes[7].value, "begin");
 	for (round = 0; round < wishes[6].value; round++) {
 		uint64_t left = vms * vcpus;
 		char halted[64] = { 0 };
@@ -268,6 +280,7 @@ static int run_payload(int argc, char **argv)
 			}
 		}
 	}
+	mark(wishes[7].value ? wishes[7].value + 1 : 0, "end");
 	for (number = 0; number < vms * vcpus; number++) {
 		struct vcpu *it = &vcpu[number];
 		char of[32];
