@@ -126,7 +126,7 @@ impl Watched {
         self.look_at_host(cpu);
         let bitmap = self.own_page(cpu, vmcs::MSR_BITMAP);
         let own = *self.own_bitmap.get_or_insert(bitmap);
-        self.look_at_bitmap(own, bitmap);
+        self.look_at_bitmap(own, bitmap, secondary);
         if primary.contains(PrimaryControls::IO_BITMAPS) {
             for field in [vmcs::IO_BITMAP_A, vmcs::IO_BITMAP_B] {
                 let at = self.own_page(cpu, field);
@@ -185,15 +185,16 @@ impl Watched {
         assert_eq!(*host, now, "host state");
     }
 
-    /// A vmcs02 passes no MSR that vmcs01 does not pass.
-    fn look_at_bitmap(&mut self, own: u64, other: u64) {
+    /// A vmcs02 passes no MSR that vmcs01 does not pass, but for those of x2APIC mode that silicon virtualizes.
+    fn look_at_bitmap(&mut self, own: u64, other: u64, secondary: SecondaryControls) {
         if own == other {
             return;
         }
         let memory = self.soft.memory();
         let [own, other] = [own, other].map(|at| memory.bytes(Hpa(at), 4096).expect("memory of L0's"));
         for (byte, (own, other)) in own.iter().zip(other).enumerate() {
-            assert_eq!(own & !other, 0, "byte {byte:#x} of an MSR bitmap lets pass what L1 may not");
+            let passes = own & !other & !virtualized_msrs(byte, secondary);
+            assert_eq!(passes, 0, "byte {byte:#x} of an MSR bitmap lets pass what L1 may not");
         }
     }
 
@@ -353,5 +354,20 @@ impl Silicon for Watched {
 
     fn digest(&mut self) -> u64 {
         self.soft.digest()
+    }
+}
+
+/// The MSRs of a byte of an MSR bitmap that silicon virtualizes under these controls.
+fn virtualized_msrs(byte: usize, secondary: SecondaryControls) -> u8 {
+    let registers = secondary.contains(SecondaryControls::APIC_REGISTER_VIRTUALIZATION);
+    let delivery = secondary.contains(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY);
+    match byte {
+        _ if !secondary.contains(SecondaryControls::VIRTUALIZE_X2APIC) => 0,
+        0x100..=0x11f if registers => 0xff,
+        // TPR; with virtual-interrupt delivery EOI and self-IPI.
+        0x101 => 1,
+        0x901 => 1 | u8::from(delivery) << 3,
+        0x907 => u8::from(delivery) << 7,
+        _ => 0,
     }
 }
