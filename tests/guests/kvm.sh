@@ -54,8 +54,8 @@ set -e
 cpuid=$(word cpuid) out=$(word out) rounds=$(word rounds)
 while [ "$rounds" -gt 0 ]; do
     rounds=$((rounds - 1))
-    vmm payload cpuid="$cpuid" out=0 pages=0 mmio=0 mark=1
-    vmm payload cpuid=0 out="$out" pages=0 mmio=0 mark=3
+    vmm payload cpuid="$cpuid" out=0 pages=0 mmio=0 mark=1 >/dev/null
+    vmm payload cpuid=0 out="$out" pages=0 mmio=0 mark=3 >/dev/null
 done
 BENCH
 cat >both/tests/kvm-linux <<'LINUX'

@@ -6,7 +6,7 @@
  * The payload executes `cpuid` CPUIDs, `out` writes to a port that the monitor serves, touches `pages` pages that it has
  * not touched before, writes `mmio` times to memory that is not there, and halts. `vms` and `vcpus` say how many virtual
  * machines run it and on how many vCPUs each, in turn on one thread; `rounds` how many times it is run. With `mark=N`,
- * mark.c marks N before it is run and N + 1 after.
+ * mark.c marks N on the console before it is run and N + 1 after.
  */
 #include <asm/bootparam.h>
 #include <err.h>
@@ -202,12 +202,12 @@ struct wish {
 	uint64_t value;
 };
 
-/* Runs mark.c, if there is a number for it. */
+/* Runs mark.c on the console, if there is a number for it. */
 static void mark(uint64_t number, const char *name)
 {
 	char command[64];
 
-	snprintf(command, sizeof(command), "mark %llu %s", (unsigned long long)number, name);
+	snprintf(command, sizeof(command), "mark %llu %s >/dev/console", (unsigned long long)number, name);
 	if (number && system(command))
 		errx(1, "%s failed", command);
 }
