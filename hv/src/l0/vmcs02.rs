@@ -213,8 +213,8 @@ impl<S: Silicon> Cx<'_, S> {
         let secondary12 = self.secondary12();
 
         // L0 takes posted interrupts in by itself.
-        let pin = pin12 - PinBased::POSTED_INTERRUPTS
-            | if pin12.contains(PinBased::NMI_EXITING) { PIN } else { PIN_WITH_NMIS };
+        let own = if pin12.contains(PinBased::NMI_EXITING) { PIN } else { PIN_WITH_NMIS };
+        let pin = pin12.difference(PinBased::POSTED_INTERRUPTS) | own;
         let mut primary = PRIMARY | primary12;
         primary.remove(PrimaryControls::IO_BITMAPS);
         let mut secondary =
