@@ -224,7 +224,7 @@ impl Machine {
         if let Some(max) = self.config.max_instructions {
             until = until.min(max);
         }
-        let ran = self.l0.run_vcpu(self.vcpu, self.pcpu, &mut self.board, &mut self.log, until);
+        let ran = self.l0.run_turn(self.vcpu, self.pcpu, &mut self.board, &mut self.log, until);
         self.show(world, &ran)?;
         self.drain(world)?;
         self.arrivals();

@@ -6,10 +6,11 @@ use super::bus::{Bus, Ram};
 use super::ept02::Ept02;
 use super::vcpu::Vcpu;
 use crate::silicon::{Pcpu, Silicon};
+use core::ops::{Deref, DerefMut};
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
 use hv_defs::event::{Actor, Cause, Event, Flush, FlushKind, Stamp, VmcsAccess, VmcsOp, What, Which};
-use hv_defs::vmcs::{self, COUNT, Field, FieldValue, TABLE, VmcsField};
+use hv_defs::vmcs::{self, Field, FieldValue, TABLE, VmcsField};
 
 /// One vCPU on one physical CPU, and all that is shared.
 pub(super) struct Cx<'a, S: Silicon> {
@@ -17,11 +18,52 @@ pub(super) struct Cx<'a, S: Silicon> {
     pub(super) vcpu: &'a mut Vcpu,
     pub(super) shared: &'a mut Shared,
     pub(super) ept02: &'a mut Ept02,
-    pub(super) bus: &'a mut dyn Bus,
+    pub(super) bus: Asked<'a>,
+    /// When the board was looked at last, nothing waited there.
+    pub(super) calm: bool,
     pub(super) log: &'a mut Vec<Event>,
     pub(super) cpu: Pcpu,
     pub(super) at: Stamp,
 }
+
+/// The board, which notes that it was asked for anything.
+pub(super) struct Asked<'a> {
+    bus: &'a mut dyn Bus,
+    asked: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(bus: &'a mut dyn Bus) -> Self {
+        Self { bus, asked: false }
+    }
+
+    /// Whether it was asked for anything since it was made, or since [`Asked::forget`].
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.asked = false;
+    }
+}
+
+impl<'a> Deref for Asked<'a> {
+    type Target = dyn Bus + 'a;
+
+    fn deref(&self) -> &Self::Target {
+        self.bus
+    }
+}
+
+impl DerefMut for Asked<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.asked = true;
+        self.bus
+    }
+}
+
+/// Fields that [`Cx::update_rows`] writes together, at most.
+const TOGETHER: usize = 32;
 
 impl<S: Silicon> Cx<'_, S> {
     /// Tells the log.
@@ -111,17 +153,19 @@ impl<S: Silicon> Cx<'_, S> {
             return;
         }
         let saved = &mut self.vcpu.saved[self.vcpu.current];
-        let mut wanted = [(0, 0); COUNT];
-        let mut count = 0;
-        for (row, value) in writes.iter().take(COUNT) {
-            if saved.known(*row) != Some(*value) {
-                saved.learn(*row, *value);
-                wanted[count] = (*row, *value);
-                count += 1;
+        let mut wanted = [(0, 0); TOGETHER];
+        for some in writes.chunks(TOGETHER) {
+            let mut count = 0;
+            for (row, value) in some {
+                if saved.known(*row) != Some(*value) {
+                    saved.learn(*row, *value);
+                    wanted[count] = (*row, *value);
+                    count += 1;
+                }
             }
+            saved.written = saved.written.saturating_add(count as u16);
+            self.silicon.vmwrite_rows(self.cpu, &wanted[..count]);
         }
-        saved.written = saved.written.saturating_add(count as u16);
-        self.silicon.vmwrite_rows(self.cpu, &wanted[..count]);
     }
 
     /// Makes one of the vCPU's VMCSs current.

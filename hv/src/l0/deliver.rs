@@ -146,6 +146,8 @@ impl<S: Silicon> Cx<'_, S> {
         let waiting = self.vcpu.requeued.or_else(|| self.bus.interrupt(self.vcpu.id, self.at.instruction));
         let Some(vector) = waiting else {
             self.watch_held();
+            self.calm = !signals.any() && self.vcpu.cr8 == 0;
+            self.bus.forget();
             let waits = self.vcpu.waits.is_some() && !self.wake_by_virtual_interrupt();
             return if waits { self.wait() } else { Ready::Go };
         };

@@ -22,7 +22,28 @@ impl<S: Silicon> L0<S> {
         self.bring(vcpu, cpu, bus, log);
         self.cx(vcpu, cpu, bus, log).run(until)
     }
+
+    /// As [`L0::run_vcpu`], and goes on for some dozens of exits while none of them concerns the board, and nothing waits
+    /// there. Nothing is to become due there before `until`.
+    ///
+    /// # Panics
+    /// As [`L0::run_vcpu`].
+    pub fn run_turn(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log, until: u64) -> Ran {
+        self.bring(vcpu, cpu, bus, log);
+        let mut cx = self.cx(vcpu, cpu, bus, log);
+        let mut ran = cx.run(until);
+        for _ in 0..ALONE {
+            if ran != Ran::Ready || !cx.is_calm() || cx.at.instruction >= until {
+                break;
+            }
+            ran = cx.enter(until, until);
+        }
+        ran
+    }
 }
+
+/// Exits that do not concern the board, one behind the other, at most.
+const ALONE: u32 = 64;
 
 impl<S: Silicon> Cx<'_, S> {
     fn run(&mut self, end: u64) -> Ran {
@@ -33,6 +54,17 @@ impl<S: Silicon> Cx<'_, S> {
             Ready::Waits => return Ran::Halted,
             Ready::Ends(stop) => return Ran::Stop(stop),
         };
+        self.enter(until, end)
+    }
+
+    /// Whether [`Cx::deliver`] would find what it found last: nothing to deliver. It did, and nobody has asked the board for
+    /// anything since.
+    fn is_calm(&mut self) -> bool {
+        self.calm && !self.bus.was_asked() && self.vcpu.waits.is_none() && self.silicon.registers(self.cpu).cr8 == 0
+    }
+
+    /// Enters and handles the exit. `until` is when the entry ends at the latest, `end` when the caller's turn does.
+    fn enter(&mut self, until: u64, end: u64) -> Ran {
         let entered_at = self.at;
         let saved = &self.vcpu.saved[self.vcpu.current];
         let launch = !saved.launched;

@@ -81,10 +81,16 @@ fn enters(rounds: u32) -> Result<Vec<u8>, IcedError> {
     a.assemble(CODE)
 }
 
-/// What it does when L2 has exited.
-fn resumes() -> Result<Vec<u8>, IcedError> {
+/// What it does when L2 has exited: it reads its vmcs12 `reads` times.
+fn resumes(reads: u32) -> Result<Vec<u8>, IcedError> {
     let mut a = CodeAssembler::new(64)?;
     let mut done = a.create_label();
+    if reads > 0 {
+        a.mov(ecx, EXIT_REASON.field().0)?;
+    }
+    for _ in 0..reads {
+        a.vmread(rax, rcx)?;
+    }
     a.dec(ebx)?;
     a.jz(done)?;
     a.vmresume()?;
@@ -169,6 +175,11 @@ impl Nested {
 
     /// As [`Nested::new`], with all of the configuration.
     pub(crate) fn with(config: &Config, rounds: u32) -> Self {
+        Self::with_reads(config, rounds, 0)
+    }
+
+    /// As [`Nested::with`], with so many VMREADs by L1 in each round.
+    pub(crate) fn with_reads(config: &Config, rounds: u32, reads: u32) -> Self {
         let silicon = SoftSilicon::new(L0_MEMORY + config.memory, config.pcpus, config.tlb_entries, config.seed)
             .with_la57(config.la57);
         let mut nested = Self { l0: L0::new(config, silicon).unwrap(), log: Log::default(), bus: Bare };
@@ -188,7 +199,7 @@ impl Nested {
             nested.write(at, &word.to_le_bytes());
         }
         nested.write(CODE, &enters(rounds).unwrap());
-        nested.write(HOST_RIP_OF_L1, &resumes().unwrap());
+        nested.write(HOST_RIP_OF_L1, &resumes(reads).unwrap());
         nested.write(VMCS12, &vmcs12(1).to_bytes());
         nested.write(L2 + 0x8000, &[0x0f, 0x01, 0xc1]); // VMCALL
         let mut start = Start::long_mode(CODE, STACK, PML4, (0, 0));
@@ -222,6 +233,11 @@ impl Nested {
     /// One entry and the exit after it.
     pub(crate) fn step(&mut self) -> Ran {
         self.step_on(0)
+    }
+
+    /// As the machine does: one entry and the exit after it, and more while L0 alone is concerned.
+    pub(crate) fn turn(&mut self) -> Ran {
+        self.l0.run_turn(0, 0, &mut self.bus, &mut self.log, u64::MAX)
     }
 
     /// As [`Nested::step`], on any physical CPU.
