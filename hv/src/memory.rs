@@ -215,7 +215,7 @@ impl Memory {
     ///
     /// # Panics
     /// When `at` is not page-aligned or not memory: VMPTRLD and VMCLEAR have checked it.
-    #[inline]
+    #[inline(always)]
     pub fn vmcs(&self, at: Hpa) -> &Vmcs {
         assert!(at.is_page_aligned() && self.holds(at, PAGE_SIZE), "a VMCS region is a page of memory");
         const { assert!(align_of::<Vmcs>() <= align_of::<u128>() && size_of::<Vmcs>() <= PAGE_SIZE as usize) };
@@ -227,7 +227,7 @@ impl Memory {
     ///
     /// # Panics
     /// As [`Memory::vmcs`].
-    #[inline]
+    #[inline(always)]
     pub fn vmcs_mut(&mut self, at: Hpa) -> &mut Vmcs {
         assert!(at.is_page_aligned() && self.holds(at, PAGE_SIZE), "a VMCS region is a page of memory");
         self.touch_page((at.0 / PAGE_SIZE) as usize);

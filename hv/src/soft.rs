@@ -110,6 +110,7 @@ impl SoftSilicon {
         self.cpus[cpu].cpu.interrupts.add(vector);
     }
 
+    #[inline(always)]
     fn current(&self, cpu: Pcpu) -> Hpa {
         self.cpus[cpu].current.expect("a VMCS is current before it is accessed")
     }
@@ -260,6 +261,7 @@ impl SoftSilicon {
                 memory.vmcs_mut(current).abort = 4;
             }
         }
+        cpu.reuse(info);
         Outcome::Exited(Exited { dropped_by_entry, dropped_by_exit })
     }
 }

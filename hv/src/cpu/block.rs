@@ -74,6 +74,8 @@ struct Page {
     blocks: Vec<u32>,
     /// The 64-byte chunks whose bytes were decoded, a bit each.
     chunks: u64,
+    /// The keys of instructions that go on in another page.
+    short: Vec<u64>,
 }
 
 /// All decoded blocks of a machine.
@@ -83,6 +85,7 @@ pub struct Blocks {
     free: Vec<Vec<u32>>,
     /// How often blocks were dropped.
     dropped: u64,
+    /// Blocks by their keys; [`NONE`] for an instruction that goes on in another page.
     by_key: BTreeMap<u64, u32>,
     /// Blocks by the linear addresses that they were lately run at. What is found here may be another's.
     recent: Box<[u32; RECENT]>,
@@ -183,7 +186,9 @@ impl Blocks {
                 None => return NONE,
             },
         };
-        self.recent[slot(linear)] = id;
+        if id != NONE {
+            self.recent[slot(linear)] = id;
+        }
         id
     }
 
@@ -209,6 +214,11 @@ impl Blocks {
             }
         }
         if count == 0 {
+            self.by_key.insert(key, NONE);
+            let page = self.pages.entry(at.page().0).or_default();
+            page.short.push(key);
+            page.chunks |= 1 << 63;
+            memory.set_code(at);
             return None;
         }
         let mut alone = None;
@@ -282,7 +292,11 @@ impl Blocks {
     pub fn drop_page(&mut self, memory: &mut Memory, at: Hpa) {
         memory.clear_code(at);
         self.dropped += 1;
-        for id in self.pages.remove(&at.page().0).unwrap_or_default().blocks {
+        let page = self.pages.remove(&at.page().0).unwrap_or_default();
+        for key in page.short {
+            self.by_key.remove(&key);
+        }
+        for id in page.blocks {
             let (key, ops) = (self.head(id).key(), self.head(id).ops());
             self.rows.set_key(id, NOTHING);
             self.by_key.remove(&key);

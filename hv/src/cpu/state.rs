@@ -133,6 +133,8 @@ pub(super) struct Exec {
     pub(super) iret_unblocked_nmi: bool,
     /// The operand's offset of the x87 instruction that runs, where an exception is unmasked.
     pub(super) x87_operand: u64,
+    /// Where the next exit's information can be put.
+    pub(super) spare: Option<Box<ExitInfo>>,
     /// The clock at the last PAUSE, and at the first of its loop.
     pub(super) last_pause: u64,
     pub(super) first_pause: u64,
@@ -286,8 +288,15 @@ impl Cpu {
     /// An op's way to leave for the hypervisor.
     #[cold]
     pub(super) fn exit<T>(&mut self, info: ExitInfo) -> Result<T, Halt> {
-        self.exec.stop = Stop::Exit(Box::new(info));
+        let mut place = self.exec.spare.take().unwrap_or_default();
+        *place = info;
+        self.exec.stop = Stop::Exit(place);
         Err(Halt)
+    }
+
+    /// An exit has been dealt with: what told of it can tell of the next.
+    pub(crate) fn reuse(&mut self, info: Box<ExitInfo>) {
+        self.exec.spare = Some(info);
     }
 
     /// An op's way to say that it is not there.

@@ -84,13 +84,13 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// Reads a field of the current VMCS: VMREAD, unless L0 knows what it holds.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get<T: FieldValue>(&mut self, field: Field<T>) -> T {
         T::from_raw(self.get_row(field.index()))
     }
 
     /// As [`Cx::get`], by row.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get_row(&mut self, row: usize) -> u64 {
         match self.vcpu.saved[self.vcpu.current].known(row) {
             Some(value) => value,
@@ -98,6 +98,7 @@ impl<S: Silicon> Cx<'_, S> {
         }
     }
 
+    #[inline(never)]
     fn read_row(&mut self, row: usize) -> u64 {
         let value = self.silicon.vmread_row(self.cpu, row);
         self.vcpu.saved[self.vcpu.current].learn(row, value);
@@ -136,6 +137,7 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// As [`Cx::update`], by row.
+    #[inline]
     pub(super) fn update_row(&mut self, row: usize, value: u64) -> bool {
         if self.vcpu.saved[self.vcpu.current].known(row) == Some(value) {
             return false;

@@ -71,6 +71,7 @@ impl FieldSet {
         self
     }
 
+    #[inline(always)]
     pub(super) const fn has_row(&self, row: usize) -> bool {
         self.0[row / 64] >> (row % 64) & 1 != 0
     }
@@ -80,10 +81,12 @@ impl FieldSet {
         self.has_row(field.index())
     }
 
+    #[inline(always)]
     pub(super) fn add_row(&mut self, row: usize) {
         self.0[row / 64] |= 1 << (row % 64);
     }
 
+    #[inline(always)]
     pub(super) fn remove_row(&mut self, row: usize) {
         self.0[row / 64] &= !(1 << (row % 64));
     }

@@ -99,9 +99,18 @@ impl Msrs {
 }
 
 /// Bytes of the MSR bitmap that hold MSRs which guests reach without an exit, and the bits of these: the TSC for
-/// reading; SYSENTER_CS, _ESP, _EIP; STAR, LSTAR, CSTAR, FMASK; FS_BASE, GS_BASE, KERNEL_GS_BASE.
-pub(super) const PASS: [(usize, u8); 7] =
-    [(0x002, 0x01), (0x02e, 0x70), (0x410, 0x1e), (0x420, 0x07), (0x82e, 0x70), (0xc10, 0x1e), (0xc20, 0x07)];
+/// reading, and DEBUGCTL, which KVM reads at each exit; SYSENTER_CS, _ESP, _EIP; STAR, LSTAR, CSTAR, FMASK; FS_BASE,
+/// GS_BASE, KERNEL_GS_BASE.
+pub(super) const PASS: [(usize, u8); 8] = [
+    (0x002, 0x01),
+    (0x02e, 0x70),
+    (0x03b, 0x02),
+    (0x410, 0x1e),
+    (0x420, 0x07),
+    (0x82e, 0x70),
+    (0xc10, 0x1e),
+    (0xc20, 0x07),
+];
 
 /// The MSR bitmap that L0 would use by itself.
 pub(super) fn bitmap() -> [u8; 4096] {

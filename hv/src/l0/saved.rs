@@ -42,11 +42,13 @@ impl SavedVmcs {
     }
 
     /// What a field holds, if L0 knows.
+    #[inline(always)]
     pub(super) fn known(&self, row: usize) -> Option<u64> {
         self.known.has_row(row).then(|| self.values[row])
     }
 
     /// L0 learned or set what a field holds.
+    #[inline(always)]
     pub(super) fn learn(&mut self, row: usize, value: u64) {
         self.known.add_row(row);
         self.values[row] = value;
