@@ -271,6 +271,33 @@ fn ept_violations_reach_the_vmcs() {
 }
 
 #[test]
+fn an_iret_that_leaves_ept_tells_that_it_unblocked_nmis() {
+    let check = |page: u64, controls: SecondaryControls, index: u16, reason: Reason| {
+        for blocked in [0, 8] {
+            let mut silicon = with(&[0x48, 0xcf]);
+            add_secondary(&mut silicon, controls);
+            let pin = silicon.get(0, PIN_BASED_CONTROLS) | PinBased::NMI_EXITING | PinBased::VIRTUAL_NMIS;
+            silicon.set(0, PIN_BASED_CONTROLS, pin);
+            silicon.set(0, PML_ADDRESS, 0x4000);
+            silicon.set(0, PML_INDEX, index);
+            silicon.set(0, EPT_POINTER, eptp().with_accessed_dirty(!controls.is_empty()));
+            silicon.set(0, GUEST_RSP, 0x5000);
+            poke(&mut silicon, EPT_PT + 5 * 8, &[page]);
+            silicon.set(0, GUEST_INTERRUPTIBILITY, blocked);
+            assert!(is(enter(&mut silicon, true), reason));
+            // Of a log that is full before IRET is fetched, IRET is not the cause.
+            let by_iret = reason == Reason::EPT_VIOLATION;
+            let told = silicon.get(0, EXIT_QUALIFICATION) >> 12 & 1 != 0;
+            assert_eq!(told, by_iret && blocked != 0, "{reason}");
+            assert_eq!(silicon.get(0, GUEST_INTERRUPTIBILITY), if by_iret { 0 } else { blocked }, "{reason}");
+            assert_eq!(silicon.get(0, GUEST_RFLAGS), 0x1_0002, "{reason}: RF");
+        }
+    };
+    check(0, SecondaryControls::empty(), 0, Reason::EPT_VIOLATION);
+    check((RAM + 0x5000) | 0x37, SecondaryControls::PML, 0xffff, Reason::PML_FULL);
+}
+
+#[test]
 fn dirty_pages_are_logged_until_the_log_is_full() {
     // mov [0x5000], rax; mov [0x6000], rax; hlt
     let store = |page: u8| [0x48, 0x89, 0x04, 0x25, 0, page, 0, 0];

@@ -63,6 +63,12 @@ impl EptEntry {
         self.into_bits() & 7 != 0
     }
 
+    /// Whether it is present: any of those bits is set, or with mode-based execute control (`mode_based`) that for
+    /// user-mode addresses.
+    pub const fn present_in(self, mode_based: bool) -> bool {
+        self.present() || mode_based && self.user_execute()
+    }
+
     /// The physical address that it points to.
     pub const fn address(self) -> u64 {
         self.pfn() * PAGE_SIZE

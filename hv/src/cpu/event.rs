@@ -7,7 +7,7 @@ use crate::silicon::Unsupported;
 use crate::vmx::exit::ExitInfo;
 use hv_defs::controls::{ActivityState, Interruptibility};
 use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
-use hv_defs::x86::Vector;
+use hv_defs::x86::{Rflags, Vector};
 
 /// Something that is delivered through the IDT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,12 +59,12 @@ impl Event {
         )
     }
 
-    /// As the interruption-information fields have it.
-    fn info(&self) -> InterruptionInfo {
+    /// As the interruption-information fields have it; in real mode (not `protected`) no event has an error code.
+    fn info(&self, protected: bool) -> InterruptionInfo {
         InterruptionInfo::new()
             .with_vector(self.vector.0)
             .with_kind(self.kind)
-            .with_has_error_code(self.error.is_some())
+            .with_has_error_code(protected && self.error.is_some())
             .with_valid(true)
     }
 }
@@ -124,7 +124,9 @@ impl Cpu {
         let unblocks = core::mem::take(&mut self.exec.iret_unblocked_nmi);
         let mut info = ExitInfo {
             reason: ExitReason::of(Reason::EXCEPTION_NMI),
-            intr_info: event.info().with_nmi_unblocking(unblocks && event.vector != Vector::DF && original.is_none()),
+            intr_info: event
+                .info(self.protected())
+                .with_nmi_unblocking(unblocks && event.vector != Vector::DF && original.is_none()),
             intr_error: event.error.unwrap_or(0),
             length: event.length,
             ..ExitInfo::default()
@@ -133,7 +135,7 @@ impl Cpu {
             info.qualification = event.detail;
         }
         if let Some(original) = original {
-            note_delivery(&mut info, original);
+            note_delivery(&mut info, original, self.protected());
         }
         Trap::Exit(Box::new(info))
     }
@@ -159,6 +161,7 @@ impl Cpu {
             if delivered.is_ok() {
                 self.interruptibility.remove(Interruptibility::STI | Interruptibility::MOV_SS);
                 self.activity = ActivityState::Active;
+                self.after_step();
                 return Ok(());
             }
             (self.rip, self.regs.gpr[4]) = before;
@@ -166,7 +169,7 @@ impl Cpu {
                 Stop::Fault(vector, code) => Event::fault(vector, code),
                 Stop::PageFault(code, address) => Event::page_fault(code, address),
                 Stop::Exit(mut info) => {
-                    note_delivery(&mut info, &event);
+                    note_delivery(&mut info, &event, self.protected());
                     return Err(Trap::Exit(info));
                 }
                 Stop::Unsupported(what) => {
@@ -228,9 +231,33 @@ impl Cpu {
     }
 }
 
+/// Whether an event is one whose handler's image of RFLAGS has RF set.
+fn sets_rf(info: InterruptionInfo) -> bool {
+    let traps = matches!(Vector(info.vector()), Vector::DB | Vector::DF);
+    info.valid() && info.kind() == EventType::HardwareException && !traps
+}
+
+impl Cpu {
+    /// Gives RF the value that an exit saves. See: SDM "Saving RIP, RSP, RFLAGS, and SSP".
+    pub(super) fn settle_rf(&mut self, info: &ExitInfo) {
+        let rf = match info.reason.reason() {
+            Reason::EXCEPTION_NMI if sets_rf(info.intr_info) => true,
+            Reason::EXCEPTION_NMI => return,
+            _ if info.idt_info.valid() => self.flags.has(Rflags::RF) || sets_rf(info.idt_info),
+            Reason::EPT_VIOLATION | Reason::EPT_MISCONFIG | Reason::PML_FULL | Reason::APIC_ACCESS => true,
+            // What is left and has a length is an instruction.
+            _ if info.length != 0 => false,
+            _ => return,
+        };
+        if rf != self.flags.has(Rflags::RF) {
+            self.flags.put(Rflags::RF, rf);
+        }
+    }
+}
+
 /// Tells in an exit that it came in the delivery of an event.
-fn note_delivery(info: &mut ExitInfo, event: &Event) {
-    info.idt_info = event.info();
+fn note_delivery(info: &mut ExitInfo, event: &Event, protected: bool) {
+    info.idt_info = event.info(protected);
     info.idt_error = event.error.unwrap_or(0);
     if event.is_software() {
         info.length = event.length;
@@ -273,6 +300,13 @@ pub fn inject(
     if event.kind == EventType::Nmi {
         cpu.interruptibility.insert(Interruptibility::NMI);
     }
-    // What an exit cuts short needs no follow-up.
-    cpu.deliver(memory, event).inspect_err(|_| cpu.leave_virtual_apic())
+    let delivered = cpu.deliver(memory, event);
+    if let Err(trap) = &delivered {
+        // What an exit cuts short needs no follow-up.
+        cpu.leave_virtual_apic();
+        if let Trap::Exit(info) = trap {
+            cpu.settle_rf(info);
+        }
+    }
+    delivered
 }

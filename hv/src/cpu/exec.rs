@@ -36,6 +36,9 @@ pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut 
         }
     };
     *clock = cpu.exec.now;
+    if let Trap::Exit(info) = &trap {
+        cpu.settle_rf(info);
+    }
     // One that is still pending is lost to the exit; an entry may inject another before it runs.
     cpu.exec.monitor_trap = false;
     cpu.leave_virtual_apic();
@@ -336,8 +339,8 @@ impl Cpu {
         Ok(goal)
     }
 
-    /// Leaves a monitor-trap exit pending after an instruction.
-    fn after_step(&mut self) {
+    /// Leaves a monitor-trap exit pending after an instruction, or after the delivery of an event.
+    pub(super) fn after_step(&mut self) {
         if self.controls.primary.contains(PrimaryControls::MONITOR_TRAP_FLAG) {
             self.exec.monitor_trap = true;
         }

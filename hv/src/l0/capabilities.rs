@@ -64,6 +64,7 @@ const SECONDARY: SecondaryControls = SecondaryControls::EPT
     .union(SecondaryControls::RDSEED_EXITING)
     .union(SecondaryControls::PML)
     .union(SecondaryControls::XSAVES)
+    .union(SecondaryControls::MODE_BASED_EXECUTE)
     .union(SecondaryControls::TSC_SCALING);
 
 const EXIT: ExitControls = ExitControls::SAVE_DEBUG_CONTROLS
@@ -88,6 +89,7 @@ const EPT_VPID: EptVpidCap = EptVpidCap::EXECUTE_ONLY
     .union(EptVpidCap::PAGE_1G)
     .union(EptVpidCap::INVEPT)
     .union(EptVpidCap::ACCESSED_DIRTY)
+    .union(EptVpidCap::ADVANCED_EXIT_INFORMATION)
     .union(EptVpidCap::INVEPT_SINGLE)
     .union(EptVpidCap::INVEPT_ALL)
     .union(EptVpidCap::INVVPID)
@@ -125,7 +127,12 @@ pub(super) fn offered<S: Silicon>(from: &S, cr4: u64, shadowing: bool) -> Capabi
         zero: default1 & !may_clear,
         one: wanted & silicon | default1,
     };
-    let secondary = SECONDARY.bits() & (from.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32;
+    let mut secondary = SECONDARY.bits() & (from.capability(msr::VMX_PROCBASED_CTLS2) >> 32) as u32;
+    let tells_users = from.capability(msr::VMX_EPT_VPID_CAP) & EptVpidCap::ADVANCED_EXIT_INFORMATION.bits() != 0;
+    if !tells_users {
+        // Without it an exit does not say whether a fetch was from a user-mode address.
+        secondary &= !SecondaryControls::MODE_BASED_EXECUTE.bits();
+    }
     // L0 keeps L1's log by itself.
     let secondary = secondary | SecondaryControls::PML.bits();
     let secondary = secondary | if shadowing { SecondaryControls::VMCS_SHADOWING.bits() } else { 0 };

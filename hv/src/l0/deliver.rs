@@ -8,7 +8,7 @@ use super::vmx::Report;
 use crate::silicon::Silicon;
 use hv_defs::controls::{ActivityState, ExitControls, Interruptibility, PinBased, PrimaryControls};
 use hv_defs::event::{Injection, Stop, What};
-use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
+use hv_defs::exit::{EptViolation, EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::vmcs;
 use hv_defs::x86::{Cr0, Rflags, Vector};
 
@@ -66,8 +66,15 @@ impl<S: Silicon> Cx<'_, S> {
         if interrupted == Some(EventType::HardwareException) && doubles(exit.idt.vector(), fault.vector) {
             fault = Fault { vector: Vector::DF, error_code: Some(0), address: None };
         }
-        let (intr, intr_error) = (fault.info(), fault.error_code.unwrap_or(0));
+        let protected = self.get(vmcs::GUEST_CR0) & Cr0::PE.bits() != 0;
+        let intr = fault.info().with_has_error_code(protected && fault.error_code.is_some());
+        let intr_error = fault.error_code.unwrap_or(0);
         if self.vcpu.level == 2 && self.l1_wants_exception(intr, intr_error) {
+            if fault.vector != Vector::DF {
+                // As silicon saves it for a fault.
+                let flags = self.get(vmcs::GUEST_RFLAGS) | Rflags::RF.bits();
+                self.update(vmcs::GUEST_RFLAGS, flags);
+            }
             return Some(Report {
                 reason: ExitReason::of(Reason::EXCEPTION_NMI),
                 qualification: fault.address.unwrap_or(0),
@@ -101,15 +108,27 @@ impl<S: Silicon> Cx<'_, S> {
         }
     }
 
+    /// An IRET that an EPT violation of L0's concern cut short has unblocked NMIs, and will be executed again.
+    pub(super) fn block_nmis_again(&mut self, exit: &Exit) {
+        if EptViolation::from_bits(exit.qualification).nmi_unblocking() {
+            let blocking = self.get(vmcs::GUEST_INTERRUPTIBILITY) | Interruptibility::NMI.bits();
+            self.set(vmcs::GUEST_INTERRUPTIBILITY, blocking);
+        }
+    }
+
     /// Moves the guest behind the instruction that exited.
     pub(super) fn skip(&mut self, exit: &Exit) {
         self.set(vmcs::GUEST_RIP, exit.rip.wrapping_add(u64::from(exit.length)));
         self.retire();
     }
 
-    /// An instruction has been carried out: STI and MOV SS block no longer, and a single step is due.
+    /// An instruction has been carried out: STI and MOV SS block no longer, RF is clear, and a single step is due.
     pub(super) fn retire(&mut self) {
-        if self.get(vmcs::GUEST_RFLAGS) & Rflags::TF.bits() != 0 {
+        let flags = self.get(vmcs::GUEST_RFLAGS);
+        if flags & Rflags::RF.bits() != 0 {
+            self.set(vmcs::GUEST_RFLAGS, flags & !Rflags::RF.bits());
+        }
+        if flags & Rflags::TF.bits() != 0 {
             let pending = self.get(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS);
             self.set(vmcs::GUEST_PENDING_DEBUG_EXCEPTIONS, pending | PENDING_SINGLE_STEP);
         }

@@ -36,12 +36,39 @@ pub(super) struct Root {
     pub(super) vcpu: u16,
     /// L1's EPT pointer.
     pub(super) eptp12: Eptp,
+    /// With mode-based execute control.
+    pub(super) mode_based: bool,
     /// Silicon's.
     pub(super) eptp02: Eptp,
     pub(super) table: u32,
     /// When it was loaded last, counted by [`Ept02::loads`].
     pub(super) used: u64,
 }
+
+impl Root {
+    pub(super) fn shape(&self) -> Shape {
+        Shape { accessed_dirty: self.eptp12.accessed_dirty(), mode_based: self.mode_based }
+    }
+}
+
+/// What L1's controls say of how an EPT12 is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shape {
+    /// Accessed and dirty flags are in use.
+    pub(super) accessed_dirty: bool,
+    /// Mode-based execute control is.
+    pub(super) mode_based: bool,
+}
+
+impl Shape {
+    /// The bits of an entry that permit something.
+    pub(super) const fn permissions(self) -> u64 {
+        if self.mode_based { USER_EXECUTE | 7 } else { 7 }
+    }
+}
+
+/// An entry's bit for fetches from user-mode addresses.
+const USER_EXECUTE: u64 = 1 << 10;
 
 /// All EPT02s.
 #[derive(Debug)]
@@ -184,8 +211,9 @@ impl Ept02 {
     }
 
     /// The root of a vCPU for an EPT12.
-    pub(super) fn find(&self, vcpu: u16, eptp12: Eptp) -> Option<usize> {
-        self.roots.iter().position(|root| root.as_ref().is_some_and(|root| root.vcpu == vcpu && root.eptp12 == eptp12))
+    pub(super) fn find(&self, vcpu: u16, eptp12: Eptp, mode_based: bool) -> Option<usize> {
+        let is = |root: &Root| root.vcpu == vcpu && root.eptp12 == eptp12 && root.mode_based == mode_based;
+        self.roots.iter().position(|root| root.as_ref().is_some_and(is))
     }
 
     /// A vCPU's roots, least recently loaded first.

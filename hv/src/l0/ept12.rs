@@ -6,10 +6,17 @@ use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, L2Gpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
 
-/// Read, write and execute, as the low three bits of an entry and of a qualification.
+/// Read, write and execute, as the low three bits of an entry and of a qualification. Accesses that EPT permits or not.
 pub(super) const READ: u8 = 1;
 pub(super) const WRITE: u8 = 2;
 pub(super) const EXECUTE: u8 = 4;
+/// Fetches from user-mode addresses, with mode-based execute control; [`EXECUTE`] is from supervisor-mode ones then.
+pub(super) const USER_EXECUTE: u8 = 8;
+
+/// What an entry permits.
+fn permitted(entry: EptEntry) -> u8 {
+    entry.into_bits() as u8 & 7 | u8::from(entry.user_execute()) * USER_EXECUTE
+}
 
 /// A translation that EPT12 has.
 #[derive(Clone, Copy, Debug)]
@@ -81,14 +88,18 @@ pub(super) fn is_misconfigured(entry: EptEntry, level: u8, execute_only: bool, a
 
 impl<S: Silicon> Cx<'_, S> {
     /// Walks EPT12, reading L1's memory.
-    pub(super) fn walk_ept12(&mut self, eptp12: Eptp, at: L2Gpa) -> Walked {
-        let mut path =
-            Path { entries: [EptEntry::new(); 5], tables: [Gpa(0); 5], level: 4, permitted: READ | WRITE | EXECUTE };
+    pub(super) fn walk_ept12(&mut self, eptp12: Eptp, mode_based: bool, at: L2Gpa) -> Walked {
+        let mut path = Path {
+            entries: [EptEntry::new(); 5],
+            tables: [Gpa(0); 5],
+            level: 4,
+            permitted: READ | WRITE | EXECUTE | USER_EXECUTE,
+        };
         let mut table = Gpa(eptp12.ep4ta());
         loop {
             let level = path.level;
             let entry = EptEntry::from_bits(self.read_gpa_u64(table.offset(index(at.0, level) * 8)));
-            if !entry.present() {
+            if !entry.present_in(mode_based) {
                 return Walked::NotPresent;
             }
             if is_misconfigured(entry, level, self.shared.execute_only, self.shared.address_bits) {
@@ -96,7 +107,7 @@ impl<S: Silicon> Cx<'_, S> {
             }
             path.entries[usize::from(level)] = entry;
             path.tables[usize::from(level)] = table;
-            path.permitted &= entry.into_bits() as u8 & 7;
+            path.permitted &= permitted(entry);
             if is_leaf(entry, level) {
                 return Walked::Leaf(path);
             }

@@ -1,7 +1,7 @@
 //! What L0 does with an exit: first who handles it, then how.
 
 use super::cx::Cx;
-use super::ept12::{EXECUTE, READ, WRITE};
+use super::ept12::{EXECUTE, READ, USER_EXECUTE, WRITE};
 use super::exit::Exit;
 use super::monitor::Wait;
 use super::next::{Fault, Next, unsupported};
@@ -131,9 +131,11 @@ impl<S: Silicon> Cx<'_, S> {
         let walks_as_write = self.vcpu.vmcs12.get(vmcs::EPT_POINTER).accessed_dirty()
             && violation.gla_valid()
             && !violation.gla_translated();
+        let mode_based = secondary.contains(SecondaryControls::MODE_BASED_EXECUTE);
+        let fetch = if mode_based && violation.user_page() { USER_EXECUTE } else { EXECUTE };
         let mut access = 0;
         for (wanted, bit) in
-            [(violation.read(), READ), (violation.write() || walks_as_write, WRITE), (violation.fetch(), EXECUTE)]
+            [(violation.read(), READ), (violation.write() || walks_as_write, WRITE), (violation.fetch(), fetch)]
         {
             access |= if wanted { bit } else { 0 };
         }
@@ -144,7 +146,8 @@ impl<S: Silicon> Cx<'_, S> {
                     .with_write(access & WRITE != 0)
                     .with_readable(permitted & READ != 0)
                     .with_writable(permitted & WRITE != 0)
-                    .with_executable(permitted & EXECUTE != 0);
+                    .with_executable(permitted & EXECUTE != 0)
+                    .with_user_executable(mode_based && permitted & USER_EXECUTE != 0);
                 exit.qualification = told.into_bits();
                 (Actor::L1, Next::Reflect)
             }

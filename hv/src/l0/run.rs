@@ -168,6 +168,8 @@ impl<S: Silicon> Cx<'_, S> {
                 // An entry to L2 or a return to L1 has left the exit's own guest behind.
                 if self.vcpu.level == level && exit.idt.valid() {
                     self.reinject(exit);
+                } else if self.vcpu.level == level && exit.basic() == Reason::EPT_VIOLATION {
+                    self.block_nmis_again(exit);
                 }
             }
             Next::Skip => self.skip(exit),

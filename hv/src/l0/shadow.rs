@@ -6,7 +6,7 @@
 
 use super::cx::Cx;
 use super::ept01::{self, Change};
-use super::ept02::{NONE, Root};
+use super::ept02::{NONE, Root, Shape};
 use super::ept12::{self, Path, READ, WRITE, Walked};
 use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, Hpa, L2Gpa, PAGE_SIZE};
@@ -61,7 +61,8 @@ impl<S: Silicon> Cx<'_, S> {
     pub(super) fn load_root(&mut self, eptp12: Eptp) -> Option<usize> {
         let eptp12 = key(eptp12);
         let vcpu = self.vcpu.id;
-        let number = match self.ept02.find(vcpu, eptp12) {
+        let mode_based = self.secondary12().contains(SecondaryControls::MODE_BASED_EXECUTE);
+        let number = match self.ept02.find(vcpu, eptp12, mode_based) {
             Some(number) => number,
             None => {
                 let keep = match self.shared.policy.root_load {
@@ -77,7 +78,8 @@ impl<S: Silicon> Cx<'_, S> {
                 let number = self.ept02.roots.iter().position(Option::is_none).unwrap_or(self.ept02.roots.len());
                 let shadows = Gpa(eptp12.ep4ta());
                 let table = self.ept02.add(frame, 4, 0, Some(shadows), EptEntry::new(), number);
-                let root = Root { vcpu, eptp12, eptp02: ept01::pointer(frame), table, used: 0 };
+                let eptp02 = ept01::pointer(frame);
+                let root = Root { vcpu, eptp12, mode_based, eptp02, table, used: 0 };
                 if number == self.ept02.roots.len() {
                     self.ept02.roots.push(Some(root));
                 } else {
@@ -115,7 +117,7 @@ impl<S: Silicon> Cx<'_, S> {
         let (frame, level) = (self.ept02.table(number).frame, self.ept02.table(number).level);
         if level > 1 {
             for entry in self.read_table(frame) {
-                if entry.present() && !entry.large() {
+                if entry.present_in(true) && !entry.large() {
                     let child = self.ept02.at(Hpa(entry.address()));
                     self.free_table(child);
                 }
@@ -199,8 +201,9 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// Answers an EPT violation of L2's from EPT12.
     pub(super) fn fill(&mut self, number: usize, at: L2Gpa, access: u8) -> Filled {
-        let Some(Root { eptp12, .. }) = self.ept02.roots[number].clone() else { return Filled::NoFrame };
-        let mut path = match self.walk_ept12(eptp12, at) {
+        let Some(root) = &self.ept02.roots[number] else { return Filled::NoFrame };
+        let (eptp12, shape) = (root.eptp12, root.shape());
+        let mut path = match self.walk_ept12(eptp12, shape.mode_based, at) {
             Walked::Leaf(path) => path,
             Walked::NotPresent => return Filled::Violation(0),
             Walked::Misconfigured => return Filled::Misconfigured,
@@ -208,7 +211,7 @@ impl<S: Silicon> Cx<'_, S> {
         if access & !path.permitted != 0 {
             return Filled::Violation(path.permitted);
         }
-        if eptp12.accessed_dirty() {
+        if shape.accessed_dirty {
             let dirties = access & WRITE != 0 && !path.entries[usize::from(path.level)].dirty();
             if dirties && !self.log_dirty(at) {
                 return Filled::LogFull;
@@ -225,7 +228,7 @@ impl<S: Silicon> Cx<'_, S> {
         if self.reclaim(Some(number)).is_none() {
             return Filled::NoFrame;
         }
-        self.put_path(number, &path, at, eptp12.accessed_dirty());
+        self.put_path(number, &path, at, shape);
         Filled::Done
     }
 
@@ -246,7 +249,7 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// Writes the translation of a path into EPT02.
-    fn put_path(&mut self, number: usize, path: &Path, at: L2Gpa, accessed_dirty: bool) {
+    fn put_path(&mut self, number: usize, path: &Path, at: L2Gpa, shape: Shape) {
         let Some(mut table) = self.ept02.roots[number].as_ref().map(|root| root.table) else { return };
         let target = path.target(at);
         let source = plain(path.entries[usize::from(path.level)]);
@@ -259,7 +262,7 @@ impl<S: Silicon> Cx<'_, S> {
             let old = ept01::get(self.silicon, frame, index);
             // Below L1's leaf the tables are L0's own.
             let shadows = (level > path.level).then(|| Gpa(path.entries[usize::from(level)].address()));
-            if old.present() {
+            if old.present_in(true) {
                 let child = if old.large() { NONE } else { self.ept02.at(Hpa(old.address())) };
                 let fits = child != NONE && {
                     let child = self.ept02.table(child);
@@ -274,8 +277,9 @@ impl<S: Silicon> Cx<'_, S> {
             let Some(new) = ept01::zeroed(self.silicon, &mut self.shared.frames) else { return };
             let base = at.0 & !(ept12::span(level) - 1);
             let child = self.ept02.add(new, level - 1, base, shadows, source, number);
-            let permissions = if shadows.is_some() { path.entries[usize::from(level)].into_bits() & 7 } else { 7 };
-            let entry = EptEntry::from_bits(ept01::table(new).into_bits() & !7 | permissions);
+            let all = shape.permissions();
+            let permissions = if shadows.is_some() { path.entries[usize::from(level)].into_bits() & all } else { all };
+            let entry = EptEntry::from_bits(ept01::table(new).into_bits() & !all | permissions);
             ept01::put(self.silicon, frame, index, entry);
             if let Some(page) = shadows {
                 protect[protects] = page;
@@ -292,27 +296,29 @@ impl<S: Silicon> Cx<'_, S> {
         if last == 2 && !self.shared.ept01.is_large(target) {
             return;
         }
-        let new = self.leaf(path.entries[usize::from(path.level)], page, last, accessed_dirty);
-        if old.present() && last == 2 && !old.large() {
+        let new = self.leaf(path.entries[usize::from(path.level)], page, last, shape);
+        if old.present_in(true) && last == 2 && !old.large() {
             self.zap(table, index, true);
         }
         if new != old {
             ept01::put(self.silicon, frame, index, new);
             let gpa = at.0 & !(ept12::span(last) - 1);
-            let op = if old.present() { EptOp::Sync } else { EptOp::Map };
+            let op = if old.present_in(true) { EptOp::Sync } else { EptOp::Map };
             self.emit_ept(op, number, gpa, ept12::span(last), old, new);
         }
     }
 
     /// The leaf of EPT02 for L1's leaf, composed with EPT01. `page` is RAM.
-    fn leaf(&mut self, entry12: EptEntry, page: Gpa, level: u8, accessed_dirty: bool) -> EptEntry {
+    fn leaf(&mut self, entry12: EptEntry, page: Gpa, level: u8, shape: Shape) -> EptEntry {
         let shared = &mut *self.shared;
-        let writable =
-            entry12.write() && (!accessed_dirty || entry12.dirty()) && shared.ept01.is_writable(self.silicon, page);
+        let writable = entry12.write()
+            && (!shape.accessed_dirty || entry12.dirty())
+            && shared.ept01.is_writable(self.silicon, page);
         EptEntry::new()
             .with_read(entry12.read())
             .with_write(writable)
             .with_execute(entry12.execute())
+            .with_user_execute(shape.mode_based && entry12.user_execute())
             .with_memory_type(ept01::WRITE_BACK)
             .with_ignore_pat(entry12.ignore_pat())
             .with_large(level > 1)
@@ -326,7 +332,7 @@ impl<S: Silicon> Cx<'_, S> {
             (table.frame, table.level, table.root)
         };
         let old = ept01::get(self.silicon, frame, index);
-        if !old.present() {
+        if !old.present_in(true) {
             return;
         }
         ept01::put(self.silicon, frame, index, EptEntry::new());
@@ -346,30 +352,30 @@ impl<S: Silicon> Cx<'_, S> {
         if unsync.is_empty() {
             return;
         }
-        let accessed_dirty = self.ept02.roots[number].as_ref().is_some_and(|root| root.eptp12.accessed_dirty());
+        let shape = self.ept02.roots[number].as_ref().map(Root::shape).unwrap_or_default();
         let mut pages = Vec::with_capacity(unsync.len());
         for table in unsync {
             // A table above it may have been zapped, and it with it.
             if self.ept02.table(table).unsync {
                 pages.extend(self.ept02.table(table).shadows);
-                self.sync_table(table, accessed_dirty);
+                self.sync_table(table, shape);
                 self.ept02.synced(table);
             }
         }
         self.protect(&pages);
     }
 
-    fn sync_table(&mut self, number: u32, accessed_dirty: bool) {
+    fn sync_table(&mut self, number: u32, shape: Shape) {
         let table = self.ept02.table(number).clone();
         let Some(page) = table.shadows else { return };
         let Some(hpa) = self.ram(page, PAGE_SIZE) else { return };
         let (entries12, entries02) = (self.read_table(hpa), self.read_table(table.frame));
         for (index, (entry12, old)) in entries12.into_iter().zip(entries02).enumerate() {
-            if !old.present() {
+            if !old.present_in(true) {
                 continue;
             }
             let index = index as u64;
-            match self.expected(entry12, old, table.level, accessed_dirty) {
+            match self.expected(entry12, old, table.level, shape) {
                 None => self.zap(number, index, true),
                 Some(new) if new != old => {
                     ept01::put(self.silicon, table.frame, index, new);
@@ -382,11 +388,11 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// What an entry of EPT02 must be for what EPT12 says now; `None` when it must go.
-    fn expected(&mut self, entry12: EptEntry, old: EptEntry, level: u8, accessed_dirty: bool) -> Option<EptEntry> {
+    fn expected(&mut self, entry12: EptEntry, old: EptEntry, level: u8, shape: Shape) -> Option<EptEntry> {
         let (execute_only, bits) = (self.shared.execute_only, self.shared.address_bits);
-        if !entry12.present()
+        if !entry12.present_in(shape.mode_based)
             || ept12::is_misconfigured(entry12, level, execute_only, bits)
-            || accessed_dirty && !entry12.accessed()
+            || shape.accessed_dirty && !entry12.accessed()
         {
             return None;
         }
@@ -395,10 +401,11 @@ impl<S: Silicon> Cx<'_, S> {
             let child = self.ept02.table(self.ept02.at(Hpa(old.address())));
             let fits = match child.shadows {
                 Some(page) => !leaf12 && page.0 == entry12.address(),
-                None => leaf12 && child.source == plain(entry12) && (!accessed_dirty || entry12.dirty()),
+                None => leaf12 && child.source == plain(entry12) && (!shape.accessed_dirty || entry12.dirty()),
             };
-            let permissions = if leaf12 { 7 } else { entry12.into_bits() & 7 };
-            return fits.then(|| EptEntry::from_bits(old.into_bits() & !7 | permissions));
+            let all = shape.permissions();
+            let permissions = if leaf12 { all } else { entry12.into_bits() & all };
+            return fits.then(|| EptEntry::from_bits(old.into_bits() & !all | permissions));
         }
         if !leaf12 {
             return None;
@@ -408,12 +415,13 @@ impl<S: Silicon> Cx<'_, S> {
         if level > 2 || level == 2 && !self.shared.ept01.is_large(page) {
             return None;
         }
-        Some(self.leaf(entry12, page, level, accessed_dirty))
+        Some(self.leaf(entry12, page, level, shape))
     }
 
     /// Whether EPT12 lets L2 reach an address in this way, and where it lies then. L2's memory, as L0 reads it.
     pub(super) fn translate_l2(&mut self, eptp12: Eptp, at: L2Gpa, access: u8) -> Option<Gpa> {
-        match self.walk_ept12(eptp12, at) {
+        let mode_based = self.secondary12().contains(SecondaryControls::MODE_BASED_EXECUTE);
+        match self.walk_ept12(eptp12, mode_based, at) {
             Walked::Leaf(path) if (access | READ) & !path.permitted == 0 => Some(path.target(at)),
             _ => None,
         }

@@ -10,7 +10,7 @@ use crate::cpu::state::{Cpu, Halt, Segment, Stop};
 use crate::memory::Memory;
 use crate::vmx::exit::ExitInfo;
 use hv_defs::controls::Interruptibility;
-use hv_defs::exit::{EventType, Reason, TaskSwitch};
+use hv_defs::exit::{EptViolation, EventType, Reason, TaskSwitch};
 use hv_defs::x86::{Cr4, Rflags, Seg, Vector};
 use iced_x86::OpKind;
 
@@ -482,10 +482,14 @@ fn iret_run(cpu: &mut Cpu, memory: &mut Memory, op: &Op) -> Result<Flow, Halt> {
         }
         Err(Halt) => {
             // It unblocks NMIs even so, and an exit for the fault tells of it.
-            if matches!(cpu.exec.stop, Stop::Fault(..) | Stop::PageFault(..)) {
-                cpu.interruptibility.remove(Interruptibility::NMI);
-                cpu.exec.iret_unblocked_nmi = blocked;
+            match &mut cpu.exec.stop {
+                Stop::Fault(..) | Stop::PageFault(..) => cpu.exec.iret_unblocked_nmi = blocked,
+                Stop::Exit(info) if matches!(info.reason.reason(), Reason::EPT_VIOLATION | Reason::PML_FULL) => {
+                    info.qualification |= EptViolation::new().with_nmi_unblocking(blocked).into_bits();
+                }
+                _ => return Err(Halt),
             }
+            cpu.interruptibility.remove(Interruptibility::NMI);
             Err(Halt)
         }
     }

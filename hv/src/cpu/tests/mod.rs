@@ -3,6 +3,7 @@
 mod alignment;
 mod apic;
 mod breakpoints;
+mod exit_details;
 mod exits;
 mod fuzz;
 mod gather;

@@ -1,6 +1,7 @@
 //! Tests of L0 on a silicon that executes nothing.
 
 mod apic;
+mod controls;
 mod entry_checks;
 mod faults;
 mod hostile;
