@@ -1,4 +1,6 @@
-//! What VMX L1 is offered: the capability MSRs. A feature is offered if L0 virtualizes it and silicon has it.
+//! What VMX L1 is offered: the capability MSRs. A feature is offered if L0 virtualizes it and silicon has it, and if the CPU
+//! has what it controls: ENCLS exiting is not, since without SGX ENCLS is #UD whatever a bitmap says; nor are the controls
+//! of TPAUSE and UMWAIT, Intel PT, CET, MPX and the performance counters, none of which CPUID shows.
 //! See: SDM Appendix A "VMX Capability Reporting Facility".
 
 use super::vmcs12::REVISION;

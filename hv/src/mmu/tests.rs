@@ -462,6 +462,19 @@ fn misconfigured_entries() {
 }
 
 #[test]
+fn a_violation_tells_of_the_guest_s_own_page() {
+    const NX: u64 = 1 << 63;
+    // The guest's entry, and bits 11:9 of the exit qualification: execute-disable, writable, of user mode.
+    for (entry, expected) in [(1, 0), (3, 0b010), (5, 0b001), (7, 0b011), (1 | NX, 0b100), (7 | NX, 0b111)] {
+        let mut bench = Bench::new();
+        bench.ept(5, EPT + 0x3000, 0);
+        bench.pte(3, 4, 0x5000 | entry);
+        let Err(Fault::EptViolation { qualification, .. }) = bench.access(Access::Read, false) else { panic!() };
+        assert_eq!(qualification.into_bits() >> 9 & 7, expected, "{entry:#x}");
+    }
+}
+
+#[test]
 fn mode_based_execute_tells_user_pages_from_supervisor_ones() {
     let check = |entry: u64, guest: u64, expected: bool| {
         let mut bench = Bench::new();

@@ -247,6 +247,26 @@ fn vmx_instructions_are_undefined_outside_protected_and_64_bit_mode() {
 }
 
 #[test]
+fn a_loop_of_pauses_exits_when_its_window_is_over() {
+    let spins = |gap: u32, window: u32, ring: u8| {
+        let mut machine = Machine::new(Mode::Long, &[0xf3, 0x90, 0xeb, 0xfc]);
+        machine.cpu.controls.secondary |= S::PAUSE_LOOP_EXITING;
+        (machine.cpu.controls.ple_gap, machine.cpu.controls.ple_window) = (gap, window);
+        let ss = &mut machine.cpu.seg[2].rights;
+        *ss = ss.with_dpl(ring);
+        machine.cpu.mode_changed();
+        let Trap::Exit(info) = machine.run(1000) else { panic!() };
+        (info.reason.reason(), info.length, machine.clock)
+    };
+    let (reason, length, clock) = spins(10, 100, 0);
+    assert_eq!((reason, length), (Reason::PAUSE, 2));
+    assert!((100..=104).contains(&clock), "{clock}");
+    // PAUSEs that are far between are no loop; nor does one of user mode count.
+    assert_eq!(spins(1, 100, 0).0, Reason::EXTERNAL_INTERRUPT);
+    assert_eq!(spins(10, 100, 3).0, Reason::EXTERNAL_INTERRUPT);
+}
+
+#[test]
 fn rf_as_an_exit_leaves_it() {
     let rf = Rflags::RF.bits();
     let check =

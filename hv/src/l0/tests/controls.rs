@@ -2,12 +2,15 @@
 
 use super::script::{Bench, EPT12, Flags, L2_PAGES};
 use crate::l0::{L0_MEMORY, Ran};
-use hv_defs::controls::{ActivityState, PinBased, PrimaryControls, SecondaryControls};
+use crate::silicon::Silicon;
+use hv_defs::addr::Hpa;
+use hv_defs::controls::{ActivityState, EntryControls, ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::ept::EptEntry;
 use hv_defs::event::What;
 use hv_defs::exit::{EptViolation, Reason};
 use hv_defs::policy::Policy;
 use hv_defs::vmcs;
+use hv_defs::x86::msr;
 
 /// An L2 under mode-based execute control, whose third page has these permissions in EPT12.
 fn mode_based(permissions: u64) -> Bench {
@@ -190,4 +193,197 @@ fn l2_changes_no_bit_of_cr0_or_cr4_that_l1_keeps() {
     *bench.gpr(0) = 0x8001_0033;
     bench.exits(Reason::CR_ACCESS, &[(vmcs::EXIT_QUALIFICATION.field(), 0)]);
     assert_eq!(bench.level(), 1);
+}
+
+/// L2 writes an MSR that L1 lets pass, and L0 carries out.
+fn l2_writes(bench: &mut Bench, msr: u32, value: u64) {
+    (*bench.gpr(1), *bench.gpr(0), *bench.gpr(2)) = (msr.into(), value & 0xffff_ffff, value >> 32);
+    bench.exits(Reason::WRMSR, &[]);
+    assert_eq!(bench.level(), 2);
+}
+
+const BITMAP: u64 = 0x2_2000;
+const OTHER_PAT: u64 = 0x0007_0406_0007_0401;
+
+/// An L2 whose MSRs L1 leaves to L0.
+fn with_bitmap() -> Bench {
+    let mut bench = Bench::with_l2(Policy::default());
+    let primary = bench.vmread(vmcs::PRIMARY_CONTROLS);
+    bench.vmwrite(vmcs::PRIMARY_CONTROLS, primary | PrimaryControls::MSR_BITMAPS);
+    bench.vmwrite(vmcs::MSR_BITMAP, BITMAP);
+    bench
+}
+
+#[test]
+fn what_an_exit_saves_and_loads() {
+    use ExitControls as E;
+    let check = |control: E| {
+        let mut bench = with_bitmap();
+        let none = bench.vmread(vmcs::EXIT_CONTROLS) - E::SAVE_DEBUG_CONTROLS;
+        bench.vmwrite(vmcs::EXIT_CONTROLS, none | control);
+        bench.vmwrite(vmcs::HOST_PAT, 0x0606_0606_0606_0606);
+        bench.vmwrite(vmcs::HOST_EFER, 0xd00);
+        bench.launch();
+        l2_writes(&mut bench, msr::PAT, OTHER_PAT);
+        l2_writes(&mut bench, msr::EFER, 0x501);
+        bench.exits(Reason::VMCALL, &[(vmcs::GUEST_DR7.field(), 0x401), (vmcs::GUEST_DEBUGCTL.field(), 2)]);
+        let saved = |on: bool, now: u64, before: u64| if on { now } else { before };
+        let got = (bench.now(vmcs::GUEST_PAT), bench.now(vmcs::GUEST_EFER));
+        // What is not loaded L1 has from L2, but for LMA and LME.
+        let pat = saved(control == E::LOAD_PAT, 0x0606_0606_0606_0606, OTHER_PAT);
+        assert_eq!(got, (pat, saved(control == E::LOAD_EFER, 0xd00, 0x501)), "{control:?}");
+        assert_eq!((bench.now(vmcs::GUEST_DR7), bench.now(vmcs::GUEST_DEBUGCTL)), (0x400, 0), "{control:?}");
+        let debug = control == E::SAVE_DEBUG_CONTROLS;
+        assert_eq!(bench.vmread(vmcs::GUEST_DR7), saved(debug, 0x401, 0x400), "{control:?}");
+        assert_eq!(bench.vmread(vmcs::GUEST_DEBUGCTL), saved(debug, 2, 0), "{control:?}");
+        assert_eq!(bench.vmread(vmcs::GUEST_PAT), saved(control == E::SAVE_PAT, OTHER_PAT, 0), "{control:?}");
+        assert_eq!(bench.vmread(vmcs::GUEST_EFER), saved(control == E::SAVE_EFER, 0x501, 0), "{control:?}");
+    };
+    for control in [E::empty(), E::SAVE_DEBUG_CONTROLS, E::SAVE_PAT, E::LOAD_PAT, E::SAVE_EFER, E::LOAD_EFER] {
+        check(control);
+    }
+}
+
+#[test]
+fn what_an_entry_loads() {
+    use EntryControls as E;
+    let check = |control: E| {
+        let mut bench = Bench::with_l2(Policy::default());
+        let none = bench.vmread(vmcs::ENTRY_CONTROLS) - E::LOAD_DEBUG_CONTROLS;
+        bench.vmwrite(vmcs::ENTRY_CONTROLS, none | control);
+        for (field, value) in [
+            (vmcs::GUEST_DR7, 0x401),
+            (vmcs::GUEST_DEBUGCTL, 2),
+            (vmcs::GUEST_PAT, OTHER_PAT),
+            (vmcs::GUEST_EFER, 0x501),
+        ] {
+            bench.vmwrite(field, value);
+        }
+        for (field, value) in [
+            (vmcs::GUEST_DR7, 0x402),
+            (vmcs::GUEST_DEBUGCTL, 1),
+            (vmcs::GUEST_PAT, 0x0606_0606_0606_0606),
+            (vmcs::GUEST_EFER, 0xd00),
+        ] {
+            bench.set_l1(field, value);
+        }
+        assert_eq!(bench.launch(), Flags::SUCCEED);
+        let from = |on: bool, vmcs12: u64, l1: u64| if on { vmcs12 } else { l1 };
+        let debug = control == E::LOAD_DEBUG_CONTROLS;
+        assert_eq!(bench.now(vmcs::GUEST_DR7), from(debug, 0x401, 0x402), "{control:?}");
+        assert_eq!(bench.now(vmcs::GUEST_DEBUGCTL), from(debug, 2, 1), "{control:?}");
+        let pat = from(control == E::LOAD_PAT, OTHER_PAT, 0x0606_0606_0606_0606);
+        assert_eq!(bench.now(vmcs::GUEST_PAT), pat, "{control:?}");
+        assert_eq!(bench.now(vmcs::GUEST_EFER), from(control == E::LOAD_EFER, 0x501, 0xd00), "{control:?}");
+    };
+    for control in [E::empty(), E::LOAD_DEBUG_CONTROLS, E::LOAD_PAT, E::LOAD_EFER] {
+        check(control);
+    }
+}
+
+#[test]
+fn ports_are_l1_s_by_its_bitmaps() {
+    const PORTS: u64 = 0x2_3000;
+    let check = |port: u64, size: u64, own: bool| {
+        let mut bench = Bench::with_l2(Policy::default());
+        let primary = bench.vmread(vmcs::PRIMARY_CONTROLS);
+        // With the bitmaps, the control for all ports does not count.
+        let io = PrimaryControls::IO_BITMAPS | PrimaryControls::UNCONDITIONAL_IO_EXITING;
+        bench.vmwrite(vmcs::PRIMARY_CONTROLS, primary | io);
+        bench.vmwrite(vmcs::IO_BITMAP_A, PORTS);
+        bench.vmwrite(vmcs::IO_BITMAP_B, PORTS + 0x1000);
+        bench.store(PORTS + 0x70 / 8, 1 << 1);
+        bench.store(PORTS + 0x1000, 1 << 1);
+        bench.launch();
+        bench.exits(Reason::IO_INSTRUCTION, &[(vmcs::EXIT_QUALIFICATION.field(), port << 16 | 8 | (size - 1))]);
+        assert_eq!(bench.level() == 1, own, "{port:#x} {size}");
+    };
+    check(0x71, 1, true);
+    check(0x70, 1, false);
+    check(0x70, 2, true);
+    check(0x72, 4, false);
+    check(0x6e, 4, true);
+    check(0x8001, 1, true);
+    check(0x8000, 1, false);
+    check(0x7ffe, 4, true);
+    // It wraps around the last port.
+    check(0xffff, 2, true);
+    check(0xfffe, 2, false);
+}
+
+#[test]
+fn msrs_are_l1_s_by_its_bitmap() {
+    let check = |msr: u64, write: bool, own: bool| {
+        let mut bench = with_bitmap();
+        // Reads of 0x3a, writes of EFER.
+        bench.store(BITMAP, 0);
+        bench.l0.silicon.write(Hpa(L0_MEMORY + BITMAP + 0x3a / 8), &[1 << 2]);
+        bench.l0.silicon.write(Hpa(L0_MEMORY + BITMAP + 3072 + 0x80 / 8), &[1]);
+        bench.launch();
+        (*bench.gpr(1), *bench.gpr(0), *bench.gpr(2)) = (msr, 0x500, 0);
+        bench.exits(if write { Reason::WRMSR } else { Reason::RDMSR }, &[]);
+        assert_eq!(bench.level() == 1, own, "{msr:#x} {write}");
+    };
+    check(0x3a, false, true);
+    check(0x3a, true, false);
+    check(0xc000_0080, true, true);
+    check(0xc000_0080, false, false);
+    // What no bitmap covers.
+    check(0x4000_0000, false, true);
+}
+
+#[test]
+fn secondary_controls_count_where_they_are_activated() {
+    for on in [true, false] {
+        let mut bench = Bench::with_l2(Policy::default());
+        let mut primary = bench.vmread(vmcs::PRIMARY_CONTROLS);
+        primary.set(PrimaryControls::ACTIVATE_SECONDARY, on);
+        bench.vmwrite(vmcs::PRIMARY_CONTROLS, primary);
+        let secondary = bench.vmread(vmcs::SECONDARY_CONTROLS);
+        bench.vmwrite(vmcs::SECONDARY_CONTROLS, secondary | SecondaryControls::WBINVD_EXITING);
+        assert_eq!(bench.launch(), Flags::SUCCEED);
+        // Without them L2 has no EPT of L1's either.
+        assert_eq!(bench.now(vmcs::EPT_POINTER) == bench.l0.shared.ept01.pointer, !on);
+        bench.exits(Reason::WBINVD, &[]);
+        assert_eq!(bench.level() == 1, on);
+    }
+}
+
+#[test]
+fn what_l1_asks_of_exceptions_and_cr3_is_what_silicon_is_asked() {
+    let mut bench = Bench::with_l2(Policy::default());
+    bench.vmwrite(vmcs::EXCEPTION_BITMAP, 1 << 14 | 1 << 6);
+    bench.vmwrite(vmcs::PAGE_FAULT_ERROR_CODE_MASK, 5);
+    bench.vmwrite(vmcs::PAGE_FAULT_ERROR_CODE_MATCH, 4);
+    bench.vmwrite(vmcs::CR3_TARGET_COUNT, 2);
+    bench.vmwrite(vmcs::CR3_TARGET_1, 0x7000);
+    bench.launch();
+    assert_eq!(bench.now(vmcs::EXCEPTION_BITMAP), 1 << 14 | 1 << 6);
+    assert_eq!((bench.now(vmcs::PAGE_FAULT_ERROR_CODE_MASK), bench.now(vmcs::PAGE_FAULT_ERROR_CODE_MATCH)), (5, 4));
+    assert_eq!((bench.now(vmcs::CR3_TARGET_COUNT), bench.now(vmcs::CR3_TARGET_1)), (2, 0x7000));
+}
+
+#[test]
+fn an_exit_in_delivery_tells_l1_of_the_event() {
+    // An exit, and whether the length of a software event is told of with it.
+    let check = |reason: Reason, more: &[(hv_defs::vmcs::VmcsField, u64)]| {
+        let mut bench = Bench::with_l2(Policy::default());
+        bench.vmwrite(vmcs::EXCEPTION_BITMAP, u32::MAX);
+        bench.launch();
+        let mut answer = vec![
+            (vmcs::IDT_VECTORING_INFO.field(), 0x8000_0b0e),
+            (vmcs::IDT_VECTORING_ERROR_CODE.field(), 6),
+            (vmcs::GUEST_PHYSICAL_ADDRESS.field(), 0x7000),
+            (vmcs::GUEST_LINEAR_ADDRESS.field(), 0x1_7000),
+        ];
+        answer.extend_from_slice(more);
+        bench.exits(reason, &answer);
+        assert_eq!((bench.level(), bench.vmread(vmcs::EXIT_REASON).reason()), (1, reason));
+        assert_eq!(bench.vmread(vmcs::IDT_VECTORING_INFO).into_bits(), 0x8000_0b0e, "{reason}");
+        assert_eq!(bench.vmread(vmcs::IDT_VECTORING_ERROR_CODE), 6, "{reason}");
+    };
+    check(Reason::EPT_VIOLATION, &[(vmcs::EXIT_QUALIFICATION.field(), 0x182)]);
+    check(Reason::TASK_SWITCH, &[(vmcs::EXIT_QUALIFICATION.field(), 0xc000_0018)]);
+    check(Reason::EXCEPTION_NMI, &[(vmcs::EXIT_INTERRUPTION_INFO.field(), 0x8000_0b0d)]);
+    check(Reason::EXCEPTION_NMI, &[(vmcs::EXIT_INTERRUPTION_INFO.field(), 0x8000_0b08)]);
 }

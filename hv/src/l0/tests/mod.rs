@@ -7,6 +7,7 @@ mod faults;
 mod hostile;
 mod instructions;
 mod monitor;
+mod offered;
 mod round_trip;
 mod script;
 mod shadow;

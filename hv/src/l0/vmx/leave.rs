@@ -34,6 +34,13 @@ pub(in crate::l0) struct Report {
     pub(in crate::l0) gla: u64,
 }
 
+/// MSRs that an exit to L1 neither loads nor resets: as L2 left them. `None` for those that it loads, or that L2 has not had.
+#[derive(Clone, Copy, Default)]
+struct Left {
+    pat: Option<u64>,
+    efer: Option<u64>,
+}
+
 /// A segment register's fields, and what an exit to L1 makes of them.
 struct SegmentFields {
     selector: Field<u16>,
@@ -117,12 +124,13 @@ impl<S: Silicon> Cx<'_, S> {
         if !self.store_msr_area() {
             return unsupported("a VMX abort: an MSR of L2's could not be stored into L1's area".to_owned());
         }
+        let left = self.left_by_l2();
         self.leave_shadow();
         let by_nmi = report.reason.reason() == Reason::EXCEPTION_NMI && report.intr.kind() == EventType::Nmi;
         // With virtual NMIs what L2's field says is of those; without, it is the CPU's own, which stays.
         let own = self.vcpu.vmcs12.get(vmcs::PIN_BASED_CONTROLS).contains(PinBased::VIRTUAL_NMIS);
         let blocked = self.vcpu.vmcs12.get(vmcs::GUEST_INTERRUPTIBILITY) & Interruptibility::NMI.bits() != 0;
-        self.arrive(Some(by_nmi || blocked && !own))
+        self.arrive(Some(by_nmi || blocked && !own), left)
     }
 
     /// As [`Cx::leave`], for an entry that failed: guest state is not touched, and the launch state stays.
@@ -134,11 +142,20 @@ impl<S: Silicon> Cx<'_, S> {
         // What only the vmcs02 holds it still does.
         vmcs12.dirty = FieldSet::ALL.without(vmcs12.lazy);
         self.vcpu.waits = None;
-        self.arrive(None)
+        self.arrive(None, Left::default())
+    }
+
+    /// What L1 finds as L2, whose vmcs02 is current, has left it.
+    fn left_by_l2(&mut self) -> Left {
+        let exit12 = self.vcpu.vmcs12.get(vmcs::EXIT_CONTROLS);
+        Left {
+            pat: (!exit12.contains(ExitControls::LOAD_PAT)).then(|| self.get(vmcs::GUEST_PAT)),
+            efer: (!exit12.contains(ExitControls::LOAD_EFER)).then(|| self.get(vmcs::GUEST_EFER)),
+        }
     }
 
     /// L1 goes on at vmcs12's host state, with NMIs blocked or not; `None` leaves that as it was before the entry.
-    fn arrive(&mut self, nmis_blocked: Option<bool>) -> Next {
+    fn arrive(&mut self, nmis_blocked: Option<bool>, left: Left) -> Next {
         let was_in_l2 = self.vcpu.current != VMCS01;
         let tag02 = core::mem::take(&mut self.vcpu.tag);
         self.load_vmcs01();
@@ -151,7 +168,7 @@ impl<S: Silicon> Cx<'_, S> {
             Some(false) => Interruptibility::empty(),
             None => before & Interruptibility::NMI,
         };
-        if !self.load_host_state(blocking) {
+        if !self.load_host_state(blocking, left) {
             return unsupported("a VMX abort: the page-directory pointers of L1's host state are wrong".to_owned());
         }
         if self.load_msr_area(vmcs::VM_EXIT_MSR_LOAD_ADDRESS, vmcs::VM_EXIT_MSR_LOAD_COUNT).is_err() {
@@ -273,7 +290,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// Writes vmcs12's host state into vmcs01, which is current, as L1's state. See: SDM "Loading Host State".
     /// `false` is a VMX abort.
-    fn load_host_state(&mut self, blocking: Interruptibility) -> bool {
+    fn load_host_state(&mut self, blocking: Interruptibility, left: Left) -> bool {
         let exit12 = self.vcpu.vmcs12.get(vmcs::EXIT_CONTROLS);
         let long = exit12.contains(ExitControls::HOST_ADDRESS_SPACE_SIZE);
         let host = |cx: &Self, field: Field<u64>| cx.vcpu.vmcs12.get(field);
@@ -292,15 +309,15 @@ impl<S: Silicon> Cx<'_, S> {
         let efer = if exit12.contains(ExitControls::LOAD_EFER) {
             host(self, vmcs::HOST_EFER)
         } else {
-            let mut efer = Efer::from_bits_retain(self.get(vmcs::GUEST_EFER));
+            let mut efer = Efer::from_bits_retain(left.efer.unwrap_or_else(|| self.get(vmcs::GUEST_EFER)));
             efer.set(Efer::LMA | Efer::LME, long);
             efer.bits()
         };
         let entry =
             super::super::vmcs02::ENTRY | if long { EntryControls::IA32E_MODE_GUEST } else { EntryControls::empty() };
         let entry = self.shared.limits.entry.adjust(entry.bits());
-        if exit12.contains(ExitControls::LOAD_PAT) {
-            let pat = host(self, vmcs::HOST_PAT);
+        let pat = if exit12.contains(ExitControls::LOAD_PAT) { Some(host(self, vmcs::HOST_PAT)) } else { left.pat };
+        if let Some(pat) = pat {
             self.update(vmcs::GUEST_PAT, pat);
         }
         if !long && cr4.contains(Cr4::PAE) && !self.load_pdptes(cr3) {
