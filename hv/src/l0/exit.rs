@@ -2,7 +2,7 @@
 
 use super::cx::Cx;
 use crate::silicon::Silicon;
-use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
+use hv_defs::exit::{CrAccess, CrAccessKind, EventType, ExitReason, InterruptionInfo, Reason};
 use hv_defs::vmcs;
 
 /// A VM exit. Fields that the reason does not define are 0 and have not been read.
@@ -83,7 +83,10 @@ impl<S: Silicon> Cx<'_, S> {
         if has.gpa {
             exit.gpa = self.get(vmcs::GUEST_PHYSICAL_ADDRESS);
         }
-        if has.gla {
+        // Of accesses to control registers LMSW alone has a linear address.
+        let lmsw = reason.reason() == Reason::CR_ACCESS
+            && CrAccess::from_bits(exit.qualification).kind() == CrAccessKind::Lmsw;
+        if has.gla || lmsw {
             exit.gla = self.get(vmcs::GUEST_LINEAR_ADDRESS);
         }
         if has.intr {

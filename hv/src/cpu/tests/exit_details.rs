@@ -6,7 +6,7 @@ use crate::vmx::exit::ExitInfo;
 use hv_defs::addr::Hpa;
 use hv_defs::controls::{PrimaryControls as P, SecondaryControls as S};
 use hv_defs::exit::{CrAccess, CrAccessKind, DrAccess, EventType, InstructionInfo, InterruptionInfo, IoAccess, Reason};
-use hv_defs::x86::Rflags;
+use hv_defs::x86::{Rflags, Seg};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
@@ -252,8 +252,8 @@ fn a_loop_of_pauses_exits_when_its_window_is_over() {
         let mut machine = Machine::new(Mode::Long, &[0xf3, 0x90, 0xeb, 0xfc]);
         machine.cpu.controls.secondary |= S::PAUSE_LOOP_EXITING;
         (machine.cpu.controls.ple_gap, machine.cpu.controls.ple_window) = (gap, window);
-        let ss = &mut machine.cpu.seg[2].rights;
-        *ss = ss.with_dpl(ring);
+        let stack = &mut machine.cpu.seg[Seg::Ss as usize].rights;
+        *stack = stack.with_dpl(ring);
         machine.cpu.mode_changed();
         let Trap::Exit(info) = machine.run(1000) else { panic!() };
         (info.reason.reason(), info.length, machine.clock)

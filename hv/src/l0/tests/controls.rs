@@ -387,3 +387,47 @@ fn an_exit_in_delivery_tells_l1_of_the_event() {
     check(Reason::EXCEPTION_NMI, &[(vmcs::EXIT_INTERRUPTION_INFO.field(), 0x8000_0b0d)]);
     check(Reason::EXCEPTION_NMI, &[(vmcs::EXIT_INTERRUPTION_INFO.field(), 0x8000_0b08)]);
 }
+
+#[test]
+fn the_linear_address_of_lmsw_s_operand_reaches_l1() {
+    for (qualification, expected) in [(0x0001_0070, 0x1234), (0x0001_0030, 0x1234), (0x700, 0)] {
+        let mut bench = Bench::with_l2(Policy::default());
+        bench.vmwrite(vmcs::CR0_GUEST_HOST_MASK, 0xf);
+        bench.vmwrite(vmcs::CR0_READ_SHADOW, 8);
+        bench.launch();
+        let more = [(vmcs::EXIT_QUALIFICATION.field(), qualification), (vmcs::GUEST_LINEAR_ADDRESS.field(), 0x1234)];
+        bench.exits(Reason::CR_ACCESS, &more);
+        assert_eq!((bench.level(), bench.vmread(vmcs::GUEST_LINEAR_ADDRESS)), (1, expected), "{qualification:#x}");
+    }
+}
+
+#[test]
+fn areas_of_msrs_that_cannot_be_are_a_failed_entry_or_a_vmx_abort() {
+    const AREA: u64 = 0x2_1000;
+    // The MSR, the field of the area, and what comes: an entry that fails, a VMX abort with its indicator, or neither.
+    let check = |msr: u64, store: bool, abort: u64| {
+        let mut bench = Bench::with_l2(Policy::default());
+        let (address, count) = match store {
+            true => (vmcs::VM_EXIT_MSR_STORE_ADDRESS, vmcs::VM_EXIT_MSR_STORE_COUNT),
+            false => (vmcs::VM_EXIT_MSR_LOAD_ADDRESS, vmcs::VM_EXIT_MSR_LOAD_COUNT),
+        };
+        bench.vmwrite(address, AREA);
+        bench.vmwrite(count, 1);
+        bench.store(AREA, msr);
+        bench.store(AREA + 8, 0);
+        assert_eq!(bench.launch(), Flags::SUCCEED);
+        let ran = bench.exits(Reason::VMCALL, &[]);
+        assert_eq!(matches!(ran, Ran::Stop(_)), abort != 0, "{msr:#x} {store}: {ran:?}");
+        assert_eq!(bench.load(super::script::VMCS_A) >> 32, abort, "{msr:#x} {store}");
+    };
+    let lstar = u64::from(msr::LSTAR);
+    check(lstar, true, 0);
+    check(lstar, false, 0);
+    // FS_BASE can be stored and not loaded.
+    check(msr::FS_BASE.into(), true, 0);
+    check(msr::FS_BASE.into(), false, 4);
+    for wrong in [0x802, 0x79, 0x8b, 1 << 32 | lstar, 0x1234] {
+        check(wrong, true, 1);
+        check(wrong, false, 4);
+    }
+}

@@ -193,6 +193,25 @@ fn vmxon_needs_a_cpu_and_a_region_that_are_fit() {
 }
 
 #[test]
+fn vmx_operation_keeps_its_bits_of_cr0_and_cr4() {
+    // MOV from RAX, in VMX operation and outside.
+    let check = |cr: u64, value: u64, inside: Option<u8>, outside: Option<u8>| {
+        for (operating, expected) in [(true, inside), (false, outside)] {
+            let mut bench = if operating { Bench::with_l2(Policy::default()) } else { Bench::preset("mapped") };
+            *bench.gpr(0) = value;
+            bench.exits(Reason::CR_ACCESS, &[(vmcs::EXIT_QUALIFICATION.field(), cr)]);
+            assert_eq!(injected(&mut bench), expected, "CR{cr} {value:#x} {operating}");
+        }
+    };
+    check(4, 0x2020, None, None);
+    check(4, 0x20, Some(13), None);
+    check(0, 0x8000_0031, None, None);
+    check(0, 0x8000_0011, Some(13), None);
+    // Paging cannot be left from 64-bit mode anyway.
+    check(0, 0x31, Some(13), Some(13));
+}
+
+#[test]
 fn what_was_launched_before_vmxoff_is_not_resumed() {
     let mut bench = Bench::with_l2(Policy::default());
     bench.launch();

@@ -29,6 +29,14 @@ pub(super) const MSR_AREA: u32 = 512;
 /// The exit qualification of an entry that failed to load the PDPTEs.
 const QUALIFICATION_PDPTE: u64 = 2;
 
+/// Whether an MSR may be in no area: those of the local APIC in x2APIC mode, and those of microcode updates.
+pub(super) const fn is_barred(index: u32) -> bool {
+    matches!(index, msr::X2APIC_FIRST..=msr::X2APIC_LAST | UPDATE_TRIGGER | msr::BIOS_SIGN_ID)
+}
+
+/// IA32_BIOS_UPDT_TRIG.
+const UPDATE_TRIGGER: u32 = 0x79;
+
 impl<S: Silicon> Cx<'_, S> {
     /// vmcs12's secondary controls, which count only if the primary ones activate them.
     pub(in crate::l0) fn secondary12(&self) -> SecondaryControls {
@@ -218,8 +226,7 @@ impl<S: Silicon> Cx<'_, S> {
             let index = u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]);
             let reserved = entry[4..8].iter().any(|byte| *byte != 0);
             let value = u64::from_le_bytes(core::array::from_fn(|byte| entry[8 + byte]));
-            let barred = matches!(index, msr::FS_BASE | msr::GS_BASE | msr::X2APIC_FIRST..=msr::X2APIC_LAST | 0x79)
-                || index == msr::BIOS_SIGN_ID;
+            let barred = matches!(index, msr::FS_BASE | msr::GS_BASE) || is_barred(index);
             if number == MSR_AREA || reserved || barred || !self.write_msr(index, value) {
                 return Err(u64::from(number) + 1);
             }

@@ -9,7 +9,7 @@ use super::super::next::{Next, unsupported};
 use super::super::vcpu::VMCS01;
 use super::super::vmcs02::{CR0_MASK, CR4_MASK, OFTEN, RARE};
 use super::super::vpid::{self, Tag};
-use super::enter::MSR_AREA;
+use super::enter::{MSR_AREA, is_barred};
 use crate::silicon::Silicon;
 use hv_defs::addr::Gpa;
 use hv_defs::controls::{ActivityState, EntryControls, ExitControls, Interruptibility, PinBased, SecondaryControls};
@@ -122,7 +122,7 @@ impl<S: Silicon> Cx<'_, S> {
         let injected = vmcs12.get(vmcs::ENTRY_INTERRUPTION_INFO).with_valid(false);
         vmcs12.report(vmcs::ENTRY_INTERRUPTION_INFO, injected);
         if !self.store_msr_area() {
-            return unsupported("a VMX abort: an MSR of L2's could not be stored into L1's area".to_owned());
+            return self.vmx_abort(1, "an MSR of L2's could not be stored into L1's area");
         }
         let left = self.left_by_l2();
         self.leave_shadow();
@@ -143,6 +143,13 @@ impl<S: Silicon> Cx<'_, S> {
         vmcs12.dirty = FieldSet::ALL.without(vmcs12.lazy);
         self.vcpu.waits = None;
         self.arrive(None, Left::default())
+    }
+
+    /// L1's CPU shuts down, and its VMCS says why. See: SDM "VMX Aborts".
+    fn vmx_abort(&mut self, indicator: u32, why: &str) -> Next {
+        let region = self.vcpu.vmcs12.gpa;
+        self.write_gpa(region.offset(4), &indicator.to_le_bytes());
+        unsupported(format!("a VMX abort: {why}"))
     }
 
     /// What L1 finds as L2, whose vmcs02 is current, has left it.
@@ -169,10 +176,10 @@ impl<S: Silicon> Cx<'_, S> {
             None => before & Interruptibility::NMI,
         };
         if !self.load_host_state(blocking, left) {
-            return unsupported("a VMX abort: the page-directory pointers of L1's host state are wrong".to_owned());
+            return self.vmx_abort(2, "the page-directory pointers of L1's host state are wrong");
         }
         if self.load_msr_area(vmcs::VM_EXIT_MSR_LOAD_ADDRESS, vmcs::VM_EXIT_MSR_LOAD_COUNT).is_err() {
-            return unsupported("a VMX abort: an MSR of L1's area could not be loaded at an exit".to_owned());
+            return self.vmx_abort(4, "an MSR of L1's area could not be loaded at an exit");
         }
         if was_in_l2 {
             let secondary = self.secondary12();
@@ -279,7 +286,7 @@ impl<S: Silicon> Cx<'_, S> {
         for number in 0..count {
             let at = Gpa(address.wrapping_add(u64::from(number) * 16));
             let head = self.read_gpa_u64(at);
-            if number == MSR_AREA || head >> 32 != 0 {
+            if number == MSR_AREA || head >> 32 != 0 || is_barred(head as u32) {
                 return false;
             }
             let Some(value) = self.read_msr(head as u32) else { return false };

@@ -163,8 +163,8 @@ pub fn is_plain(s: &Subject<'_>) -> bool {
         && fits(s.get(GUEST_CR3))
 }
 
-/// Bits of IA32_DEBUGCTL that exist: LBR, BTF and bits 15:6.
-const DEBUGCTL: u64 = 0xffc3;
+/// Bits of IA32_DEBUGCTL that WRMSR takes: LBR and BTF.
+const DEBUGCTL: u64 = 3;
 const DEBUGCTL_BTF: u64 = 2;
 /// Bits of the pending debug exceptions that exist: B3 to B0, enabled breakpoint, BS and RTM.
 const PENDING_DEBUG: u64 = 0x1_500f;
