@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-const GUESTS: &[&str] = &["demo", "flush-storm", "pool-thrash", "stale", "witness"];
+const GUESTS: &[&str] = &["demo", "flush-storm", "handover", "nest", "pool-thrash", "stale", "witness"];
 
 #[test]
 fn the_guests_are_listed() {

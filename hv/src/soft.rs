@@ -5,7 +5,7 @@
 
 use crate::cpu::{self, Blocks, Cpu, Trap, Vectors};
 use crate::memory::Memory;
-use crate::mmu::Mmu;
+use crate::mmu::{Mmu, Statistics};
 use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
 use crate::vmcs::{REVISION, SHADOW, Vmcs};
 use crate::vmx::capability::{Capabilities, PREEMPTION_TIMER_SHIFT};
@@ -98,6 +98,11 @@ impl SoftSilicon {
     /// The address translation of a CPU, with its TLB and what it has counted.
     pub fn mmu(&mut self, cpu: Pcpu) -> &mut Mmu {
         &mut self.cpus[cpu].cpu.mmu
+    }
+
+    /// What the TLBs of all physical CPUs have counted.
+    pub fn tlb_statistics(&self) -> Statistics {
+        self.cpus.iter().fold(Statistics::default(), |sum, one| sum.plus(&one.cpu.mmu.statistics))
     }
 
     /// A CPU's architectural state, as the guest that ran on it last has left it.

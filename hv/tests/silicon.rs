@@ -452,7 +452,7 @@ fn the_apic_access_page_is_found_by_who_flushes_and_forgotten_with_its_control()
         let secondary = silicon.get(0, SECONDARY_CONTROLS);
         silicon.set(0, SECONDARY_CONTROLS, if on { secondary | controls } else { secondary - controls });
         if flush {
-            silicon.invvpid(0, InvvpidType::Single, InvvpidDescriptor { vpid: 1, ..Default::default() });
+            silicon.invept(0, InveptType::All, InveptDescriptor::default());
         }
         silicon.set(0, GUEST_RIP, CODE);
         enter(&mut silicon, false).reason()

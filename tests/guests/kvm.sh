@@ -34,7 +34,7 @@ archive() {
 }
 
 mkdir -p both/bin both/tests
-cc -O2 -s -static -o both/bin/vmm "$here/vmm.c"
+cc -O2 -s -static -pthread -o both/bin/vmm "$here/vmm.c"
 cat >both/tests/load-kvm <<'LOAD'
 word() {
     sed -n "s/.*nvmx\.$1=\([^ ]*\).*/\1/p" /proc/cmdline | tr "${2:-,}" ' '

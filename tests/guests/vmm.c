@@ -5,14 +5,18 @@
  *
  * The payload executes `cpuid` CPUIDs, `out` writes to a port that the monitor serves, touches `pages` pages that it has
  * not touched before, writes `mmio` times to memory that is not there, and halts. `vms` and `vcpus` say how many virtual
- * machines run it and on how many vCPUs each, in turn on one thread; `rounds` how many times it is run. With `mark=N`,
- * mark.c marks N on the console before it is run and N + 1 after.
+ * machines run it and on how many vCPUs each, in turn on one thread; with `threads` 1 each machine has a thread, on a CPU
+ * of its own as far as there are any. `rounds` is how many times it is run. With `mark=N`, mark.c marks N on the console
+ * before it is run and N + 1 after.
  */
+#define _GNU_SOURCE
 #include <asm/bootparam.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -202,60 +206,27 @@ struct wish {
 	uint64_t value;
 };
 
-/* Runs mark.c on the console, if there is a number for it. */
-static void mark(uint64_t number, const char *name)
+/* vCPUs that take turns on one thread. */
+struct team {
+	pthread_t thread;
+	struct vcpu *vcpu;
+	uint64_t vcpus, rounds, cpu;
+	struct kvm_regs start;
+};
+
+static void *run_team(void *argument)
 {
-	char command[64];
+	struct team *team = argument;
+	uint64_t round, number;
 
-	snprintf(command, sizeof(command), "mark %llu %s >/dev/console", (unsigned long long)number, name);
-	if (number && system(command))
-		errx(1, "%s failed", command);
-}
-
-static int run_payload(int argc, char **argv)
-{
-	struct wish wishes[] = { { "cpuid", 1000 }, { "out", 1000 }, { "pages", 1000 }, { "mmio", 100 },
-				 { "vms", 1 },	    { "vcpus", 1 },  { "rounds", 1 },   { "mark", 0 }, { NULL, 0 } };
-	struct wish *wish;
-	uint64_t vms, vcpus, round, number;
-	struct vm vm[16];
-	struct vcpu vcpu[64];
-
-	for (; argc; argc--, argv++) {
-		char *value = strchr(*argv, '=');
-
-		for (wish = wishes; wish->name; wish++)
-			if (value && !strncmp(*argv, wish->name, value - *argv) && !wish->name[value - *argv])
-				break;
-		if (!wish->name)
-			errx(2, "what is %s?", *argv);
-		wish->value = strtoull(value + 1, NULL, 0);
-	}
-	vms = wishes[4].value;
-	vcpus = wishes[5].value;
-	if (!vms || vms > 16 || !vcpus || vms * vcpus > 64)
-		errx(2, "vms must be 1 to 16, and there may be 64 vCPUs");
-	for (number = 0; number < vms; number++) {
-		vm[number] = new_vm(TOUCHED + (wishes[2].value * vcpus << 12) + 0x1000);
-		memcpy(vm[number].memory + CODE, payload, payload_end - payload);
-	}
-	for (number = 0; number < vms * vcpus; number++) {
-		vcpu[number] = new_vcpu(&vm[number / vcpus], number % vcpus);
-		long_mode(&vm[number / vcpus], &vcpu[number]);
-	}
-	mark(wishes[7].value, "begin");
-	for (round = 0; round < wishes[6].value; round++) {
-		uint64_t left = vms * vcpus;
+	for (round = 0; round < team->rounds; round++) {
+		uint64_t left = team->vcpus;
 		char halted[64] = { 0 };
 
-		for (number = 0; number < vms * vcpus; number++) {
-			struct kvm_regs regs = { .rip = CODE, .rsp = STACK, .rflags = 2, .rdi = wishes[0].value,
-						 .rsi = wishes[1].value, .rdx = wishes[2].value, .rcx = wishes[3].value };
-
-			control(vcpu[number].fd, KVM_SET_REGS, (uintptr_t)&regs, "KVM_SET_REGS");
-		}
-		for (number = 0; left; number = (number + 1) % (vms * vcpus)) {
-			struct vcpu *it = &vcpu[number];
+		for (number = 0; number < team->vcpus; number++)
+			control(team->vcpu[number].fd, KVM_SET_REGS, (uintptr_t)&team->start, "KVM_SET_REGS");
+		for (number = 0; left; number = (number + 1) % team->vcpus) {
+			struct vcpu *it = &team->vcpu[number];
 
 			if (halted[number])
 				continue;
@@ -280,6 +251,85 @@ static int run_payload(int argc, char **argv)
 			}
 		}
 	}
+	return NULL;
+}
+
+/* Runs a team on a thread of its own and on one CPU. */
+static void start_team(struct team *team)
+{
+	pthread_attr_t attributes;
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(team->cpu, &cpus);
+	pthread_attr_init(&attributes);
+	pthread_attr_setaffinity_np(&attributes, sizeof(cpus), &cpus);
+	errno = pthread_create(&team->thread, &attributes, run_team, team);
+	if (errno)
+		err(1, "a thread on CPU %d", (int)team->cpu);
+}
+
+/* Runs mark.c on the console, if there is a number for it. */
+static void mark(uint64_t number, const char *name)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "mark %llu %s >/dev/console", (unsigned long long)number, name);
+	if (number && system(command))
+		errx(1, "%s failed", command);
+}
+
+static int run_payload(int argc, char **argv)
+{
+	struct wish wishes[] = { { "cpuid", 1000 }, { "out", 1000 }, { "pages", 1000 }, { "mmio", 100 },
+				 { "vms", 1 },	    { "vcpus", 1 },  { "rounds", 1 },   { "mark", 0 },
+				 { "threads", 0 },  { NULL, 0 } };
+	struct wish *wish;
+	uint64_t vms, vcpus, teams, number;
+	struct vm vm[16];
+	struct vcpu vcpu[64];
+	struct team team[16];
+
+	for (; argc; argc--, argv++) {
+		char *value = strchr(*argv, '=');
+
+		for (wish = wishes; wish->name; wish++)
+			if (value && !strncmp(*argv, wish->name, value - *argv) && !wish->name[value - *argv])
+				break;
+		if (!wish->name)
+			errx(2, "what is %s?", *argv);
+		wish->value = strtoull(value + 1, NULL, 0);
+	}
+	vms = wishes[4].value;
+	vcpus = wishes[5].value;
+	if (!vms || vms > 16 || !vcpus || vms * vcpus > 64)
+		errx(2, "vms must be 1 to 16, and there may be 64 vCPUs");
+	for (number = 0; number < vms; number++) {
+		vm[number] = new_vm(TOUCHED + (wishes[2].value * vcpus << 12) + 0x1000);
+		memcpy(vm[number].memory + CODE, payload, payload_end - payload);
+	}
+	for (number = 0; number < vms * vcpus; number++) {
+		vcpu[number] = new_vcpu(&vm[number / vcpus], number % vcpus);
+		long_mode(&vm[number / vcpus], &vcpu[number]);
+	}
+	teams = wishes[8].value ? vms : 1;
+	mark(wishes[7].value, "begin");
+	for (number = 0; number < teams; number++) {
+		uint64_t members = vms * vcpus / teams;
+
+		team[number] = (struct team){
+			.vcpu = &vcpu[number * members], .vcpus = members, .rounds = wishes[6].value,
+			.cpu = number % sysconf(_SC_NPROCESSORS_ONLN),
+			.start = { .rip = CODE, .rsp = STACK, .rflags = 2, .rdi = wishes[0].value, .rsi = wishes[1].value,
+				   .rdx = wishes[2].value, .rcx = wishes[3].value },
+		};
+		if (teams > 1)
+			start_team(&team[number]);
+		else
+			run_team(&team[number]);
+	}
+	for (number = 0; teams > 1 && number < teams; number++)
+		pthread_join(team[number].thread, NULL);
 	mark(wishes[7].value ? wishes[7].value + 1 : 0, "end");
 	for (number = 0; number < vms * vcpus; number++) {
 		struct vcpu *it = &vcpu[number];

@@ -35,6 +35,10 @@ words! {
         RightsUnmasked = "rights-unmasked",
         /// A hit of the vmcs02 pool is taken to mean that nothing in vmcs12 has changed meanwhile.
         PoolStaleHit = "pool-stale-hit",
+        /// A new vpid12 does not sync the EPT02s, where the policy has it count as a flush of the guest's own.
+        Vpid12Unsynced = "vpid12-unsynced",
+        /// L2 without EPT runs under L1's own EPT pointer, and nothing is flushed for its APIC-access page.
+        ApicAccessUnflushed = "apic-access-unflushed",
     }
 }
 

@@ -16,9 +16,9 @@ use iced_x86::{BlockEncoderOptions, IcedError};
 pub(super) type Asm = Result<(), IcedError>;
 
 // Where things lie in L1's memory.
-const PML4: u64 = 0x1000;
+pub(super) const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
-const PD: u64 = 0x3000;
+pub(super) const PD: u64 = 0x3000;
 pub(super) const GDT: u64 = 0x4000;
 pub(super) const IDT: u64 = 0x5000;
 pub(super) const TSS: u64 = 0x6000;
@@ -29,7 +29,7 @@ const CODE: u64 = 0x10_0000;
 
 /// Where the operands of LGDT and LIDT lie, behind the GDT.
 const GDTR: u64 = GDT + GDT_LIMIT as u64 + 1;
-const IDTR: u64 = GDTR + 16;
+pub(super) const IDTR: u64 = GDTR + 16;
 
 // Selectors and limits, of L1's tables and L2's alike.
 pub(super) const CODE_SELECTOR: u16 = 0x10;

@@ -6,8 +6,10 @@
 
 mod demo;
 mod flush_storm;
+mod handover;
 mod kit;
 mod l2;
+mod nest;
 mod pool_thrash;
 mod stale;
 mod vmx;
@@ -51,6 +53,16 @@ pub const fn list() -> &'static [BuiltIn] {
             name: "flush-storm",
             about: "round trips that make each policy flush differently, by VPID, by EPT pointer and by instruction",
             build: flush_storm::build,
+        },
+        BuiltIn {
+            name: "handover",
+            about: "an L1 on two CPUs (--cpus 2) that hand one another the VPIDs of L0: goes wrong where L0 does (--fault)",
+            build: handover::build,
+        },
+        BuiltIn {
+            name: "nest",
+            about: "an L1 whose L2 is a hypervisor with an L3: what of its VMREADs and VMWRITEs L1 sees (--shadowing)",
+            build: nest::build,
         },
         BuiltIn {
             name: "pool-thrash",

@@ -25,9 +25,11 @@ const PRIMARY: u64 = VARIABLES + 16;
 const SECONDARY: u64 = VARIABLES + 24;
 const EXIT: u64 = VARIABLES + 32;
 const ENTRY: u64 = VARIABLES + 40;
-const REVISION: u64 = VARIABLES + 48;
+/// The revision of this machine's VMCSs.
+pub(super) const REVISION: u64 = VARIABLES + 48;
 const DESCRIPTOR: u64 = VARIABLES + 64;
-const POINTER: u64 = VARIABLES + 80;
+/// The operand of instructions that take a pointer to a VMCS.
+pub(super) const POINTER: u64 = VARIABLES + 80;
 
 /// The region of a VMCS, by number from 0 to 15.
 pub(super) const fn vmcs(number: u64) -> u64 {
@@ -42,6 +44,11 @@ pub(super) const fn ept(number: u64) -> u64 {
 /// The registers of an L2, by number from 0 to 15.
 pub(super) const fn registers(number: u64) -> u64 {
     0x4_0000 + number * 0x100
+}
+
+/// The byte that says whether an L2 is to start with VMRESUME, by its number.
+pub(super) const fn launched(number: u64) -> u64 {
+    registers(number) + LAUNCHED as u64
 }
 
 /// The memory of an L2, by number from 0 to 12.
@@ -132,7 +139,7 @@ impl Hypervisor {
     }
 
     /// Fails with a text unless the zero flag is clear.
-    fn need(&mut self, what: &str) -> Asm {
+    pub(super) fn need(&mut self, what: &str) -> Asm {
         let mut there = self.create_label();
         self.jnz(there)?;
         let text = format!("{}: this machine has no {what}\n", self.name);
@@ -224,6 +231,14 @@ impl Hypervisor {
         self.need("EPT or VPID such as this guest needs")
     }
 
+    /// Fails unless the machine allows these secondary controls.
+    pub(super) fn need_secondary(&mut self, wanted: SecondaryControls) -> Asm {
+        let adjust = self.adjust;
+        self.mov(ecx, msr::VMX_PROCBASED_CTLS2)?;
+        self.mov(r8d, wanted.bits())?;
+        self.call(adjust)
+    }
+
     /// Writes a field of the current VMCS.
     pub(super) fn set_field<T: FieldValue>(&mut self, field: Field<T>, value: T) -> Asm {
         self.mov(rax, value.into_raw())?;
@@ -290,6 +305,11 @@ impl Hypervisor {
     /// The label to go to when an L2 exits for no reason that is known.
     pub(super) fn unexpected(&self) -> CodeLabel {
         self.unexpected
+    }
+
+    /// The label to go to with the flags of a VMX instruction that failed.
+    pub(super) fn failed(&self) -> CodeLabel {
+        self.failed
     }
 
     /// Has the L2 go on behind the instruction for which it exited.

@@ -220,6 +220,9 @@ impl<S: Silicon> Cx<'_, S> {
     /// INVVPID of one VPID on any CPU, by cross-call if need be.
     pub(super) fn invvpid_on(&mut self, cpu: Pcpu, kind: InvvpidType, vpid: u16, address: u64, cause: Cause) {
         let dropped = self.silicon.invvpid(cpu, kind, InvvpidDescriptor { vpid, reserved: 0, address });
+        if kind == InvvpidType::Single {
+            self.shared.vpids.flushed(vpid, cpu);
+        }
         let kind = flush_kind(kind);
         self.emit_flush(cpu, Flush { kind, cause, actor: Actor::L0, vpid, eptp: 0, address, dropped });
     }

@@ -3,7 +3,7 @@
 
 use super::frames::Frames;
 use super::{HIGH_RAM, L0_MEMORY, LOW_RAM_LIMIT};
-use crate::silicon::Silicon;
+use crate::silicon::{Pcpu, Silicon};
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
 
@@ -39,10 +39,23 @@ const fn leaf(at: u64, large: bool) -> EptEntry {
     table(Hpa(at)).with_memory_type(WRITE_BACK).with_large(large)
 }
 
+/// Another root of EPT01's tables, so that what is cached under it is tagged otherwise than what L1 caches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Second {
+    pub(super) pointer: Eptp,
+    /// Physical CPUs, by bit, that an L2 ran on under it.
+    pub(super) ran_on: u64,
+}
+
 /// EPT01, one for all vCPUs.
 #[derive(Debug)]
 pub(super) struct Ept01 {
     pub(super) pointer: Eptp,
+    /// More roots of the same tables, for L2s without EPT of their own: those without an APIC-access page and those with
+    /// one. `None` where they run under L1's.
+    pub(super) for_l2: Option<[Second; 2]>,
+    /// By physical CPU: the APIC-access page that was last in use under the second of them; 0 for none.
+    apic_access: [u64; 64],
     /// The page directory of each GiB of RAM.
     directories: Vec<Hpa>,
     /// The page table of each 2 MiB of RAM, where they are mapped by 4 KiB pages.
@@ -62,11 +75,23 @@ pub(super) enum Change {
 
 impl Ept01 {
     /// Maps `memory` bytes of RAM, from L1-physical 0 and from [`HIGH_RAM`]; `None` when L0's memory does not hold the tables.
-    pub(super) fn new<S: Silicon>(silicon: &mut S, frames: &mut Frames, memory: u64) -> Option<Self> {
+    pub(super) fn new<S: Silicon>(
+        silicon: &mut S,
+        frames: &mut Frames,
+        memory: u64,
+        root_for_l2: bool,
+    ) -> Option<Self> {
         let root = zeroed(silicon, frames)?;
         let pdpt = zeroed(silicon, frames)?;
         put(silicon, root, 0, table(pdpt));
-        let mut this = Self { pointer: pointer(root), directories: Vec::new(), tables: Vec::new() };
+        let mut second = || {
+            let root = zeroed(silicon, frames)?;
+            put(silicon, root, 0, table(pdpt));
+            Some(Second { pointer: pointer(root), ran_on: 0 })
+        };
+        let for_l2 = if root_for_l2 { Some([second()?, second()?]) } else { None };
+        let (directories, tables, apic_access) = (Vec::new(), Vec::new(), [0; 64]);
+        let mut this = Self { pointer: pointer(root), for_l2, apic_access, directories, tables };
         for gib in 0..memory.div_ceil(DIRECTORY) {
             let directory = zeroed(silicon, frames)?;
             let at = if gib < LOW_RAM_LIMIT / DIRECTORY { gib } else { gib + (HIGH_RAM - LOW_RAM_LIMIT) / DIRECTORY };
@@ -89,6 +114,19 @@ impl Ept01 {
             }
         }
         Some(this)
+    }
+
+    /// What an L2 without EPT of its own runs under on a physical CPU, with this APIC-access page (0 for none); and
+    /// whether an INVEPT of it is due, since it has run there with another page. `None` where it runs under L1's.
+    /// See: SDM "Guidelines for Use of the INVEPT Instruction".
+    pub(super) fn load_for_l2(&mut self, cpu: Pcpu, apic_access: u64) -> Option<(Eptp, bool)> {
+        let second = &mut self.for_l2.as_mut()?[usize::from(apic_access != 0)];
+        second.ran_on |= 1 << (cpu % 64);
+        let moved = apic_access != 0 && {
+            let before = core::mem::replace(&mut self.apic_access[cpu % 64], apic_access);
+            before != 0 && before != apic_access
+        };
+        Some((second.pointer, moved))
     }
 
     /// Whether the 2 MiB around `at` are mapped by one entry.

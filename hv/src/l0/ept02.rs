@@ -43,6 +43,10 @@ pub(super) struct Root {
     pub(super) table: u32,
     /// When it was loaded last, counted by [`Ept02::loads`].
     pub(super) used: u64,
+    /// Physical CPUs, by bit, that it ran on since L0 flushed it there.
+    pub(super) held: u64,
+    /// Those of them where L1's INVEPT has not been carried out, since L1 was elsewhere then.
+    pub(super) stale: u64,
 }
 
 impl Root {

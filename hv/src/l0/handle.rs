@@ -11,8 +11,9 @@ use crate::xsave::is_xcr0;
 use hv_defs::addr::{Gpa, L2Gpa, PAGE_SIZE};
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::ept::Eptp;
-use hv_defs::event::{Actor, Stop, StopKind};
+use hv_defs::event::{Actor, Cause, Stop, StopKind};
 use hv_defs::exit::{EptViolation, ExitReason, Reason};
+use hv_defs::policy::RootLoad;
 use hv_defs::vmcs;
 
 /// What happened to an exit: who handled it, and what comes next.
@@ -194,6 +195,9 @@ impl<S: Silicon> Cx<'_, S> {
         };
         self.shared.roots_in_use[usize::from(self.vcpu.id)] = self.vcpu.root;
         self.update(vmcs::EPT_POINTER, eptp02);
+        if self.shared.policy.root_load == RootLoad::Flush {
+            self.invept(eptp02, Cause::RootLoad);
+        }
         (Actor::L0, Next::Skip)
     }
 }

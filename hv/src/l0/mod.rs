@@ -235,7 +235,8 @@ impl<S: Silicon> L0<S> {
             return Err(memory);
         }
         let mut frames = Frames::new();
-        let ept01 = Ept01::new(&mut silicon, &mut frames, config.memory).ok_or(memory.clone())?;
+        let root_for_l2 = setup::gives_l2_a_root(&config.policy, config.slips);
+        let ept01 = Ept01::new(&mut silicon, &mut frames, config.memory, root_for_l2).ok_or(memory.clone())?;
         let cr4 = CR4_OFFERED.bits() & silicon.capability(number::VMX_CR4_FIXED1);
         let capabilities = capabilities::offered(&silicon, cr4, config.policy.shadowing != Shadowing::Off);
         let mut shared = Shared {

@@ -84,12 +84,19 @@ impl<S: Silicon> Cx<'_, S> {
             }
         }
         if self.vcpu.ran_on >> self.cpu & 1 != 0 && !self.shared.slips.has(Slip::MigrationUnflushed) {
+            let needed = self.flushes_as_needed();
             for vpid in self.vcpu.tagging.held() {
-                if self.shared.vpids.was_on(vpid, self.cpu) {
+                let vpids = &self.shared.vpids;
+                if if needed { vpids.is_stale(vpid, self.cpu) } else { vpids.was_on(vpid, self.cpu) } {
                     self.invvpid(InvvpidType::Single, vpid, 0, Cause::Migration);
                 }
             }
-            self.invept_all_on(self.cpu, Cause::Migration);
+            if needed {
+                self.flush_stale_roots();
+            } else {
+                self.invept_all_on(self.cpu, Cause::Migration);
+            }
         }
+        self.root_arrives();
     }
 }

@@ -7,6 +7,8 @@ use super::vmcs02::{self, CR0_MASK, CR4_MASK};
 use crate::silicon::Silicon;
 use hv_defs::controls::{ActivityState, Allowed, EntryControls, ExitControls, PinBased, PrimaryControls};
 use hv_defs::controls::{EptVpidCap, SecondaryControls};
+use hv_defs::policy::{Policy, RootLoad};
+use hv_defs::slip::{Slip, Slips};
 use hv_defs::vmcs::{self, Field, VmcsField};
 use hv_defs::x86::{Cr0, Cr4, Efer, msr};
 
@@ -41,6 +43,13 @@ impl Limits {
             entry: limit(msr::VMX_ENTRY_CTLS, msr::VMX_TRUE_ENTRY_CTLS),
         }
     }
+}
+
+/// Whether L2s without EPT of their own run under another EPT pointer than L1. Where they do, nothing that L1 caches is
+/// theirs, and an APIC-access page of theirs needs no flush; where they do not, [`Policy::apic_access_flush`] or a flush
+/// at each root load makes up for it.
+pub(super) fn gives_l2_a_root(policy: &Policy, slips: Slips) -> bool {
+    policy.root_load != RootLoad::Flush && !policy.apic_access_flush && !slips.has(Slip::ApicAccessUnflushed)
 }
 
 /// What L0 cannot do without and this silicon does not have, in words.

@@ -8,6 +8,7 @@ use super::cx::Cx;
 use super::ept01::{self, Change};
 use super::ept02::{NONE, Root, Shape};
 use super::ept12::{self, Path, READ, WRITE, Walked};
+use super::vpid;
 use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, Hpa, L2Gpa, PAGE_SIZE};
 use hv_defs::controls::SecondaryControls;
@@ -62,9 +63,12 @@ impl<S: Silicon> Cx<'_, S> {
         let eptp12 = key(eptp12);
         let vcpu = self.vcpu.id;
         let mode_based = self.secondary12().contains(SecondaryControls::MODE_BASED_EXECUTE);
+        let mut sync = vpid::syncs_when_loaded(&self.shared.policy);
         let number = match self.ept02.find(vcpu, eptp12, mode_based) {
             Some(number) => number,
             None => {
+                // Its first page is made read-only below, and may be written already when the root is loaded again.
+                sync = true;
                 let keep = match self.shared.policy.root_load {
                     RootLoad::Keep => 1,
                     RootLoad::Flush | RootLoad::Cached => ROOTS,
@@ -79,7 +83,7 @@ impl<S: Silicon> Cx<'_, S> {
                 let shadows = Gpa(eptp12.ep4ta());
                 let table = self.ept02.add(frame, 4, 0, Some(shadows), EptEntry::new(), number);
                 let eptp02 = ept01::pointer(frame);
-                let root = Root { vcpu, eptp12, mode_based, eptp02, table, used: 0 };
+                let root = Root { vcpu, eptp12, mode_based, eptp02, table, used: 0, held: 0, stale: 0 };
                 if number == self.ept02.roots.len() {
                     self.ept02.roots.push(Some(root));
                 } else {
@@ -90,18 +94,80 @@ impl<S: Silicon> Cx<'_, S> {
             }
         };
         self.ept02.loads += 1;
-        let loads = self.ept02.loads;
+        let (loads, here) = (self.ept02.loads, 1 << self.cpu);
         if let Some(root) = &mut self.ept02.roots[number] {
             root.used = loads;
+            root.held |= here;
         }
         if self.vcpu.root != Some(number) {
             self.vcpu.root = Some(number);
             self.emit_ept(EptOp::Switch, number, 0, 0, EptEntry::new(), EptEntry::new());
         }
-        if !self.shared.slips.has(Slip::Ept02Unsynced) {
+        if sync && !self.shared.slips.has(Slip::Ept02Unsynced) {
             self.sync_root(number);
         }
         Some(number)
+    }
+
+    /// Carries out L1's INVEPT of an EPT02: here, where L1 said it. Other CPUs that the vCPU has been on owe it, until it
+    /// comes back.
+    pub(super) fn flush_root(&mut self, number: usize) {
+        let needed = self.flushes_as_needed();
+        let here = 1 << self.cpu;
+        let Some(root) = &mut self.ept02.roots[number] else { return };
+        let (eptp02, held) = (root.eptp02, root.held);
+        root.held &= !here;
+        root.stale = root.held;
+        if !needed || held & here != 0 {
+            self.invept(eptp02, Cause::InveptEmulation);
+        }
+    }
+
+    /// The vCPU is back on a physical CPU where it ran before: what L1 has flushed meanwhile, on another, is flushed here.
+    pub(super) fn flush_stale_roots(&mut self) {
+        let here = 1 << self.cpu;
+        for number in self.ept02.roots_of(self.vcpu.id) {
+            let Some(root) = &mut self.ept02.roots[number] else { continue };
+            if root.stale & here != 0 {
+                root.held &= !here;
+                root.stale &= !here;
+                let eptp02 = root.eptp02;
+                self.invept(eptp02, Cause::Migration);
+            }
+        }
+    }
+
+    /// The vCPU has come to a physical CPU, perhaps in the midst of L2.
+    pub(super) fn root_arrives(&mut self) {
+        let here = 1 << self.cpu;
+        match self.shared.roots_in_use[usize::from(self.vcpu.id)] {
+            Some(number) => {
+                if let Some(root) = &mut self.ept02.roots[number] {
+                    root.held |= here;
+                }
+            }
+            None if self.vcpu.level == 2 => {
+                self.load_root_without_ept();
+            }
+            None => {}
+        }
+    }
+
+    /// The EPT pointer for an L2 that L1 has no EPT for.
+    pub(super) fn load_root_without_ept(&mut self) -> Eptp {
+        let page = match self.secondary12().contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
+            true => self.vcpu.vmcs12.get(vmcs::APIC_ACCESS_ADDRESS),
+            false => 0,
+        };
+        match self.shared.ept01.load_for_l2(self.cpu, page) {
+            Some((pointer, moved)) => {
+                if moved {
+                    self.invept(pointer, Cause::ApicAccessPage);
+                }
+                pointer
+            }
+            None => self.shared.ept01.pointer,
+        }
     }
 
     /// Gives up an EPT02. Its frames wait for an INVEPT.
@@ -189,6 +255,11 @@ impl<S: Silicon> Cx<'_, S> {
         if changed {
             let eptp01 = self.shared.ept01.pointer;
             self.invept_everywhere(eptp01, Cause::WriteProtect);
+            for second in self.shared.ept01.for_l2.into_iter().flatten() {
+                for cpu in (0..self.shared.pcpus).filter(|cpu| second.ran_on >> cpu & 1 != 0) {
+                    self.invept_on(cpu, second.pointer, Cause::WriteProtect);
+                }
+            }
         }
     }
 

@@ -35,6 +35,12 @@ pub(super) struct Servable {
 }
 
 impl Servable {
+    /// Where the list lies.
+    #[cfg(test)]
+    pub(super) fn words(&self) -> *const () {
+        self.words.as_ptr().cast()
+    }
+
     /// Every field of L1's VMCSs.
     pub(super) fn new() -> Self {
         let mut all = [0u64; PAGE_SIZE as usize / 8];

@@ -94,7 +94,7 @@ impl Mmu {
         }
         self.statistics.physical_misses += 1;
         let frame = match walk(memory, &ept, gpa, wanted, needed, self.pml_index.as_mut()) {
-            Ok(frame) => frame,
+            Ok(frame) => self.with_apic_page(frame, gpa),
             Err(fault) => {
                 self.drop_for_ept_fault(wanted);
                 return Err(fault);
@@ -106,6 +106,21 @@ impl Mmu {
             self.forget_lines(address, size);
         }
         Ok(frame)
+    }
+
+    /// A guest-physical mapping says whether it leads to the APIC-access page: who moves the page, or turns it on, owes an
+    /// INVEPT. See: SDM "Guidelines for Use of the INVEPT Instruction".
+    fn with_apic_page(&self, frame: Frame, gpa: u64) -> Frame {
+        let Some(apic) = self.apic_access.filter(|apic| frame.size.base(apic.0) == frame.base) else { return frame };
+        // Of a larger page that holds it each small one is cached by itself.
+        let base = PageSize::Small.base(frame.at(gpa));
+        let apic = if base == apic.0 { flag::APIC } else { 0 };
+        Frame { base, size: PageSize::Small, flags: frame.flags | apic }
+    }
+
+    /// Whether a host-physical address is in the APIC-access page.
+    pub(super) fn is_apic_page(&self, target: u64) -> bool {
+        self.apic_access == Some(Hpa(target & !0xfff))
     }
 
     /// An EPT violation drops the combined mappings of the linear address whose translation it is. The guest-physical

@@ -54,6 +54,22 @@ pub struct Statistics {
     pub physical_refills: u64,
 }
 
+impl Statistics {
+    /// The sum of two CPUs' counts.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            hits: self.hits.wrapping_add(other.hits),
+            misses: self.misses.wrapping_add(other.misses),
+            walks: self.walks.wrapping_add(other.walks),
+            refills: self.refills.wrapping_add(other.refills),
+            evictions: self.evictions.wrapping_add(other.evictions),
+            physical_hits: self.physical_hits.wrapping_add(other.physical_hits),
+            physical_misses: self.physical_misses.wrapping_add(other.physical_misses),
+            physical_refills: self.physical_refills.wrapping_add(other.physical_refills),
+        }
+    }
+}
+
 /// One cached translation, for an inspector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cached {
@@ -259,7 +275,7 @@ impl Mmu {
         }
         .min(frame.size);
         let mut flags = leaf.flags | frame.flags;
-        if self.apic_access == Some(Hpa(target & !0xfff)) {
+        if self.ept.is_none() && self.is_apic_page(target) {
             flags |= flag::APIC;
             size = PageSize::Small;
         }
@@ -279,9 +295,10 @@ impl Mmu {
     /// Without paging, linear addresses are guest-physical ones.
     fn translate_unpaged(&mut self, memory: &mut Memory, gva: u64, access: Access) -> Result<Hpa, Fault> {
         let page = flag::USER | flag::WRITE;
-        let target = self.physical(memory, gva, Use::of(access, gva, page))?.at(gva);
-        let apic = self.apic_access == Some(Hpa(target & !0xfff));
-        self.at(if apic { flag::APIC } else { 0 }, target)
+        let frame = self.physical(memory, gva, Use::of(access, gva, page))?;
+        let target = frame.at(gva);
+        let apic = if self.ept.is_none() && self.is_apic_page(target) { flag::APIC } else { 0 };
+        self.at(frame.flags | apic, target)
     }
 
     /// Where a translation leads, unless it is to the APIC-access page. What was cached of that page counts for nothing

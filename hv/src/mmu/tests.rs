@@ -674,6 +674,8 @@ fn the_apic_access_page_is_known_when_its_translation_is_made() {
     bench.context();
     assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x5567), "nobody flushed");
     bench.mmu.invvpid(InvvpidType::Single, InvvpidDescriptor { vpid: 1, ..Default::default() });
+    assert_eq!(bench.access(Access::Read, false), Ok(BASE + 0x5567), "INVVPID leaves guest-physical mappings");
+    bench.mmu.invept(InveptType::Single, InveptDescriptor { eptp, reserved: 0 });
     assert_eq!(bench.access(Access::Read, false), Err(Fault::ApicAccess { offset: 0x567, physical: false }));
     assert_eq!(bench.mmu.fast(Access::Read, LINEAR_ADDRESS, 1), None);
     assert_eq!(

@@ -66,8 +66,11 @@ fn a_vmcs12_without_vpid_is_flushed_for_under_every_policy_with_tags() {
         bench.launch();
         bench.vmcall();
         let flushes = bench.flushes();
-        for cause in ["flush invvpid-single nested-entry vpid 1", "flush invvpid-single nested-exit vpid 1"] {
-            assert_eq!(flushes.iter().filter(|flush| *flush == cause).count(), 1, "{} {cause}", preset.name);
+        // What the entry has dropped nothing can have brought back for the exit.
+        let at_exit = usize::from(preset.name != "ideal");
+        for (cause, count) in [("entry", 1), ("exit", at_exit)] {
+            let cause = format!("flush invvpid-single nested-{cause} vpid 1");
+            assert_eq!(flushes.iter().filter(|flush| **flush == cause).count(), count, "{} {cause}", preset.name);
         }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Scripted {
     pub(super) entered: Vec<(Hpa, bool)>,
     /// What each CPU was told to drop.
     pub(super) dropped: Vec<String>,
+    /// Where memory was written.
+    pub(super) written: Vec<Hpa>,
 }
 
 impl Scripted {
@@ -55,6 +57,7 @@ impl Scripted {
             refuses: false,
             entered: Vec::new(),
             dropped: Vec::new(),
+            written: Vec::new(),
         }
     }
 
@@ -89,6 +92,7 @@ impl Silicon for Scripted {
     }
 
     fn write(&mut self, at: Hpa, bytes: &[u8]) {
+        self.written.push(at);
         self.memory[at.0 as usize..][..bytes.len()].copy_from_slice(bytes);
     }
 

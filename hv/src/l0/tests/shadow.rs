@@ -7,6 +7,7 @@ use hv_defs::ept::{EptEntry, Eptp};
 use hv_defs::event::{EptChange, What};
 use hv_defs::exit::Reason;
 use hv_defs::policy::Policy;
+use hv_defs::slip::{Slip, Slips};
 use hv_defs::vmcs;
 
 const EPTP: u64 = EPT12 | 0x1e;
@@ -188,4 +189,49 @@ fn pages_that_l2_makes_dirty_are_logged_until_the_log_is_full() {
     assert_eq!((bench.level(), bench.vmread(vmcs::EXIT_REASON).reason()), (1, Reason::PML_FULL));
     assert_eq!(bench.vmread(vmcs::PML_INDEX), 0xffff);
     assert_eq!(bench.load(FIRST) & 0x200, 0, "nothing is dirty that was not logged");
+}
+
+/// Entries that the next entry of L2 syncs, when L1 has changed one of EPT12 without INVEPT and gives L2 another VPID,
+/// or none.
+fn synced_by(preset: &str, slips: Slips, vpid: u16) -> usize {
+    let mut bench = Bench::with_l2(Policy::preset(preset).unwrap());
+    bench.l0.shared.slips = slips;
+    bench.launch();
+    bench.l2_touches(0, 1);
+    bench.vmcall();
+    l1_writes(&mut bench, FIRST, (L2_PAGES + 0x2000) | 0x37);
+    if vpid == 0 {
+        let secondary = bench.vmread(vmcs::SECONDARY_CONTROLS);
+        bench.vmwrite(vmcs::SECONDARY_CONTROLS, secondary - SecondaryControls::VPID);
+    } else {
+        bench.vmwrite(vmcs::VPID, vpid);
+    }
+    bench.log.events.clear();
+    bench.resume();
+    let entry = changes(&mut bench).len();
+    // L1's INVEPT is what brings the rest in line.
+    bench.vmcall();
+    bench.log.events.clear();
+    assert_eq!(bench.vmx(Reason::INVEPT, [EPTP, 0], 1), Flags::SUCCEED);
+    assert_eq!(entry + changes(&mut bench).len(), 1, "{preset}");
+    entry
+}
+
+#[test]
+fn what_syncs_ept02_at_an_entry_is_the_policy_s() {
+    let check = |preset: &str, slips: Slips, same: usize, other: usize, none: usize| {
+        let got = [5, 9, 0].map(|vpid| synced_by(preset, slips, vpid));
+        assert_eq!(got, [same, other, none], "{preset} {slips:?}");
+    };
+    let honest = Slips::default();
+    // Every load of a root syncs it.
+    check("kvm-2011", honest, 1, 1, 1);
+    check("kvm-2018", honest, 1, 1, 1);
+    check("mapped", honest, 1, 1, 1);
+    // A cached root is loaded as it is.
+    check("kvm-2020", honest, 0, 0, 0);
+    check("ideal", honest, 0, 0, 0);
+    // A new vpid12, and none, are flushes of the guest's own.
+    check("kvm-2021", honest, 0, 1, 1);
+    check("kvm-2021", honest.with(Slip::Vpid12Unsynced), 0, 0, 0);
 }

@@ -23,9 +23,19 @@ fn without_ept(preset: &str, more: SecondaryControls) -> Bench {
 
 #[test]
 fn l2_runs_on_ept01_then() {
+    let mut bench = without_ept("kvm-2015", SecondaryControls::empty());
+    assert_eq!(bench.now(vmcs::EPT_POINTER), bench.l0.shared.ept01.pointer);
     let mut bench = without_ept("mapped", SecondaryControls::empty());
+    let [pointer, with_page] = bench.l0.shared.ept01.for_l2.unwrap().map(|second| second.pointer);
+    assert!(pointer != with_page && pointer != bench.l0.shared.ept01.pointer);
+    let root = |bench: &mut Bench, pointer: hv_defs::ept::Eptp| {
+        let mut entry = [0; 8];
+        bench.l0.silicon.read(Hpa(pointer.ep4ta()), &mut entry);
+        u64::from_le_bytes(entry)
+    };
     let eptp01 = bench.l0.shared.ept01.pointer;
-    assert_eq!((bench.now(vmcs::EPT_POINTER), bench.now(vmcs::GUEST_CR3)), (eptp01, 0x5000));
+    assert_eq!(root(&mut bench, pointer), root(&mut bench, eptp01), "the same tables");
+    assert_eq!((bench.now(vmcs::EPT_POINTER), bench.now(vmcs::GUEST_CR3)), (pointer, 0x5000));
     assert_eq!((bench.now(vmcs::VPID), bench.story().iter().any(|line| line.starts_with("ept"))), (2, false));
     // What L1 asks to see of L2's paging goes to L1.
     bench.exits(Reason::INVLPG, &[]);
@@ -53,6 +63,24 @@ fn the_apic_access_page_costs_what_its_year_says() {
     check("kvm-2018", 0, 0);
     check("kvm-2020", 0, 0);
     check("mapped", 0, 0);
+}
+
+#[test]
+fn moving_the_apic_access_page_under_the_same_root_flushes_it() {
+    let mut bench = without_ept("kvm-2018", SecondaryControls::VIRTUALIZE_APIC_ACCESSES);
+    let pointer = bench.now(vmcs::EPT_POINTER);
+    let mut again = |page: u64, expected: usize| {
+        bench.vmcall();
+        bench.vmwrite(vmcs::APIC_ACCESS_ADDRESS, page);
+        bench.log.events.clear();
+        bench.resume();
+        assert_eq!(bench.now(vmcs::EPT_POINTER), pointer);
+        let flushes = bench.flushes();
+        assert_eq!(flushes.iter().filter(|flush| flush.contains("apic-access-page")).count(), expected, "{flushes:?}");
+    };
+    again(L2_PAGES, 0);
+    again(L2_PAGES + 0x1000, 1);
+    again(L2_PAGES + 0x1000, 0);
 }
 
 const SHADOW12: u64 = 0x1_5000;
@@ -113,6 +141,10 @@ fn l2_reaches_its_shadow_vmcs_where_the_bitmaps_say_so() {
     assert_eq!(access(&mut bench, Reason::VMREAD, 0x4026, 0), (false, true));
     assert_eq!(bench.load(SHADOW12 + Vmcs::offset(vmcs::VM_INSTRUCTION_ERROR.index()) as u64), 12);
     assert_eq!(bench.level(), 2);
+    // There is no copy: what another CPU of L1's stores there is what L2 reads.
+    bench.store(in_shadow12(vmcs::GUEST_RIP), 0x5678);
+    access(&mut bench, Reason::VMREAD, rip.0, 0);
+    assert_eq!(*bench.gpr(1), 0x5678);
     // What the bitmaps keep goes to L1.
     access(&mut bench, Reason::VMREAD, vmcs::GUEST_RSP.field().0, 0);
     assert_eq!((bench.level(), bench.vmread(vmcs::EXIT_REASON).reason()), (1, Reason::VMREAD));
@@ -178,15 +210,45 @@ fn silicon_serves_l2_from_a_shadow_vmcs_of_l0_s() {
     assert!(!bit(&mut bench, vmcs::GUEST_RSP.field()));
     let shadow = bench.l0.silicon.vmcs(link);
     assert_eq!((shadow.get(vmcs::GUEST_RIP), shadow.get(vmcs::GUEST_RSP)), (0x1111, 0x2222));
-    // What has not changed is not written again.
+    // What has not changed is not written again: no field of the shadow vmcs02, no word of the bitmaps.
+    let bitmaps = [bitmap, bench.now(vmcs::VMWRITE_BITMAP)];
+    let again = |bench: &mut Bench| {
+        bench.vmcall();
+        bench.log.events.clear();
+        bench.l0.silicon.written.clear();
+        bench.resume();
+        let writes = bench.log.events.iter().filter(|event| match event.what {
+            What::Vmcs(access) => access.which == Which::Shadow02 && access.op == VmcsOp::Write,
+            _ => false,
+        });
+        let words = bench.l0.silicon.written.iter().filter(|at| bitmaps.contains(&(at.0 & !0xfff)));
+        (writes.count(), words.count())
+    };
+    assert_eq!(again(&mut bench), (0, 0));
+    // One bit of L1's, which is for both, is one word of each, and the field is L2's to find: one VMWRITE.
+    let rbx = u64::from(vmcs::GUEST_RFLAGS.field().0);
+    let word = bench.load(BITMAP + rbx / 64 * 8) & !(1 << (rbx % 64));
+    bench.store(BITMAP + rbx / 64 * 8, word);
+    assert_eq!(again(&mut bench), (1, 2));
+    assert_eq!(again(&mut bench), (0, 0));
+}
+
+#[test]
+fn what_can_be_served_is_found_out_once() {
+    let mut bench = with_shadow(&[], Shadowing::Virtualized);
+    let list = bench.l0.shared.servable.as_ref().unwrap().words();
     bench.vmcall();
+    // Another vmcs12 has a vmcs02 and a shadow vmcs02 of its own.
+    bench.make_vmcs12(VMCS_A + 0x1000, 6);
+    let secondary = SecondaryControls::EPT | SecondaryControls::VPID | SecondaryControls::UNRESTRICTED_GUEST;
+    bench.vmwrite(vmcs::SECONDARY_CONTROLS, secondary | SecondaryControls::VMCS_SHADOWING);
+    bench.vmwrite(vmcs::VMREAD_BITMAP, BITMAP);
+    bench.vmwrite(vmcs::VMWRITE_BITMAP, BITMAP);
+    bench.vmwrite(vmcs::VMCS_LINK_POINTER, SHADOW12);
     bench.log.events.clear();
-    bench.resume();
-    let writes = bench.log.events.iter().filter(|event| match event.what {
-        What::Vmcs(access) => access.which == Which::Shadow02 && access.op == VmcsOp::Write,
-        _ => false,
-    });
-    assert_eq!(writes.count(), 0);
+    assert_eq!(bench.launch(), Flags::SUCCEED);
+    assert_eq!(bench.level(), 2);
+    assert_eq!(bench.l0.shared.servable.as_ref().unwrap().words(), list, "the same list, in the same place");
 }
 
 #[test]

@@ -161,17 +161,23 @@ impl<S: Silicon> Cx<'_, S> {
         let own_ept = secondary.contains(SecondaryControls::EPT);
         let eptp02 = if own_ept {
             let root = self.load_root(self.vcpu.vmcs12.get(vmcs::EPT_POINTER))?;
+            if vpid::syncs_as_guest(&self.shared.policy, self.shared.slips, tag, vpid12) {
+                for root in self.ept02.roots_of(self.vcpu.id) {
+                    self.sync_root(root);
+                }
+            }
             self.ept02.roots[root].as_ref()?.eptp02
         } else {
-            self.shared.ept01.pointer
+            self.load_root_without_ept()
         };
+        let own_root = own_ept || self.shared.ept01.for_l2.is_some();
         self.shared.roots_in_use[usize::from(self.vcpu.id)] = if own_ept { self.vcpu.root } else { None };
 
         let (written, skipped) = self.build_vmcs02(&inherited, tag, eptp02, slot);
         let vmcs12 = self.vcpu.vmcs12.gpa.0;
         self.emit(What::Pool(Pool { op, vmcs12, slot: slot as u16, written, skipped }));
 
-        if let Some(cause) = vpid::transition((&self.shared.policy, self.shared.slips), true, tag, vpid12, own_ept) {
+        if let Some(cause) = vpid::transition((&self.shared.policy, self.shared.slips), true, tag, vpid12, own_root) {
             self.invvpid(InvvpidType::Single, tag.vpid, 0, cause);
         }
         self.flush_for_root(eptp02, self.shared.ept01.pointer, own_ept);
@@ -186,6 +192,7 @@ impl<S: Silicon> Cx<'_, S> {
         }
         if self.shared.policy.apic_access_flush
             && !own_ept
+            && !self.shared.slips.has(Slip::ApicAccessUnflushed)
             && self.secondary12().contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES)
         {
             self.invept(entered, Cause::ApicAccessPage);

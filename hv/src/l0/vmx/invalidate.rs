@@ -58,7 +58,6 @@ impl<S: Silicon> Cx<'_, S> {
     fn flush_roots(&mut self, meant: impl Fn(Eptp) -> bool) {
         for number in self.ept02.roots_of(self.vcpu.id) {
             let Some(root) = &self.ept02.roots[number] else { continue };
-            let eptp02 = root.eptp02;
             if meant(root.eptp12) {
                 self.sync_root(number);
                 if self.shared.slips.has(Slip::InveptAsInvvpid) {
@@ -66,7 +65,7 @@ impl<S: Silicon> Cx<'_, S> {
                         self.invvpid(InvvpidType::Single, vpid02, 0, Cause::InveptEmulation);
                     }
                 } else {
-                    self.invept(eptp02, Cause::InveptEmulation);
+                    self.flush_root(number);
                 }
             }
         }
@@ -118,7 +117,10 @@ impl<S: Silicon> Cx<'_, S> {
             _ => self.vcpu.tagging.standing_for(tags, named.then_some(vpid)),
         };
         for vpid02 in meant {
-            self.invvpid(each, vpid02, at, Cause::InvvpidEmulation);
+            self.shared.vpids.outdated(vpid02, self.cpu);
+            if !self.flushes_as_needed() || self.shared.vpids.is_held(vpid02, self.cpu) {
+                self.invvpid(each, vpid02, at, Cause::InvvpidEmulation);
+            }
         }
         Ok(Ended::Succeed)
     }

@@ -187,8 +187,9 @@ impl<S: Silicon> Cx<'_, S> {
             let own_ept = secondary.contains(SecondaryControls::EPT);
             let vpid01 = self.vcpu.tagging.vpid01;
             let tag = Tag { vpid: vpid01, own: tag02.own, changed: false };
-            if let Some(cause) = vpid::transition((&self.shared.policy, self.shared.slips), false, tag, vpid12, own_ept)
-            {
+            let own_root = own_ept || self.shared.ept01.for_l2.is_some();
+            let rules = (&self.shared.policy, self.shared.slips);
+            if let Some(cause) = vpid::transition(rules, false, tag, vpid12, own_root) {
                 self.invvpid(InvvpidType::Single, vpid01, 0, cause);
             }
             let eptp01 = self.shared.ept01.pointer;
