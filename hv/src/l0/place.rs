@@ -21,6 +21,17 @@ impl<S: Silicon> L0<S> {
         self.cx(vcpu, cpu, bus, log).begin(start);
     }
 
+    /// Ends a vCPU, on physical CPU `cpu`: whatever VMX operation took is given up as VMXOFF gives it up, and then its own
+    /// VPID; each once, however often this is called. What L1 had in its current vmcs12 is written back. The vCPU does not
+    /// run again.
+    ///
+    /// # Panics
+    /// When there is no such vCPU or physical CPU.
+    pub fn retire(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log) {
+        self.bring(vcpu, cpu, bus, log);
+        self.cx(vcpu, cpu, bus, log).give_up();
+    }
+
     /// Has a vCPU's registers and VMCSs on a physical CPU.
     pub(super) fn bring(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log) {
         if self.residents[cpu] == Some(vcpu) {
@@ -72,6 +83,23 @@ impl<S: Silicon> Cx<'_, S> {
         self.vcpu.line = None;
         self.vcpu.waits_for_sipi = false;
         Some(())
+    }
+
+    fn give_up(&mut self) {
+        if self.vcpu.started && self.vcpu.level == 2 {
+            self.load_vmcs01();
+        }
+        if self.vcpu.vmx.vmxon.is_some() {
+            self.leave_vmx_operation();
+        }
+        self.free_vpid01();
+        for index in 0..self.vcpu.saved.len() {
+            if self.vcpu.saved[index].cpu.is_some() {
+                self.clear_vmcs(index);
+            }
+        }
+        self.vcpu.started = false;
+        self.vcpu.waits_for_sipi = true;
     }
 
     /// The vCPU came from another physical CPU: its VMCSs are cleared there, and what this CPU still holds of its

@@ -48,6 +48,13 @@ impl Vpids {
         index as u16 + 1
     }
 
+    /// It is free.
+    pub(super) fn release(&mut self, vpid: u16) {
+        if let Some(one) = self.one(vpid) {
+            one.in_use = false;
+        }
+    }
+
     fn one(&mut self, vpid: u16) -> Option<&mut OneVpid> {
         self.all.get_mut(usize::from(vpid).wrapping_sub(1))
     }
@@ -264,13 +271,23 @@ impl<S: Silicon> Cx<'_, S> {
         }
     }
 
-    fn free_vpid(&mut self, vpid12: u16, vpid02: u16) {
+    /// Gives back L1's own VPID.
+    pub(super) fn free_vpid01(&mut self) {
+        let vpid01 = core::mem::take(&mut self.vcpu.tagging.vpid01);
+        if vpid01 != 0 {
+            self.give_back(vpid01);
+        }
+    }
+
+    fn give_back(&mut self, vpid: u16) {
         if !self.shared.slips.has(Slip::LastVpidKept) && !self.flushes_as_needed() {
-            self.flush_vpid_everywhere(vpid02, Cause::VpidFree);
+            self.flush_vpid_everywhere(vpid, Cause::VpidFree);
         }
-        if let Some(one) = self.shared.vpids.one(vpid02) {
-            one.in_use = false;
-        }
+        self.shared.vpids.release(vpid);
+    }
+
+    fn free_vpid(&mut self, vpid12: u16, vpid02: u16) {
+        self.give_back(vpid02);
         self.emit_vpid(VpidOp::Free, vpid12, vpid02);
     }
 

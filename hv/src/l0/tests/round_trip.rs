@@ -2,6 +2,7 @@
 
 use super::script::{Bench, Flags, VMCS_A, VMXON};
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
+use hv_defs::event::{Event, VpidOp, What};
 use hv_defs::exit::Reason;
 use hv_defs::policy::{PRESETS, Policy, Tags, Vmcs02Writes};
 use hv_defs::vmcs;
@@ -356,4 +357,40 @@ fn l2_s_time_is_l1_s_scaled_and_offset() {
     bench.launch();
     assert_eq!(bench.now(vmcs::TSC_MULTIPLIER), 3 << 47);
     assert_eq!(bench.now(vmcs::TSC_OFFSET), 1000 - 60);
+}
+
+#[test]
+fn a_vcpu_that_ends_frees_every_vpid_once() {
+    for preset in PRESETS {
+        for in_l2 in [true, false] {
+            let mut bench = Bench::with_l2(preset.policy);
+            bench.launch();
+            if !in_l2 {
+                bench.vmcall();
+            }
+            let given: Vec<u16> = bench.log.events.iter().filter_map(|event| mapping(event, VpidOp::Map)).collect();
+            for again in [false, true] {
+                bench.log.events.clear();
+                let (l0, bus, log) = (&mut bench.l0, &mut bench.bus, &mut bench.log);
+                l0.retire(0, 0, bus, log);
+                let freed = bench.log.events.iter().filter_map(|event| mapping(event, VpidOp::Free));
+                let freed: Vec<u16> = freed.collect();
+                assert_eq!(freed, if again { &[][..] } else { &given }, "{} again={again}", preset.name);
+                let held = bench.l0.vcpus[0].tagging.held();
+                assert!(held.is_empty(), "{}: {held:?}", preset.name);
+                // Nobody else has one, so the lowest is the next one's.
+                assert_eq!(bench.l0.shared.vpids.take(), 1, "{}", preset.name);
+                bench.l0.shared.vpids.release(1);
+            }
+            assert!(bench.l0.vcpus[0].pool.slots.iter().all(|slot| slot.vmcs12.is_none()), "{}", preset.name);
+        }
+    }
+}
+
+/// The vpid02 of an event of the map.
+fn mapping(event: &Event, op: VpidOp) -> Option<u16> {
+    match event.what {
+        What::Vpid(vpid) if vpid.op == op => Some(vpid.vpid02),
+        _ => None,
+    }
 }

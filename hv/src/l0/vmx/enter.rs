@@ -177,7 +177,10 @@ impl<S: Silicon> Cx<'_, S> {
         let vmcs12 = self.vcpu.vmcs12.gpa.0;
         self.emit(What::Pool(Pool { op, vmcs12, slot: slot as u16, written, skipped }));
 
-        if let Some(cause) = vpid::transition((&self.shared.policy, self.shared.slips), true, tag, vpid12, own_root) {
+        let rules = (&self.shared.policy, self.shared.slips);
+        if let Some(cause) = vpid::transition(rules, true, tag, vpid12, own_root)
+            && (!self.flushes_as_needed() || self.shared.vpids.is_held(tag.vpid, self.cpu))
+        {
             self.invvpid(InvvpidType::Single, tag.vpid, 0, cause);
         }
         self.flush_for_root(eptp02, self.shared.ept01.pointer, own_ept);
@@ -242,7 +245,7 @@ impl<S: Silicon> Cx<'_, S> {
     }
 
     /// Loads vmcs01, L1's own.
-    pub(super) fn load_vmcs01(&mut self) {
+    pub(in crate::l0) fn load_vmcs01(&mut self) {
         self.vcpu.level = 1;
         self.shared.roots_in_use[usize::from(self.vcpu.id)] = None;
         if self.vcpu.current != VMCS01 {
