@@ -15,7 +15,7 @@ pub(crate) struct Wild {
     pub(crate) signals: Vec<Signals>,
     told: bool,
     pub(crate) allowed: Allowed,
-    pub(crate) refreshes: u64,
+    memory: u64,
 }
 
 impl Wild {
@@ -29,7 +29,7 @@ impl Wild {
             signals: vec![Signals::default(); count],
             told: false,
             allowed: Allowed::default(),
-            refreshes: 0,
+            memory,
         }
     }
 }
@@ -58,7 +58,10 @@ impl Bus for Wild {
         if at.0 != u64::MAX {
             return self.board.dma(at, ram);
         }
-        self.refreshes += 1;
+        if self.dice.once_in(4) {
+            // What waits there for an EOI that never comes is gone.
+            self.board = Board::new(self.memory, self.signals.len() as u16);
+        }
         for (at, bytes) in contents::some(&mut self.dice, &self.allowed) {
             ram.write(Gpa(at), &bytes);
         }

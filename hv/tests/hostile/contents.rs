@@ -173,11 +173,11 @@ fn msr_area(dice: &mut Dice, number: u64) -> Piece {
     let mut entries = Vec::new();
     for _ in 0..count {
         // Those that are good wherever they stand, more often than not.
-        let (index, value) = match dice.below(60) {
+        let (index, value) = match dice.below(400) {
             0 => (code::msr(dice), dice.number()),
             _ => (dice.pick(&[0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0102]), dice.below(0x10_0000)),
         };
-        let reserved = if dice.once_in(64) { dice.roll() << 32 } else { 0 };
+        let reserved = if dice.once_in(400) { dice.roll() << 32 } else { 0 };
         entries.extend([u64::from(index) | reserved, value]);
     }
     (at, words(entries))

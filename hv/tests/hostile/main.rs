@@ -224,10 +224,14 @@ impl Case {
 
     /// Something comes from outside, now and then.
     fn disturb(&mut self, vcpu: usize) {
-        if self.dice.once_in(40) {
+        if self.bus.vector[vcpu].is_some() && self.dice.once_in(3) {
+            // One that was too late: L1 may have its interrupts off for ever.
+            self.bus.vector[vcpu] = None;
+        }
+        if self.dice.once_in(60) {
             self.bus.vector[vcpu] = Some(self.dice.roll() as u8 | 0x10);
         }
-        if self.dice.once_in(80) {
+        if self.dice.once_in(150) {
             self.bus.signals[vcpu].nmi = true;
         }
         if self.vcpus > 1 && self.dice.once_in(4000) {

@@ -35,6 +35,7 @@ pub(crate) struct Watched {
     bitmaps: BTreeSet<u64>,
     /// Host state, by row, as vmcs01 had it.
     host: Option<Vec<u64>>,
+    host_rows: Vec<usize>,
     /// The MSR bitmap of vmcs01.
     own_bitmap: Option<u64>,
     pub(crate) entries: u64,
@@ -55,6 +56,7 @@ impl Watched {
             regions: BTreeSet::new(),
             bitmaps: BTreeSet::new(),
             host: None,
+            host_rows: (0..TABLE.len()).filter(|row| TABLE[*row].field.class() == Class::Host).collect(),
             own_bitmap: None,
             entries: 0,
             leaves: 0,
@@ -179,8 +181,7 @@ impl Watched {
 
     /// Host state is L0's, whatever L1 wants.
     fn look_at_host(&mut self, cpu: Pcpu) {
-        let rows = TABLE.iter().enumerate().filter(|(_, row)| row.field.class() == Class::Host);
-        let now: Vec<u64> = rows.map(|(row, _)| self.soft.vmread_row(cpu, row)).collect();
+        let now: Vec<u64> = self.host_rows.iter().map(|row| self.soft.vmread_row(cpu, *row)).collect();
         let host = self.host.get_or_insert_with(|| now.clone());
         assert_eq!(*host, now, "host state");
     }
