@@ -321,7 +321,7 @@ fn good(dice: &mut Dice) -> Vmcs {
     {
         primary |= if dice.once_in(odds) { bit } else { 0 };
     }
-    for odds_and_bit in [(2, 5), (3, 0), (4, 3), (4, 12), (3, 13), (3, 14), (4, 17), (3, 20), (4, 25), (6, 10), (8, 2)]
+    for odds_and_bit in [(2, 5), (3, 0), (6, 4), (3, 8), (3, 9), (4, 3), (4, 12), (3, 13), (3, 14), (4, 17), (3, 20), (4, 25), (6, 10), (8, 2)]
     {
         let (odds, bit) = odds_and_bit;
         secondary |= if dice.once_in(odds) { 1 << bit } else { 0 };
@@ -335,7 +335,7 @@ fn good(dice: &mut Dice) -> Vmcs {
             false => secondary ^= 1 << dice.below(32),
         }
     }
-    let pin = 0x16 | dice.pick(&[9, 9, 9, 0x29, 0x29, 0x49, 0x69, 1, 0]);
+    let pin = 0x16 | dice.pick(&[9, 9, 0x89, 0x29, 0xa9, 0x49, 0x69, 1, 0]);
     let (cr0, cr3, cr4, entry, cs): (u64, u64, u64, u64, u64) = match kind {
         0 | 1 => (0x8000_0033, PML4, 0x2020, 0x13ff, 0xa09b),
         2 => (0x30, 0, 0x2000, 0x11ff, 0x9b),
@@ -353,7 +353,7 @@ fn good(dice: &mut Dice) -> Vmcs {
         (vmcs::PIN_BASED_CONTROLS.field(), pin),
         (vmcs::PRIMARY_CONTROLS.field(), primary),
         (vmcs::SECONDARY_CONTROLS.field(), secondary),
-        (vmcs::EXIT_CONTROLS.field(), 0x0003_6fff | dice.pick(&[0, 0, 1 << 15, 1 << 22, 1 << 20, 1 << 18])),
+        (vmcs::EXIT_CONTROLS.field(), 0x0003_6fff | dice.pick(&[0, 1 << 15, 1 << 15, 1 << 22, 1 << 20, 1 << 18])),
         (vmcs::ENTRY_CONTROLS.field(), entry),
         (vmcs::VPID.field(), 1 + dice.below(70)),
         (vmcs::EPT_POINTER.field(), (EPT12 + 0x4000 * dice.below(4)) | dice.pick(&[0x1e, 0x1e, 0x5e])),

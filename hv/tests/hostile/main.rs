@@ -334,7 +334,7 @@ fn one_seed() {
 
 #[test]
 fn l0_outlives_any_l1() {
-    let steps = number("NVMX_HOSTILE_STEPS").unwrap_or(400_000);
+    let steps = number("NVMX_HOSTILE_STEPS").unwrap_or(250_000);
     let told = many(number("NVMX_HOSTILE_FIRST").unwrap_or(1000), steps);
     assert!(told.exits[2] > steps / 20, "L2 exited {} times: not much of a test", told.exits[2]);
 }
