@@ -113,7 +113,9 @@ impl Board {
         let heard = |line| !(self.pics.is_masked(line) && self.apics.is_masked(pin(line)));
         let timer = self.edge.filter(|_| heard(TIMER_LINE));
         let rtc = self.rtc.deadline().filter(|_| heard(RTC_LINE));
-        let pm = self.pm.deadline().filter(|_| heard(pm::SCI_LINE));
+        // A line that is high already does not rise: a machine that idles would wait for what has passed.
+        let low = self.lines >> pm::SCI_LINE & 1 == 0;
+        let pm = self.pm.deadline().filter(|_| low && heard(pm::SCI_LINE));
         [timer, rtc, pm, self.apics.deadline()].into_iter().flatten().min()
     }
 

@@ -19,7 +19,7 @@ pub(crate) struct Allowed {
 /// Bytes for an address.
 pub(crate) type Piece = (u64, Vec<u8>);
 
-fn words(words: impl IntoIterator<Item = u64>) -> Vec<u8> {
+pub(crate) fn words(words: impl IntoIterator<Item = u64>) -> Vec<u8> {
     words.into_iter().flat_map(u64::to_le_bytes).collect()
 }
 
@@ -106,21 +106,21 @@ pub(crate) fn common() -> Vec<Piece> {
         operands.resize(operands.len().next_multiple_of(16), 0);
     }
     let mut pieces = vec![
-        (PML4, words([PDPT | 7])),
+        (PML4, words([PDPT | 0x67])),
         (
             PDPT,
             words((0..512).map(|gib| {
                 if gib == DEVICES >> 30 {
-                    0xc000_0087
+                    0xc000_00e7
                 } else if gib == 0 {
-                    PD | 7
+                    PD | 0x67
                 } else {
                     0
                 }
             })),
         ),
-        (PD, words([0, 1, 2, 3].map(|large: u64| large << 21 | 0x87).into_iter().chain([PT | 7]))),
-        (PT, words((0..3).map(|page| (0x80_0000 + page * 0x1000) | 7))),
+        (PD, words([0, 1, 2, 3].map(|large: u64| large << 21 | 0xe7).into_iter().chain([PT | 0x67]))),
+        (PT, words((0..3).map(|page| (0x80_0000 + page * 0x1000) | 0x67))),
         (PAE_PDPT, words([PAE_PD | 1, 0, 0, 0])),
         (PAE_PD, words((0..8).map(|large| large << 21 | 0x87))),
         (PD32, words([0x0040_0087_0000_0087, 0x00c0_0087_0080_0087])),
@@ -259,7 +259,7 @@ fn prepared(dice: &mut Dice, allowed: &Allowed) -> Vmcs {
 
 /// Makes controls that may be used together of any that are asked for.
 /// See: SDM "Checks on VMX Controls".
-fn repair(v: &mut Vmcs, allowed: &Allowed) {
+pub(crate) fn repair(v: &mut Vmcs, allowed: &Allowed) {
     let mut controls = [
         (vmcs::PIN_BASED_CONTROLS.field(), allowed.pin),
         (vmcs::PRIMARY_CONTROLS.field(), allowed.primary),
@@ -305,7 +305,7 @@ fn repair(v: &mut Vmcs, allowed: &Allowed) {
     v.set(vmcs::VM_FUNCTION_CONTROLS, controls[2].1 >> 13 & 1);
 }
 
-fn good(dice: &mut Dice) -> Vmcs {
+pub(crate) fn good(dice: &mut Dice) -> Vmcs {
     let mut v = Vmcs::default();
     let mut put = |field: VmcsField, value: u64| {
         v.write(field, value);
@@ -321,8 +321,22 @@ fn good(dice: &mut Dice) -> Vmcs {
     {
         primary |= if dice.once_in(odds) { bit } else { 0 };
     }
-    for odds_and_bit in [(2, 5), (3, 0), (6, 4), (3, 8), (3, 9), (4, 3), (4, 12), (3, 13), (3, 14), (4, 17), (3, 20), (4, 25), (6, 10), (8, 2)]
-    {
+    for odds_and_bit in [
+        (2, 5),
+        (3, 0),
+        (6, 4),
+        (3, 8),
+        (3, 9),
+        (4, 3),
+        (4, 12),
+        (3, 13),
+        (3, 14),
+        (4, 17),
+        (3, 20),
+        (4, 25),
+        (6, 10),
+        (8, 2),
+    ] {
         let (odds, bit) = odds_and_bit;
         secondary |= if dice.once_in(odds) { 1 << bit } else { 0 };
     }

@@ -8,7 +8,10 @@ mod board;
 mod code;
 mod contents;
 mod dice;
+mod honest;
+mod images;
 mod layout;
+mod ports;
 mod watch;
 
 use board::Wild;
@@ -33,6 +36,8 @@ const CASE: u64 = 6000;
 /// Events of one step at most.
 const EVENTS: usize = 40_000;
 
+const SEED: &str = "NVMX_HOSTILE_SEED";
+
 /// What a case was.
 #[derive(Default)]
 struct Told {
@@ -51,20 +56,21 @@ struct Told {
 }
 
 /// Says which seed it was when a case ends in a panic.
-struct Guard(u64);
+struct Guard(&'static str, u64);
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("again: NVMX_HOSTILE_SEED={} cargo test -p hv --test hostile one_seed", self.0);
+            let test = if self.0 == SEED { "one_seed" } else { "l2_reaches" };
+            eprintln!("again: {}={} cargo test -p hv --test hostile {test}", self.0, self.1);
         }
     }
 }
 
-fn configuration(dice: &mut Dice, seed: u64) -> Config {
+fn configuration(dice: &mut Dice, seed: u64, honest: bool) -> Config {
     let mut config = Config::new(Guest::BuiltIn("hostile".to_owned()));
     config.memory = RAM;
-    config.vcpus = dice.pick(&[1, 1, 2, 3]);
+    config.vcpus = if honest { 1 } else { dice.pick(&[1, 1, 2, 3]) };
     config.pcpus = dice.pick(&[1, 2, 3]);
     config.tlb_entries = dice.pick(&[16, 64, 1536]);
     config.seed = seed;
@@ -83,7 +89,7 @@ fn configuration(dice: &mut Dice, seed: u64) -> Config {
         dice.pick(PRESETS).policy
     };
     config.policy.shadowing = dice.pick(Shadowing::ALL);
-    if dice.once_in(6) {
+    if !honest && dice.once_in(6) {
         config.slips = [dice.pick(Slip::ALL), dice.pick(Slip::ALL)].into_iter().collect();
     }
     config
@@ -114,14 +120,27 @@ struct Case {
 }
 
 impl Case {
+    /// A hostile L1, ready to start.
     fn new(seed: u64) -> Self {
+        let mut case = Self::bare(seed, false);
+        let allowed = case.probe();
+        case.bus.allowed = allowed;
+        for (at, bytes) in contents::all(&mut case.dice, &allowed) {
+            case.put(at, &bytes);
+        }
+        case.begin();
+        case
+    }
+
+    /// A machine with nothing in it. Slips of L0's, and other vCPUs, are for hostile L1s only.
+    fn bare(seed: u64, honest: bool) -> Self {
         let mut dice = Dice::new(seed);
-        let config = configuration(&mut dice, seed);
+        let config = configuration(&mut dice, seed, honest);
         let soft = SoftSilicon::new(L0_MEMORY + config.memory, config.pcpus, config.tlb_entries, config.seed);
         let l0 = L0::new(&config, Watched::new(soft, config.memory)).expect("a configuration that L0 takes");
         let bus = Wild::new(config.memory, config.vcpus, Dice::new(dice.roll()));
         let (vcpus, pcpus) = (usize::from(config.vcpus), usize::from(config.pcpus));
-        let mut case = Self {
+        Self {
             dice,
             l0,
             bus,
@@ -131,16 +150,14 @@ impl Case {
             halted: vec![false; vcpus],
             told: Told::default(),
             keep: None,
-        };
-        let allowed = case.probe();
-        case.bus.allowed = allowed;
-        for (at, bytes) in contents::all(&mut case.dice, &allowed) {
-            case.put(at, &bytes);
         }
-        for vcpu in 0..vcpus {
-            case.l0.start(vcpu, vcpu % pcpus, &start(), &mut case.bus, &mut case.log);
+    }
+
+    /// Every vCPU starts.
+    fn begin(&mut self) {
+        for vcpu in 0..self.vcpus {
+            self.l0.start(vcpu, vcpu % self.pcpus, &start(), &mut self.bus, &mut self.log);
         }
-        case
     }
 
     fn put(&mut self, at: u64, bytes: &[u8]) {
@@ -281,7 +298,7 @@ impl Case {
 }
 
 fn one(seed: u64, keep: bool) -> (Told, Option<Vec<Event>>) {
-    let _guard = Guard(seed);
+    let _guard = Guard(SEED, seed);
     let mut case = Case::new(seed);
     case.keep = keep.then(Vec::new);
     case.run();
@@ -325,7 +342,7 @@ fn many(first: u64, steps: u64) -> Told {
 
 #[test]
 fn one_seed() {
-    let (told, _) = one(number("NVMX_HOSTILE_SEED").unwrap_or(1), false);
+    let (told, _) = one(number(SEED).unwrap_or(1), false);
     if std::env::var_os("NVMX_HOSTILE_TELL").is_some() {
         eprintln!("{} steps, exits {:?}, {}\n{:?}", told.steps, told.exits, told.end, told.reasons);
     }

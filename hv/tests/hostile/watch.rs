@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Calls across the border that L0 may make for one exit. The most that it has reason to make are the reads of the tables of
 /// every EPT02 when its memory is used up, and 512 entries of each of three MSR areas.
-const CALLS: u64 = 60_000;
+const CALLS: u64 = 20_000;
 
 /// Entries between two looks at every TLB.
 const TLB_LOOKS: u64 = 512;
