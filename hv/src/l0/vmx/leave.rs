@@ -306,7 +306,7 @@ impl<S: Silicon> Cx<'_, S> {
         // Reserved bits are not loaded, nor are CD and NW, which stay as L1 had them.
         let caching = Cr0::CD | Cr0::NW;
         let kept = self.get(vmcs::CR0_READ_SHADOW) & caching.bits();
-        let cr0 = (Cr0::from_bits_truncate(host(self, vmcs::HOST_CR0)) - caching | Cr0::ET).bits() | CR0_FIXED0;
+        let cr0 = ((Cr0::from_bits_truncate(host(self, vmcs::HOST_CR0)) - caching) | Cr0::ET).bits() | CR0_FIXED0;
         let mut cr4 = Cr4::from_bits_retain(host(self, vmcs::HOST_CR4)) | Cr4::VMXE;
         if long {
             cr4 |= Cr4::PAE;
