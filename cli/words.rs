@@ -229,7 +229,7 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "TAGS", value_parser = word(Tags::ALL, Tags::name))]
     pub vpid: Option<Tags>,
     /// How VMCS shadowing is offered to an L1 whose L2s are hypervisors
-    #[arg(long, value_name = "HOW", value_parser = word(&[Shadowing::Off, Shadowing::Emulated], Shadowing::name))]
+    #[arg(long, value_name = "HOW", value_parser = word(Shadowing::ALL, Shadowing::name))]
     pub shadowing: Option<Shadowing>,
     /// When a nested entry or exit flushes
     #[arg(long, value_name = "WHEN", value_parser = word(FLUSHES, TransitionFlush::name))]

@@ -14,25 +14,13 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-/// The command line for a guest with two CPUs, which it finds in the tables of ACPI.
-const SMP: &str = "console=ttyS0 nokaslr mitigations=off lpj=1000000 random.trust_cpu=1 raid=noautodetect \
-    cryptomgr.notests=1 panic=-1";
-
 /// How a guest leaves whose test ended with 0, of which isa-debug-exit makes 1.
 const WELL: &str = "the guest left through isa-debug-exit with status 1";
 
 /// The guest, or nothing, loudly.
 fn linux() -> Option<&'static Linux> {
     static LINUX: OnceLock<Result<Linux, String>> = OnceLock::new();
-    match LINUX.get_or_init(guest::linux) {
-        Ok(linux) => Some(linux),
-        Err(error) if std::env::var_os("NVMX_REQUIRE_LINUX").is_some() => panic!("no Linux guest: {error}"),
-        Err(error) => {
-            // Not by a macro, whose output is kept from the terminal while the test passes.
-            let _ = writeln!(std::io::stderr(), "SKIPPED, there is no Linux guest: {error}");
-            None
-        }
-    }
+    guest::or_skip(LINUX.get_or_init(guest::linux))
 }
 
 /// The words that boot it, with a command line.
@@ -127,7 +115,7 @@ fn a_shell_takes_what_is_typed() {
 #[test]
 fn two_cpus_are_brought_up_and_both_work() {
     let Some(linux) = linux() else { return };
-    let append = format!("{SMP} nvmx.run=smp");
+    let append = format!("{} nvmx.run=smp", guest::SMP);
     let ran = with_guest("run", &boot(linux, &append), &["--cpus", "2"]).expect(0);
     for says in ["smp: Brought up 1 node, 2 CPUs", "cpus 2 online 0-1"] {
         assert!(ran.out.contains(says), "'{says}' is not in: {}", ran.out);

@@ -3,6 +3,8 @@
 //! seconds.
 //!
 //!     cargo run --release -p hv --example boot -- KERNEL [INITRD [APPEND [MEBIBYTES [VCPUS [PCPUS [POLICY [la57]]]]]]]
+//!
+//! POLICY is a preset, and with a plus sign behind it a way of VMCS shadowing: `mapped+virtualized`.
 
 use core::ops::ControlFlow;
 use hv::machine::{Image, Machine};
@@ -10,7 +12,7 @@ use hv::world::World;
 use hv_defs::config::{Config, Guest, ImageKind, Log};
 use hv_defs::event::{Actor, Event, InputKind, What};
 use hv_defs::exit::Reason;
-use hv_defs::policy::Policy;
+use hv_defs::policy::{Policy, Shadowing};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Instant;
@@ -55,7 +57,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.vcpus = word(4).map_or(Ok(1), str::parse)?;
     config.pcpus = word(5).map_or(Ok(1), str::parse)?;
     if let Some(name) = word(6).filter(|name| !name.is_empty()) {
-        config.policy = Policy::preset(name).ok_or("there is no such policy")?;
+        let (preset, shadowing) = name.split_once('+').unwrap_or((name, Shadowing::Off.name()));
+        config.policy = Policy::preset(preset).ok_or("there is no such policy")?;
+        config.policy.shadowing = Shadowing::by_name(shadowing).ok_or("there is no such shadowing")?;
     }
     config.la57 = word(7) == Some("la57");
     config.log = Log::Exits;

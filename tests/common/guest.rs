@@ -1,15 +1,21 @@
-//! The Linux guest that `tests/guests/linux.sh` makes out of distribution packages, kept between runs.
+//! The Linux guest that `tests/guests/linux.sh` makes out of distribution packages, and the hypervisor that
+//! `tests/guests/kvm.sh` makes of it, kept between runs.
 
 #![allow(dead_code, unreachable_pub)] // Tests and benches each use a part of this.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The cheapest command line known, without what the guest is to run.
 pub const APPEND: &str = "console=ttyS0 nokaslr mitigations=off quiet acpi=off nosmp lpj=1000000 tsc=reliable \
     no_timer_check random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 panic=-1";
+
+/// The command line for a guest with two CPUs, which it finds in the tables of ACPI.
+pub const SMP: &str = "console=ttyS0 nokaslr mitigations=off lpj=1000000 random.trust_cpu=1 raid=noautodetect \
+    cryptomgr.notests=1 panic=-1";
 
 /// What the scripts made.
 #[derive(Clone, Debug)]
@@ -79,8 +85,7 @@ pub fn linux() -> Result<Linux, String> {
     let mut hash = DefaultHasher::new();
     hash.write(versions.as_bytes());
     for name in ["linux.sh", "port.c", "mark.c", "zstdtest.c"] {
-        let file = scripts().join(name);
-        hash.write(&fs::read(&file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?);
+        hash.write(&read(&scripts().join(name))?);
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("linux-{:016x}", hash.finish()));
     if !folder.exists() {
@@ -93,4 +98,40 @@ pub fn linux() -> Result<Linux, String> {
         }
     }
     Ok(Linux { folder, versions })
+}
+
+/// The initramfs that makes a hypervisor of a guest, in the target folder, made now unless this script has made it of this
+/// guest already.
+pub fn kvm(linux: &Linux) -> Result<PathBuf, String> {
+    let script = scripts().join("kvm.sh");
+    let mut hash = DefaultHasher::new();
+    for file in [script.clone(), scripts().join("vmm.c"), linux.kernel(), linux.initrd()] {
+        hash.write(&read(&file)?);
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kvm-{:016x}", hash.finish()));
+    if !folder.exists() {
+        let begun = folder.with_extension(std::process::id().to_string());
+        run(&script, &[&linux.folder.to_string_lossy(), &begun.to_string_lossy()])?;
+        if fs::rename(&begun, &folder).is_err() {
+            let _ = fs::remove_dir_all(&begun);
+        }
+    }
+    Ok(folder.join("kvm.img"))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
+}
+
+/// What was made, or nothing, loudly: where `NVMX_REQUIRE_LINUX` is set a failure.
+pub fn or_skip<T>(made: &Result<T, String>) -> Option<&T> {
+    match made {
+        Ok(made) => Some(made),
+        Err(error) if std::env::var_os("NVMX_REQUIRE_LINUX").is_some() => panic!("no Linux guest: {error}"),
+        Err(error) => {
+            // Not by a macro, whose output is kept from the terminal while the test passes.
+            let _ = writeln!(std::io::stderr(), "SKIPPED, there is no Linux guest: {error}");
+            None
+        }
+    }
 }

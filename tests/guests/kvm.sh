@@ -2,27 +2,34 @@
 # Makes a Linux guest that is a hypervisor: what linux.sh made, with KVM's modules to load, a small virtual machine monitor,
 # and a kernel and initramfs for the guest's own guest.
 #
-#   tests/guests/kvm.sh DIR
+#   tests/guests/kvm.sh DIR [OUT]
 #
-# reads DIR/vmlinuz, DIR/initrd.img and DIR/host/bin/busybox, as linux.sh leaves them, and leaves DIR/kvm.img, an initramfs
-# to boot DIR/vmlinuz with, and DIR/payload.img, a smaller one that lacks what kvm-linux needs. Needs gzip and a C compiler
-# with its static C library. The same compiler gives the same bytes.
+# reads DIR/vmlinuz, DIR/initrd.img and DIR/host/bin/busybox, as linux.sh leaves them, and leaves OUT/kvm.img (OUT is DIR
+# unless given), an initramfs to boot DIR/vmlinuz with, and OUT/payload.img, a smaller one that lacks what kvm-linux needs.
+# Needs gzip and a C compiler with its static C library. The same compiler gives the same bytes.
 #
 # Its tests, to be named by `nvmx.run=NAME` on the kernel's command line:
 #
-#   kvm         loads kvm_intel with the parameters of `nvmx.kvm=WORD,WORD...` (`nested=1,enable_apicv=0`), and runs the
-#               payload of vmm.c with the words of `nvmx.payload=WORD,WORD...`
+#   kvm         for each set of parameters in `nvmx.kvm=SET/SET...` (as `nested=1,enable_apicv=0`; `-` is the empty one, and
+#               the default) loads kvm_intel with it, runs the payload of vmm.c with the words of
+#               `nvmx.payload=WORD,WORD...`, and unloads it. Marks 1, 2, ... (see mark.c) end the sets
 #   kvm-bench   runs the payload `nvmx.rounds=N` times with `nvmx.cpuid=N` CPUIDs only and as often with `nvmx.out=N` port
-#               writes only, with a mark (see mark.c) before and after each: what benches/nested.rs times
-#   kvm-linux   boots the same kernel as L2, which runs `nvmx.l2=NAME` of its own tests, with the words of
-#               `nvmx.append=WORD+WORD...` on its command line, in `nvmx.l2mib` MiB (96)
+#               writes only, with a mark before and after each: what benches/nested.rs times
+#   kvm-linux   boots the same kernel as L2, with kvm_intel's parameters of `nvmx.kvm=SET`. L2 runs `nvmx.l2=NAME` of its
+#               own tests, with the words of `nvmx.append=WORD+WORD...` on its command line, in `nvmx.l2mib` MiB (96)
+#   hello       says that it is there: the least that a Linux can do
+#
+# `kvm` and `kvm-linux` say what KVM has counted: the counters of each vCPU, and as `exits REASON COUNT` a histogram of the
+# tracepoint kvm_exit over all of them, by the number of the exit reason.
 set -eu
 
-[ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
+[ $# -eq 1 ] || [ $# -eq 2 ] || { echo "usage: $0 DIR [OUT]" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
-out=$(cd "$1" && pwd)
-for file in vmlinuz initrd.img host/bin/busybox; do
-    [ -f "$out/$file" ] || { echo "$0: $out/$file is missing: run $here/linux.sh $1" >&2; exit 2; }
+linux=$(cd "$1" && pwd)
+mkdir -p "${2:-$1}"
+out=$(cd "${2:-$1}" && pwd)
+for part in vmlinuz initrd.img host/bin/busybox; do
+    [ -f "$linux/$part" ] || { echo "$0: $linux/$part is missing: run $here/linux.sh $1" >&2; exit 2; }
 done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -30,27 +37,51 @@ cd "$work"
 
 archive() {
     find . -exec touch -h -d @0 {} +
-    find . | LC_ALL=C sort | "$out/host/bin/busybox" cpio -o -H newc -R 0:0 2>/dev/null
+    find . | LC_ALL=C sort | "$linux/host/bin/busybox" cpio -o -H newc -R 0:0 2>/dev/null
 }
 
 mkdir -p both/bin both/tests
 cc -O2 -s -static -pthread -o both/bin/vmm "$here/vmm.c"
-cat >both/tests/load-kvm <<'LOAD'
+cat >both/tests/hello <<'HELLO'
+echo "hello from $(uname -s) $(uname -m): $(seq 1 100 | sha256sum)"
+HELLO
+cat >both/tests/kvm-words <<'WORDS'
 word() {
     sed -n "s/.*nvmx\.$1=\([^ ]*\).*/\1/p" /proc/cmdline | tr "${2:-,}" ' '
 }
 insmod /lib/modules/irqbypass.ko
 insmod /lib/modules/kvm.ko
-insmod /lib/modules/kvm-intel.ko $(word kvm)
-LOAD
+mount -t tracefs tracefs /sys/kernel/tracing
+exits=/sys/kernel/tracing/events/kvm/kvm_exit
+count() {
+    echo hist:keys=exit_reason:size=128 >$exits/trigger
+}
+counted() {
+    sed -n 's/^{ exit_reason: *\([0-9]*\) } hitcount: *\([0-9]*\)/exits \1 \2/p' $exits/hist
+    echo '!hist:keys=exit_reason:size=128' >$exits/trigger
+}
+WORDS
 cat >both/tests/kvm <<'KVM'
 set -e
-. /tests/load-kvm
-vmm payload $(word payload)
+. /tests/kvm-words
+sets=$(word kvm /)
+number=0
+for set in ${sets:--}; do
+    number=$((number + 1))
+    echo "set $number $set"
+    # shellcheck disable=SC2046,SC2086 # lists of words
+    insmod /lib/modules/kvm-intel.ko $(echo ${set#-} | tr , ' ')
+    count
+    vmm payload $(word payload)
+    counted
+    rmmod kvm_intel
+    mark $number "set$number"
+done
 KVM
 cat >both/tests/kvm-bench <<'BENCH'
 set -e
-. /tests/load-kvm
+. /tests/kvm-words
+insmod /lib/modules/kvm-intel.ko
 cpuid=$(word cpuid) out=$(word out) rounds=$(word rounds)
 while [ "$rounds" -gt 0 ]; do
     rounds=$((rounds - 1))
@@ -60,17 +91,21 @@ done
 BENCH
 cat >both/tests/kvm-linux <<'LINUX'
 set -e
-. /tests/load-kvm
+. /tests/kvm-words
+# shellcheck disable=SC2046 # a list of words
+insmod /lib/modules/kvm-intel.ko $(word kvm)
+count
 size=$(word l2mib)
 vmm linux /l2/vmlinuz /l2/initrd.img "${size:-96}" "console=ttyS0 nokaslr mitigations=off quiet acpi=off nosmp lpj=1000000 tsc=reliable no_timer_check random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 panic=-1 nvmx.run=$(word l2) $(word append +)"
+counted
 LINUX
 (cd both && archive) | gzip -n -9 >both.gz
 
-cat "$out/initrd.img" both.gz >"$out/payload.img"
+cat "$linux/initrd.img" both.gz >"$out/payload.img"
 # L2's own files stand uncompressed, and first, where they are aligned: they do not compress, and L1 need not try.
 mkdir -p image/l2
-cp "$out/vmlinuz" image/l2/vmlinuz
+cp "$linux/vmlinuz" image/l2/vmlinuz
 cp "$out/payload.img" image/l2/initrd.img
 (cd image && archive) >l2
-cat l2 "$out/initrd.img" both.gz >"$out/kvm.img"
+cat l2 "$linux/initrd.img" both.gz >"$out/kvm.img"
 echo "$out/kvm.img"
