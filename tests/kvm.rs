@@ -219,19 +219,37 @@ fn two_vcpus_run_two_machines_of_two() {
     }
 }
 
-#[test]
-fn linux_boots_under_kvm_and_replays() {
-    let Some(l1) = l1() else { return };
-    let folder = folder("kvm-linux");
-    let trace = folder.join("linux.nvmx");
-    let append = format!("{} nvmx.run=kvm-linux nvmx.l2=hello", guest::APPEND);
+/// L2 is the same Linux, with these parameters of L1's KVM.
+#[track_caller]
+fn linux_boots(name: &str, parameters: &str) -> Option<Counted> {
+    let l1 = l1()?;
+    let trace = folder(name).join(format!("{name}.nvmx"));
+    let append = format!("{} nvmx.run=kvm-linux nvmx.kvm={parameters} nvmx.l2=hello", guest::APPEND);
     let console = record(l1, &trace, &append, "").out;
     assert!(console.contains("hello from Linux x86_64: "), "{console}");
     assert!(console.contains("vmm: the guest ended with 0"), "{console}");
     let counted = Counted::new(&console);
-    agree("L2 Linux", &trace, (0, u64::MAX >> 1), &counted);
-    counters_agree("L2 Linux", &counted);
+    agree(name, &trace, (0, u64::MAX >> 1), &counted);
+    counters_agree(name, &counted);
     replays(&trace);
+    Some(counted)
+}
+
+#[test]
+fn linux_boots_under_kvm_and_replays() {
+    let Some(counted) = linux_boots("kvm-linux", "") else { return };
+    assert!(counted.exits(Reason::EPT_VIOLATION) > 10_000, "{counted:?}");
+}
+
+/// L1 shadows L2's page tables itself: page faults, INVLPG and loads of CR3 are its to see, and it injects page faults
+/// whose handlers it has not mapped yet.
+#[test]
+fn linux_boots_under_kvm_without_ept_and_replays() {
+    let Some(counted) = linux_boots("kvm-linux-without-ept", "ept=0") else { return };
+    for reason in [Reason::EXCEPTION_NMI, Reason::INVLPG, Reason::CR_ACCESS] {
+        assert!(counted.exits(reason) > 100, "{reason}: {counted:?}");
+    }
+    assert_eq!(counted.exits(Reason::EPT_VIOLATION), 0, "{counted:?}");
 }
 
 /// The exits of L2 for its VMREADs and VMWRITEs that reach L1: L2 is a Linux whose KVM runs the payload as L3.

@@ -177,13 +177,12 @@ impl Cpu {
                 }
                 _ => return Err(self.undeliverable(&event)),
             };
+            // The bitmap has its say on the exception itself, before it can become a double fault.
+            if self.intercepted(&second) {
+                return Err(self.exception_exit(&second, Some(&event)));
+            }
             match combine(&event, second) {
-                Second::Deliver(second) => {
-                    if self.intercepted(&second) {
-                        return Err(self.exception_exit(&second, Some(&event)));
-                    }
-                    event = second;
-                }
+                Second::Deliver(second) => event = second,
                 Second::DoubleFault => {
                     let double = Event::fault(Vector::DF, Some(0));
                     if self.intercepted(&double) {

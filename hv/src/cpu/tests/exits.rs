@@ -185,6 +185,16 @@ fn an_exit_in_delivery_tells_of_the_event() {
     // A software interrupt is told of with its length, and RIP stays at it.
     let (info, machine) = exit(|m| m.cpu.controls.exception_bitmap = 1 << 13, |a| a.int(0x80));
     assert_eq!((info.idt_info.kind(), info.length, machine.cpu.rip), (EventType::SoftwareInterrupt, 2, CODE));
+    // A page fault, here a write's, whose gate cannot be read: the second fault, a read's, exits before the two make a
+    // double fault. So a hypervisor without EPT gets to see that its shadow of the guest's IDT is missing.
+    let reads = |m: &mut Machine| {
+        m.cpu.controls.exception_bitmap = 1 << 14;
+        m.cpu.controls.page_fault_mask = 2;
+        m.cpu.idtr.base = 0x5000_0000;
+    };
+    let (info, _) = exit(reads, |a| a.mov(qword_ptr(0x4000_0000u64), rax));
+    assert_eq!((info.intr_info.vector(), info.intr_error, info.qualification), (14, 0, 0x5000_0000 + 14 * 16));
+    assert_eq!((info.idt_info.vector(), info.idt_info.kind(), info.idt_error), (14, EventType::HardwareException, 2));
 }
 
 #[test]
