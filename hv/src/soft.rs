@@ -312,9 +312,7 @@ fn dirtied(field: VmcsField) -> u32 {
 fn write_row(vmcs: &mut Vmcs, row: usize, dirtied: u32, value: u64) {
     let old = vmcs.row(row);
     vmcs.set_row(row, value);
-    if vmcs.row(row) != old {
-        vmcs.dirty |= dirtied;
-    }
+    vmcs.dirty |= if vmcs.row(row) != old { dirtied } else { 0 };
 }
 
 /// Whether the VMCS may be wrong about a field while its guest's state is in the CPU.

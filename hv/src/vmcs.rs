@@ -4,7 +4,7 @@
 //! [`REVISION`] names it; it changes when the table of fields does.
 
 use core::mem::size_of;
-use hv_defs::vmcs::{COUNT, Field, FieldValue, TABLE, VmcsField};
+use hv_defs::vmcs::{COUNT, Field, FieldValue, MASKS, TABLE, VmcsField};
 
 /// The VMCS revision identifier of this layout: what IA32_VMX_BASIC shows. Its low half is the number of fields.
 pub const REVISION: u32 = 0x4e56_0000 | COUNT as u32;
@@ -72,7 +72,7 @@ impl Vmcs {
     /// As [`Vmcs::row`].
     #[inline(always)]
     pub fn set_row(&mut self, index: usize, value: u64) {
-        self.values[index] = value & TABLE[index].field.mask();
+        self.values[index] = value & MASKS[index];
     }
 
     /// What VMREAD of `field` gives, high halves included; `None` for a field that the table does not have.

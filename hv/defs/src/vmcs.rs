@@ -456,6 +456,17 @@ vmcs_fields! {
 /// How many fields there are.
 pub const COUNT: usize = ENCODINGS.len();
 
+/// By row of [`TABLE`]: [`VmcsField::mask`] of its field.
+pub static MASKS: [u64; COUNT] = {
+    let mut masks = [0; COUNT];
+    let mut row = 0;
+    while row < COUNT {
+        masks[row] = VmcsField(ENCODINGS[row]).mask();
+        row += 1;
+    }
+    masks
+};
+
 const NONE: u8 = u8::MAX;
 
 /// From the encoding's significant bits to a row: bits 14:13 above bits 11:1.

@@ -157,14 +157,7 @@ impl<S: Silicon> Cx<'_, S> {
         let saved = &mut self.vcpu.saved[self.vcpu.current];
         let mut wanted = [(0, 0); TOGETHER];
         for some in writes.chunks(TOGETHER) {
-            let mut count = 0;
-            for (row, value) in some {
-                if saved.known(*row) != Some(*value) {
-                    saved.learn(*row, *value);
-                    wanted[count] = (*row, *value);
-                    count += 1;
-                }
-            }
+            let count = saved.learn_news(some, &mut wanted);
             saved.written = saved.written.saturating_add(count as u16);
             self.silicon.vmwrite_rows(self.cpu, &wanted[..count]);
         }

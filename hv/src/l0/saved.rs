@@ -54,6 +54,22 @@ impl SavedVmcs {
         self.values[row] = value;
     }
 
+    /// [`SavedVmcs::learn`] of those rows whose value is news, which come first in `news` then. Returns how many they are.
+    pub(super) fn learn_news<const N: usize>(
+        &mut self,
+        writes: &[(usize, u64)],
+        news: &mut [(usize, u64); N],
+    ) -> usize {
+        let mut count = 0;
+        for &(row, value) in &writes[..writes.len().min(N)] {
+            let new = !self.known.has_row(row) || self.values[row] != value;
+            self.learn(row, value);
+            news[count] = (row, value);
+            count += usize::from(new);
+        }
+        count
+    }
+
     /// Silicon ran it and exited.
     pub(super) fn ran(&mut self) {
         self.launched = true;

@@ -133,6 +133,9 @@ pub struct Mmu {
     guest_physical: Tlb,
     now: Context,
     contexts: Vec<Context>,
+    /// Where the running context is among them, if it still is, and where the one before it, which often is the next.
+    index: usize,
+    before: usize,
     by_key: HashMap<u64, usize>,
     spaces: Vec<Space>,
     space: usize,
@@ -175,6 +178,8 @@ impl Mmu {
                 number: 0,
             },
             contexts: Vec::new(),
+            index: 0,
+            before: 0,
             by_key: HashMap::new(),
             spaces: Vec::new(),
             space: 0,
@@ -401,12 +406,25 @@ impl Mmu {
         let pcid = if mode.pcids() { cr3 as u16 & 0xfff } else { 0 };
         let key = (self.space as u64) << 32 | u64::from(pcid) << 16 | u64::from(mode.0);
         if key != self.now.key {
-            self.now = match self.by_key.get(&key) {
-                Some(&index) => self.contexts[index],
-                None => self.new_context(mode, pcid),
+            let here = core::mem::replace(&mut self.before, self.index);
+            self.now = match self.contexts.get(here) {
+                Some(context) if context.key == key => {
+                    self.index = here;
+                    *context
+                }
+                _ => self.find_context(key, mode, pcid),
             };
         }
         self.set_privilege(self.user, self.ac);
+    }
+
+    fn find_context(&mut self, key: u64, mode: Mode, pcid: u16) -> Context {
+        let context = match self.by_key.get(&key) {
+            Some(&index) => self.contexts[index],
+            None => self.new_context(mode, pcid),
+        };
+        self.index = self.by_key.get(&context.key).copied().unwrap_or_default();
+        context
     }
 
     #[cold]
