@@ -16,8 +16,10 @@
 #   kvm-bench   runs the payload `nvmx.rounds=N` times with `nvmx.cpuid=N` CPUIDs only and as often with `nvmx.out=N` port
 #               writes only, with a mark before and after each: what benches/nested.rs times
 #   kvm-linux   boots the same kernel as L2, with kvm_intel's parameters of `nvmx.kvm=SET`. L2 runs `nvmx.l2=NAME` of its
-#               own tests, with the words of `nvmx.append=WORD+WORD...` on its command line, in `nvmx.l2mib` MiB (96)
+#               own tests, with the words of `nvmx.append=WORD+WORD...` on its command line, in `nvmx.l2mib` MiB (96);
+#               `nvmx.l2irq=apic` has L2 use its APICs, which it leaves for the PIC and the PIT otherwise
 #   hello       says that it is there: the least that a Linux can do
+#   interrupts  sleeps a little, and shows where its interrupts came from
 #
 # `kvm` and `kvm-linux` say what KVM has counted: the counters of each vCPU, and as `exits REASON COUNT` a histogram of the
 # tracepoint kvm_exit over all of them, by the number of the exit reason.
@@ -96,9 +98,15 @@ set -e
 insmod /lib/modules/kvm-intel.ko $(word kvm)
 count
 size=$(word l2mib)
-vmm linux /l2/vmlinuz /l2/initrd.img "${size:-96}" "console=ttyS0 nokaslr mitigations=off quiet acpi=off nosmp lpj=1000000 tsc=reliable no_timer_check random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 panic=-1 nvmx.run=$(word l2) $(word append +)"
+irq="acpi=off nosmp"
+[ "$(word l2irq)" != apic ] || irq=
+vmm linux /l2/vmlinuz /l2/initrd.img "${size:-96}" "console=ttyS0 nokaslr mitigations=off quiet $irq lpj=1000000 tsc=reliable no_timer_check random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 panic=-1 nvmx.run=$(word l2) $(word append +)"
 counted
 LINUX
+cat >both/tests/interrupts <<'INTERRUPTS'
+for nap in 1 2 3 4 5 6 7 8 9 10; do sleep 0.05; done
+cat /proc/interrupts
+INTERRUPTS
 (cd both && archive) | gzip -n -9 >both.gz
 
 cat "$linux/initrd.img" both.gz >"$out/payload.img"

@@ -42,6 +42,7 @@
 
 #define ZERO_PAGE 0x10000
 #define COMMAND_LINE 0x20000
+#define ACPI 0xe0000 /* five tables, each in 256 bytes */
 #define KERNEL 0x1000000UL
 
 struct vm {
@@ -359,6 +360,69 @@ static uint8_t *read_file(const char *name, size_t *size)
 	return bytes;
 }
 
+static void checksum(uint8_t *table, uint8_t *sum, size_t size)
+{
+	*sum = 0;
+	for (size_t i = 0; i < size; i++)
+		if (table + i != sum)
+			*sum -= table[i];
+}
+
+static void table(const struct vm *vm, int number, const char *name, uint8_t revision, const void *body, size_t size)
+{
+	struct {
+		char name[4];
+		uint32_t size;
+		uint8_t revision, sum;
+		char maker[26];
+	} __attribute__((packed)) head = { .size = sizeof(head) + size, .revision = revision, .maker = "NVMX  NVMX    " };
+	uint8_t *to = vm->memory + ACPI + 0x100 * number;
+
+	memcpy(head.name, name, 4);
+	memcpy(to, &head, sizeof(head));
+	memcpy(to + sizeof(head), body, size);
+	checksum(to, to + 9, head.size);
+}
+
+/* The least ACPI that says where the local APIC and the I/O APIC are: Linux keeps to the PIC without (or with acpi=off).
+ * Each ISA interrupt has the I/O APIC's pin of its number, as KVM has it by itself; ACPI's own is 9. */
+static void make_acpi(const struct vm *vm)
+{
+	struct {
+		char signature[8];
+		uint8_t sum;
+		char maker[6];
+		uint8_t revision;
+		uint32_t rsdt;
+	} __attribute__((packed)) pointer = { "RSD PTR ", 0, "NVMX  ", 0, ACPI + 0x100 };
+	uint32_t tables[] = { ACPI + 0x200, ACPI + 0x300 };
+	struct {
+		uint32_t facs, dsdt;
+		uint8_t model, profile;
+		uint16_t sci;
+		uint8_t rest[68];
+	} __attribute__((packed)) fadt = { .dsdt = ACPI + 0x400, .sci = 9, .rest = {
+		/* Event and control registers at ports 0x600 and 0x604, where nothing is; no buttons of their own. */
+		[9] = 6, [16] = 4, [17] = 6, [40] = 4, [41] = 2, [64] = 0x31,
+	} };
+	struct {
+		uint32_t local, flags;
+		uint8_t cpu[8], io[12], sci[10];
+	} __attribute__((packed)) madt = {
+		0xfee00000, 1,
+		{ 0, 8, 0, 0, 1 },
+		{ 1, 12, 1, 0, 0, 0, 0xc0, 0xfe },
+		{ 2, 10, 0, 9, 9, 0, 0, 0, 0xd },
+	};
+
+	memcpy(vm->memory + ACPI, &pointer, sizeof(pointer));
+	checksum(vm->memory + ACPI, vm->memory + ACPI + 8, sizeof(pointer));
+	table(vm, 1, "RSDT", 1, tables, sizeof(tables));
+	table(vm, 2, "FACP", 1, &fadt, sizeof(fadt));
+	table(vm, 3, "APIC", 1, &madt, sizeof(madt));
+	table(vm, 4, "DSDT", 1, "", 0);
+}
+
 /* The 64-bit boot protocol. See: Documentation/x86/boot.rst of Linux. */
 static void load_linux(const struct vm *vm, char **argv)
 {
@@ -379,9 +443,11 @@ static void load_linux(const struct vm *vm, char **argv)
 	params->hdr.cmd_line_ptr = COMMAND_LINE;
 	params->hdr.ramdisk_image = initrd_at;
 	params->hdr.ramdisk_size = initrd_size;
-	params->e820_entries = 2;
+	params->e820_entries = 3;
 	params->e820_table[0] = (struct boot_e820_entry){ 0, 0x9fc00, 1 };
-	params->e820_table[1] = (struct boot_e820_entry){ 0x100000, vm->size - 0x100000, 1 };
+	params->e820_table[1] = (struct boot_e820_entry){ ACPI, 0x1000, 2 };
+	params->e820_table[2] = (struct boot_e820_entry){ 0x100000, vm->size - 0x100000, 1 };
+	make_acpi(vm);
 }
 
 /* A 16550 that sends at once and receives nothing. */
