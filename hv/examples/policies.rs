@@ -136,14 +136,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("{}: {instructions} instructions, {} entries of L2", preset.name, counted.entries);
         let flushes = Cause::ALL.iter().map(|cause| (cause.name(), counted.flushes.get(cause).copied().unwrap_or(0)));
         let others = [
-            ("dropped", counted.dropped),
+            ("translations dropped", counted.dropped),
             ("TLB misses", misses[0]),
-            ("EPT misses", misses[1]),
+            ("EPT walks", misses[1]),
             ("VMWRITEs to vmcs02", counted.written),
-            ("saved", counted.skipped),
+            ("VMWRITEs spared", counted.skipped),
             ("pool hits", counted.pooled(PoolOp::Hit)),
-            ("misses", counted.pooled(PoolOp::Miss)),
-            ("recycled", counted.pooled(PoolOp::Recycle)),
+            ("pool misses", counted.pooled(PoolOp::Miss)),
+            ("pool recycles", counted.pooled(PoolOp::Recycle)),
         ];
         rows.push((preset.name, flushes.chain(others).collect()));
     }
@@ -151,19 +151,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The rows as Markdown, without the causes that no policy flushed for.
-fn table(rows: &[(&str, Vec<Cell>)]) -> String {
-    let Some((_, cells)) = rows.first() else { return String::new() };
-    let columns: Vec<usize> = (0..cells.len())
-        .filter(|column| *column >= Cause::ALL.len() || rows.iter().any(|(_, cells)| cells[*column].1 != 0))
-        .collect();
-    let line = |first: &str, cell: &dyn Fn(usize) -> String| {
-        let cells: String = columns.iter().map(|column| format!(" {} |", cell(*column))).collect();
+/// The runs as Markdown, a column each, without the causes that no policy flushed for.
+fn table(runs: &[(&str, Vec<Cell>)]) -> String {
+    let line = |first: &str, cells: &mut dyn Iterator<Item = String>| {
+        let cells: String = cells.map(|cell| format!(" {cell} |")).collect();
         format!("| {first} |{cells}\n")
     };
-    let mut text = line("policy", &|column| cells[column].0.to_owned()) + &line("---", &|_| "---".to_owned());
-    for (name, cells) in rows {
-        text += &line(&format!("`{name}`"), &|column| cells[column].1.to_string());
+    let mut text = line("", &mut runs.iter().map(|(name, _)| format!("`{name}`")));
+    text += &line("---", &mut runs.iter().map(|_| "---".to_owned()));
+    let measures = runs.first().map_or(0, |(_, cells)| cells.len());
+    for measure in 0..measures {
+        let cells = || runs.iter().map(|(_, cells)| cells[measure]);
+        if measure >= Cause::ALL.len() || cells().any(|(_, count)| count != 0) {
+            let name = runs[0].1[measure].0;
+            text += &line(name, &mut cells().map(|(_, count)| grouped(count)));
+        }
     }
     text
+}
+
+/// A number in groups of three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
