@@ -197,15 +197,17 @@ fn kvm_counts_the_exits_that_the_trace_holds() {
     replays(&trace);
 }
 
-/// Two virtual machines of two vCPUs each, on an L1 of two vCPUs.
+/// Two virtual machines of two vCPUs each, each machine on its own of the two vCPUs of L1.
 #[test]
 fn two_vcpus_run_two_machines_of_two() {
     let Some(l1) = l1() else { return };
     let folder = folder("kvm-smp");
     for pcpus in [1, 2] {
         let trace = folder.join(format!("smp-on-{pcpus}.nvmx"));
-        let append =
-            format!("{} nvmx.run=kvm nvmx.payload=cpuid=100,out=50,pages=40,mmio=20,vms=2,vcpus=2", guest::SMP);
+        let append = format!(
+            "{} nvmx.run=kvm nvmx.payload=cpuid=100,out=50,pages=40,mmio=20,vms=2,vcpus=2,threads=1",
+            guest::SMP
+        );
         let console = record(l1, &trace, &append, &format!("--cpus 2 --pcpus {pcpus}")).out;
         let counted = Counted::new(&console);
         let what = format!("on {pcpus}");
