@@ -17,7 +17,7 @@ use hv_defs::addr::Hpa;
 use hv_defs::controls::{ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
 use hv_defs::event::Check;
-use hv_defs::exit::Reason;
+use hv_defs::exit::{ExitReason, Reason};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs::*;
 
@@ -87,6 +87,13 @@ impl SoftSilicon {
     pub fn with_la57(mut self, la57: bool) -> Self {
         self.capabilities = Capabilities::soft(la57);
         self.cpus.iter_mut().for_each(|physical| physical.cpu.la57 = la57);
+        self
+    }
+
+    /// The same, offering something else.
+    #[cfg(test)]
+    pub(crate) fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = capabilities;
         self
     }
 
@@ -208,8 +215,7 @@ impl SoftSilicon {
         {
             // What the guest would have started with is still in the VMCS.
             *loaded = None;
-            let info = ExitInfo { qualification: u64::from(entry), ..ExitInfo::of(Reason::MSR_LOAD_FAIL) };
-            note_exit(memory.vmcs_mut(current), &failed(info));
+            note_failure(memory.vmcs_mut(current), Reason::MSR_LOAD_FAIL, u64::from(entry));
             return Outcome::EntryFailed(Check::new("entry-msr-load"));
         }
         memory.vmcs_mut(current).launched = 1;
@@ -320,9 +326,10 @@ fn is_cold(field: VmcsField) -> bool {
     field.class() == Class::Guest && !state::is_saved_at_exit(field)
 }
 
-/// The exit of an entry that failed after guest state was looked at.
-fn failed(info: ExitInfo) -> ExitInfo {
-    ExitInfo { reason: info.reason.with_entry_failure(true), ..info }
+/// Writes of the exit-information fields those two that an entry which failed after guest state was looked at changes.
+fn note_failure(vmcs: &mut Vmcs, reason: Reason, qualification: u64) {
+    vmcs.set(EXIT_REASON, ExitReason::of(reason).with_entry_failure(true));
+    vmcs.set(EXIT_QUALIFICATION, qualification);
 }
 
 /// Writes the exit-information fields.
@@ -462,8 +469,7 @@ impl Silicon for SoftSilicon {
                 Err(refused)
             }
             Ok(Some((check, qualification))) => {
-                let info = ExitInfo { qualification, ..ExitInfo::of(Reason::INVALID_GUEST_STATE) };
-                note_exit(vmcs, &failed(info));
+                note_failure(vmcs, Reason::INVALID_GUEST_STATE, qualification);
                 Ok(Outcome::EntryFailed(check))
             }
             Ok(None) => {

@@ -15,7 +15,8 @@ pub(super) const USER_EXECUTE: u8 = 8;
 
 /// What an entry permits.
 fn permitted(entry: EptEntry) -> u8 {
-    entry.into_bits() as u8 & 7 | u8::from(entry.user_execute()) * USER_EXECUTE
+    let user = if entry.user_execute() { USER_EXECUTE } else { 0 };
+    entry.into_bits() as u8 & 7 | user
 }
 
 /// A translation that EPT12 has.

@@ -89,6 +89,9 @@ impl<S: Silicon> Cx<'_, S> {
             long_mode_host,
             memory: &memory,
         };
+        if !all && checks::is_plain(&subject) {
+            return Ok(());
+        }
         let controls = if all { checks::controls(&subject) } else { checks::hot_controls(&subject) };
         if let Some(check) = controls {
             return Err(Failed::Instruction(InstructionError::ENTRY_INVALID_CONTROL_FIELD, check));

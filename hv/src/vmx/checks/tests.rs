@@ -6,6 +6,7 @@ use hv_defs::ept::Eptp;
 use hv_defs::x86::{Cr0, Cr4, Efer};
 
 mod rows;
+mod silicon;
 
 /// The VMCS's own address, a shadow VMCS, and an ordinary one that is not.
 pub(crate) const SELF: u64 = 0x1_1000;
