@@ -70,10 +70,10 @@ fn policy(args: &PolicyArgs) -> Policy {
         tags: args.vpid.unwrap_or(preset.tags),
         transition_flush: args.transition_flush.unwrap_or(preset.transition_flush),
         root_load: args.root_load.unwrap_or(preset.root_load),
+        apic_access_flush: args.apic_access_flush.unwrap_or(preset.apic_access_flush),
         pool: args.pool.unwrap_or(preset.pool),
         vmcs02_writes: args.vmcs02_writes.unwrap_or(preset.vmcs02_writes),
         shadowing: args.shadowing.unwrap_or(preset.shadowing),
-        ..preset
     }
 }
 
@@ -100,6 +100,10 @@ mod tests {
         check("nvmx run demo --policy kvm-2011", preset("kvm-2011"));
         check("nvmx run demo --pool 3 --policy kvm-2015", Policy { pool: 3, ..preset("kvm-2015") });
         check("nvmx run demo --policy kvm-2015 --vpid off", Policy { tags: Tags::Off, ..preset("kvm-2015") });
+        check(
+            "nvmx run demo --policy kvm-2015 --apic-access-flush false",
+            Policy { apic_access_flush: false, ..preset("kvm-2015") },
+        );
         check(
             "nvmx run demo --transition-flush always",
             Policy { transition_flush: TransitionFlush::Always, ..preset("mapped") },

@@ -172,7 +172,7 @@ pub struct MachineArgs {
     /// Built-in guest: see `nvmx guests`
     #[arg(value_name = "GUEST", required_unless_present = "kernel")]
     pub guest: Option<String>,
-    /// Kernel to boot instead: bzImage, 64-bit ELF or multiboot
+    /// Kernel to boot instead: bzImage, ELF or multiboot
     #[arg(long, value_name = "FILE", conflicts_with = "guest")]
     pub kernel: Option<PathBuf>,
     /// Its initrd
@@ -237,6 +237,9 @@ pub struct PolicyArgs {
     /// What loading an EPT root costs
     #[arg(long, value_name = "HOW", value_parser = word(RootLoad::ALL, RootLoad::name))]
     pub root_load: Option<RootLoad>,
+    /// Whether a nested entry or exit flushes when L1 uses an APIC-access page without EPT
+    #[arg(long, value_name = "BOOL")]
+    pub apic_access_flush: Option<bool>,
     /// Which fields of vmcs02 are written at a nested entry
     #[arg(long, value_name = "WHICH", value_parser = word(Vmcs02Writes::ALL, Vmcs02Writes::name))]
     pub vmcs02_writes: Option<Vmcs02Writes>,
