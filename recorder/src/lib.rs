@@ -4,22 +4,23 @@
 //! [`run`] does the same without the trace. Terminals, threads and signals are the caller's: what reaches a run from
 //! outside comes through [`Outside`].
 
+mod durable;
 mod live;
+mod sink;
 
 pub use live::{Key, Keys, NoKeys, Script};
 
-use core::ops::ControlFlow;
+use durable::Durable;
 use hv::machine::{Machine, MachineError};
 use hv_defs::config::Config;
 use hv_defs::event::{Event, Stop};
 use live::Live;
+use sink::{Recording, Unrecorded};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc;
-use std::thread;
-use traces::{Batch, Header, Image, Summary, Writer};
+use traces::{Header, Image, Summary, Writer};
 
 /// What a run and the outside say to each other.
 pub struct Outside<'a> {
@@ -89,7 +90,7 @@ pub fn machine(config: &Config, images: &[Image]) -> Result<Machine, Error> {
 /// Runs a machine to its end without recording.
 pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<Stop, Error> {
     let mut machine = machine(config, images)?;
-    Ok(machine.run(&mut Live::new(outside, |_: &[Event]| ControlFlow::Continue(()))))
+    Ok(machine.run(&mut Live::new(outside, Unrecorded)))
 }
 
 /// Runs a machine to its end and records it into a file, which is overwritten.
@@ -100,7 +101,7 @@ pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<St
 pub fn record(config: &Config, images: &[Image], path: &Path, outside: Outside<'_>) -> Result<Recorded, Error> {
     let mut machine = machine(config, images)?;
     let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
-    record_machine(&mut machine, &Header::new(config.clone(), images.to_vec()), &file, outside, |whole| {
+    record_machine(&mut machine, &Header::new(config.clone(), images.to_vec()), Durable::new(&file), outside, |whole| {
         // What is left of a block that did not fit is of no use to readers. That it stays is no harm either.
         let _ = file.set_len(whole);
     })
@@ -117,9 +118,6 @@ pub fn record_to(
     record_machine(&mut machine, &Header::new(config.clone(), images.to_vec()), out, outside, |_| {})
 }
 
-/// Batches that may wait for the thread that writes. When they are that many, the machine waits.
-const WAITING: usize = 2;
-
 /// Runs the machine and writes its events on a thread beside it. `cut` is called when writing fails, with the length up
 /// to the last whole block.
 fn record_machine(
@@ -130,39 +128,11 @@ fn record_machine(
     cut: impl FnOnce(u64),
 ) -> Result<Recorded, Error> {
     let mut writer = Writer::create(out, header).map_err(|source| Error::Trace { events: 0, source })?;
-    let mut events = 0;
-    let (stop, finished) = thread::scope(|scope| {
-        let (filled, batches) = mpsc::sync_channel::<Batch>(WAITING);
-        let (written, spent) = mpsc::channel::<Batch>();
-        let writing = scope.spawn(|| {
-            // Owned here, so that an error that ends the loop hangs up.
-            let (batches, written) = (batches, written);
-            for mut batch in batches {
-                writer.write(&batch)?;
-                batch.clear();
-                // The machine may have stopped and not want it back.
-                let _ = written.send(batch);
-            }
-            writer.finish()
-        });
-        let mut batch = Batch::default();
-        let stop = machine.run(&mut Live::new(outside, |happened: &[Event]| {
-            for event in happened {
-                events += 1;
-                if batch.push(event) {
-                    let full = std::mem::replace(&mut batch, spent.try_recv().unwrap_or_default());
-                    if filled.send(full).is_err() {
-                        return ControlFlow::Break(());
-                    }
-                }
-            }
-            ControlFlow::Continue(())
-        }));
-        // If nobody listens, the thread has an error to tell.
-        let _ = filled.send(batch);
-        drop(filled);
-        (stop, writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    let (ended, finished) = traces::beside(&mut writer, |feed| {
+        let mut recording = Recording { feed, events: 0, since: 0 };
+        (machine.run(&mut Live::new(outside, &mut recording)), recording.events)
     });
+    let (stop, events) = ended;
     match finished {
         Ok(summary) => Ok(Recorded { stop, summary }),
         Err(source) => {

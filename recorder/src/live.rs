@@ -1,6 +1,7 @@
 //! The live world: answers from the outside, and hands events on.
 
 use crate::Outside;
+use crate::sink::Sink;
 use core::ops::ControlFlow;
 use hv::world::World;
 use hv_defs::event::{Event, InputKind};
@@ -60,14 +61,14 @@ impl Keys for Script {
 /// The longest that a wait lasts before the stop flag is looked at.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The world of a live run. Events go to `sink`, which may end the run.
+/// The world of a live run. Events go to `sink`.
 pub(crate) struct Live<'a, S> {
     outside: Outside<'a>,
     sink: S,
     console_failed: bool,
 }
 
-impl<'a, S: FnMut(&[Event]) -> ControlFlow<()>> Live<'a, S> {
+impl<'a, S: Sink> Live<'a, S> {
     pub(crate) fn new(outside: Outside<'a>, sink: S) -> Self {
         Self { outside, sink, console_failed: false }
     }
@@ -77,10 +78,10 @@ impl<'a, S: FnMut(&[Event]) -> ControlFlow<()>> Live<'a, S> {
     }
 }
 
-impl<S: FnMut(&[Event]) -> ControlFlow<()>> World for Live<'_, S> {
+impl<S: Sink> World for Live<'_, S> {
     fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
         (self.outside.watch)(events);
-        (self.sink)(events)
+        self.sink.events(events)
     }
 
     fn console(&mut self, bytes: &[u8]) {
@@ -91,6 +92,7 @@ impl<S: FnMut(&[Event]) -> ControlFlow<()>> World for Live<'_, S> {
     }
 
     fn input(&mut self, _poll: u64, now: u64, idle_until: Option<u64>) -> Option<(InputKind, u64)> {
+        self.sink.asked(now, idle_until == Some(u64::MAX));
         loop {
             if self.stopped() {
                 return Some((InputKind::Stop, 0));

@@ -8,13 +8,15 @@ use hv_defs::fields::Texts;
 
 /// When a block ends. The same for equal runs, so that equal runs give equal files.
 const BLOCK_EVENTS: usize = 1 << 15;
-/// A block that spans so many instructions ends too, so that a machine that is killed loses seconds only.
-const BLOCK_INSTRUCTIONS: u64 = 1 << 30;
+/// A block that spans so many instructions ends too, so that a machine that is killed loses a second or so: it is what the
+/// software CPU does in one.
+const BLOCK_INSTRUCTIONS: u64 = 1 << 26;
 /// Texts are for what is rare.
 const BLOCK_TEXTS: usize = 256;
 
 /// Events on their way into a block: what a thread that must not wait fills, and hands to another that writes it with
 /// [`Writer::write`](crate::Writer::write).
+#[derive(Debug)]
 pub struct Batch {
     order: Vec<u8>,
     stamps: Stamps,
@@ -24,7 +26,7 @@ pub struct Batch {
 }
 
 /// Runs of events that share a stamp.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Stamps {
     last: Option<Stamp>,
     events: Vec<u64>,

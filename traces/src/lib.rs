@@ -9,6 +9,7 @@ mod coding;
 mod error;
 mod frame;
 mod header;
+mod queue;
 mod reader;
 mod source;
 #[allow(clippy::all, missing_docs, unreachable_pub, unsafe_code, unused_qualifications)] // Generated.
@@ -23,6 +24,7 @@ pub use block::{Block, Column, Rows};
 pub use error::Error;
 pub use frame::MAX_BLOCK_EVENTS;
 pub use header::{Header, Image, sha256};
+pub use queue::{Feed, beside};
 pub use reader::{BlockInfo, Events, Reader};
 pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, verify};
 pub use writer::{Summary, Writer};

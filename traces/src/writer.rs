@@ -25,7 +25,8 @@ pub struct Summary {
 
 /// Writes a trace. Equal headers and events give equal bytes.
 ///
-/// What has been written is readable up to its last whole block at any moment, with [`Writer::finish`] or without.
+/// What has been written is readable up to its last whole block at any moment, with [`Writer::finish`] or without. The
+/// output is flushed after every block.
 pub struct Writer<W: Write> {
     out: W,
     at: u64,
@@ -144,7 +145,7 @@ impl<W: Write> Writer<W> {
         };
         self.frame(Tag::Index, (0, 0), &wire::write_index(&kept))?;
         self.put(&frame::trailer(offset, events))?;
-        self.out.flush().map_err(Error::Write)?;
+        self.flush()?;
         self.ended = true;
         Ok(Summary { events, blocks: kept.blocks.len(), bytes: self.at, counts })
     }
@@ -164,8 +165,16 @@ impl<W: Write> Writer<W> {
         };
         self.stored = stored;
         written?;
+        self.flush()?;
         self.whole = self.at;
         Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        self.out.flush().map_err(|error| {
+            self.ended = true;
+            Error::Write(error)
+        })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
