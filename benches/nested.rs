@@ -173,17 +173,11 @@ fn bochs(program: &str, bare: &Subject, linux: &Subject) -> Result<([Phase; 3], 
     Ok((by_kind(&bare.phases, &linux.phases), format!("Bochs {}{debugger}", linux.version)))
 }
 
-/// With a comma between thousands.
+/// A number in groups of three digits.
 fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
 }
 
 fn cell(value: Option<f64>, show: impl Fn(f64) -> String) -> String {

@@ -96,7 +96,7 @@ fn pool(guest: &str, policy: Policy) -> BTreeMap<&'static str, (usize, u16, u16)
     seen
 }
 
-/// Seed 004, on pool-thrash, whose file derives what a pool of each size finds. While all fields are written at each entry
+/// The vmcs02 pool, on `pool-thrash`, whose file derives what a pool of each size finds. While all fields are written at each entry
 /// a hit saves nothing; with dirty fields it writes what has changed: RIP, and what its exit has changed with it.
 #[test]
 fn a_hit_of_the_pool_saves_the_vmwrites_of_what_has_not_changed() {

@@ -3,26 +3,21 @@
 
 #[path = "support/collect.rs"]
 mod collect;
+#[path = "support/cpus.rs"]
+mod cpus;
 #[path = "support/elf.rs"]
 mod image;
 
 use collect::{Run, run_in};
+use cpus::{Asm, GDT, PML4, gate, mark, marks, put_trampoline, trampoline};
 use hv::vmcs::{REVISION, SIZE, Vmcs};
 use hv_defs::config::{Config, Guest};
 use hv_defs::event::{Actor, StopKind, What};
 use hv_defs::exit::Reason;
 use hv_defs::vmcs::*;
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use iced_x86::{Code, IcedError, Instruction};
 use image::{AT, elf, kernel};
-
-type Asm = Result<(), IcedError>;
-
-/// Where the second CPU begins, in real mode.
-const TRAMPOLINE: u64 = 0x1000;
-/// What the loader left: page tables that map 4 GiB one to one, and a GDT with flat code at 0x10.
-const PML4: u32 = 0x9000;
-const GDT: u32 = 0x500;
 
 const VMXON: u64 = 0x20_0000;
 const VMCS12: u64 = 0x20_1000;
@@ -38,7 +33,7 @@ const RUNS: u64 = 0x22_0000;
 const TAKEN: u64 = 0x22_0040;
 
 /// The interrupts, and their notification.
-const VECTOR: u64 = 0x51;
+const VECTOR: u32 = 0x51;
 const NOTIFICATION: u32 = 0xf2;
 const ROUNDS: u32 = 20;
 
@@ -52,7 +47,7 @@ struct Kernel {
     halts: bool,
 }
 
-/// What L1 has written into a vmcs12 for an L2 at `rip` that ends at `host_rip`.
+/// L1's vmcs12, but for the two RIPs, which its code writes.
 fn vmcs12(halts: bool) -> Vmcs {
     let mut v = Vmcs::default();
     // TPR shadow, MSR bitmaps, secondary controls.
@@ -131,22 +126,12 @@ impl Kernel {
         self.a.mov(dword_ptr(rcx), value)
     }
 
-    fn mark_eax(&mut self) -> Asm {
-        self.a.mov(edx, 0xe9au32)?;
-        self.a.out(dx, eax)
-    }
-
     fn code(mut self) -> Result<Vec<u8>, IcedError> {
         let [mut l2, mut handler, mut after, mut second, mut bytes, mut region] =
             core::array::from_fn(|_| self.a.create_label());
         self.a.mov(esp, STACKS as u32 + 0x1000)?;
         // The second CPU starts.
-        self.a.lea(rsi, ptr(bytes))?;
-        self.a.mov(edi, TRAMPOLINE as u32)?;
-        self.a.mov(ecx, 0x80u32)?;
-        self.a.rep().movsb()?;
-        self.a.lea(rax, ptr(second))?;
-        self.a.mov(dword_ptr(TRAMPOLINE + 0x78), eax)?;
+        put_trampoline(&mut self.a, bytes, second)?;
         self.apic(0xf0, 0x1ff)?;
         self.apic(0x310, 1 << 24)?;
         self.apic(0x300, 0x4500)?;
@@ -169,14 +154,7 @@ impl Kernel {
             self.store(EPT + 0x1000 + 8 * gigabyte, gigabyte << 30 | 0xb7)?;
         }
         // L2's gate for the interrupts.
-        let gate = L2_IDT + 16 * VECTOR;
-        self.a.lea(rax, ptr(handler))?;
-        self.a.mov(word_ptr(gate), ax)?;
-        self.a.mov(dword_ptr(gate + 2), 0x8e00_0010u32 as i32)?;
-        self.a.mov(word_ptr(gate + 4), 0x8e00u32)?;
-        self.a.shr(rax, 16)?;
-        self.a.mov(word_ptr(gate + 6), ax)?;
-        self.a.mov(word_ptr(gate + 2), 0x10u32)?;
+        gate(&mut self.a, L2_IDT, VECTOR, handler)?;
         self.store(STACKS, VMXON)?;
         self.store(STACKS + 8, VMCS12)?;
         self.a.vmxon(qword_ptr(STACKS))?;
@@ -187,18 +165,18 @@ impl Kernel {
         // It failed: the instruction error is the mark.
         self.a.mov(ecx, VM_INSTRUCTION_ERROR.field().0)?;
         self.a.vmread(rax, rcx)?;
-        self.mark_eax()?;
+        mark(&mut self.a)?;
         self.a.hlt()?;
 
         self.a.set_label(&mut after)?;
         self.a.mov(ecx, EXIT_REASON.field().0)?;
         self.a.vmread(rax, rcx)?;
-        self.mark_eax()?;
+        mark(&mut self.a)?;
         self.a.mov(eax, dword_ptr(TAKEN))?;
-        self.mark_eax()?;
+        mark(&mut self.a)?;
         self.a.mov(ecx, GUEST_INTERRUPT_STATUS.field().0)?;
         self.a.vmread(rax, rcx)?;
-        self.mark_eax()?;
+        mark(&mut self.a)?;
         self.a.out(0xf4, al)?;
 
         self.l2(&mut l2)?;
@@ -251,7 +229,7 @@ impl Kernel {
         self.a.cmp(dword_ptr(RUNS), 1)?;
         self.a.jne(wait)?;
         self.a.set_label(&mut next)?;
-        self.a.lock().bts(dword_ptr(DESCRIPTOR + VECTOR / 32 * 4), (VECTOR % 32) as u32)?;
+        self.a.lock().bts(dword_ptr(DESCRIPTOR + u64::from(VECTOR / 32 * 4)), VECTOR % 32)?;
         self.a.lock().bts(dword_ptr(DESCRIPTOR + 32), 0)?;
         self.apic(0x310, 0)?;
         self.apic(0x300, 0x4000 | NOTIFICATION)?;
@@ -270,33 +248,6 @@ impl Kernel {
     }
 }
 
-/// From real mode to 64-bit mode at once, by way of a far pointer at 0x78 of the page.
-fn trampoline() -> Result<Vec<u8>, IcedError> {
-    let mut a = CodeAssembler::new(16)?;
-    a.cli()?;
-    // LGDT with a 32-bit base.
-    a.db(&[0x66, 0x0f, 0x01, 0x16, 0x70, 0x10])?;
-    a.mov(eax, 0xa0u32)?;
-    a.mov(cr4, eax)?;
-    a.mov(eax, PML4)?;
-    a.mov(cr3, eax)?;
-    a.mov(ecx, 0xc000_0080u32)?;
-    a.rdmsr()?;
-    a.or(eax, 0x100)?;
-    a.wrmsr()?;
-    a.mov(eax, 0x8000_0011u32)?;
-    a.mov(cr0, eax)?;
-    a.add_instruction(Instruction::with1(Code::Jmp_m1632, iced_x86::MemoryOperand::with_displ(0x1078, 2))?)?;
-    let mut bytes = a.assemble(TRAMPOLINE)?;
-    bytes.resize(0x70, 0);
-    bytes.extend(31u16.to_le_bytes());
-    bytes.extend(GDT.to_le_bytes());
-    bytes.resize(0x7c, 0);
-    bytes.extend(0x10u16.to_le_bytes());
-    bytes.resize(0x80, 0);
-    Ok(bytes)
-}
-
 fn check(halts: bool, pcpus: u16, slice: u64) {
     let guest = Guest::Kernel { name: "posted".to_owned(), append: String::new() };
     let config =
@@ -305,11 +256,7 @@ fn check(halts: bool, pcpus: u16, slice: u64) {
     let code = Kernel { a, halts }.code().expect("code that assembles");
     let run = run_in(&config, &kernel(elf(&code)), Run::default());
     let stop = run.stop.as_ref().expect("an end");
-    let marks: Vec<u32> = run
-        .events
-        .iter()
-        .filter_map(|event| if let What::Mark(mark) = event.what { Some(mark) } else { None })
-        .collect();
+    let marks = marks(&run.events);
     let at = format!("halts {halts}, {pcpus} physical CPUs, slices of {slice}");
     assert_eq!(stop.kind, StopKind::DebugExit, "{at}: {}, {marks:x?}", stop.text);
     // Why L2 ended, what it took, and that nothing is requested or in service.

@@ -163,10 +163,10 @@ fn a_root_load_flushes_what_is_entered() {
     assert!(same == 0 && other > 50, "{same} right, {other} wrong");
 }
 
-/// Seed 003. Before, L2 without EPT runs under L1's EPT pointer, and each entry and each exit of such an L2 with an
-/// APIC-access page flushes it: witness runs one 16 times. After, L2s without EPT have EPT pointers
-/// of their own, those with an APIC-access page another one, and nothing is flushed.
-/// With neither, L2 reads by what L1 has cached of the page.
+/// The flush rule of the APIC-access page. Before, L2 without EPT runs under L1's EPT pointer, and each entry and each exit
+/// of such an L2 with an APIC-access page flushes it: `witness` runs one 16 times. After, L2s without EPT have EPT pointers
+/// of their own, those with an APIC-access page another one, and nothing is flushed. With neither, L2 reads by what L1 has
+/// cached of the page.
 #[test]
 fn the_apic_access_page_needs_a_flush_or_a_root_of_its_own() {
     let check = |apic_access_flush: bool, slips: Slips, flushes: usize, roots: usize, last: &str| {

@@ -3,22 +3,20 @@
 
 #[path = "support/collect.rs"]
 mod collect;
+#[path = "support/cpus.rs"]
+mod cpus;
 #[path = "support/elf.rs"]
 mod image;
 
 use collect::{Run, run_in};
+use cpus::{Asm, mark, marks, put_trampoline, trampoline};
 use hv_defs::config::{Config, Guest};
 use hv_defs::event::{Event, StopKind, What};
 use hv_defs::exit::Reason;
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use iced_x86::{Code, IcedError, Instruction};
 use image::{AT, elf, kernel};
 
-/// Where the started CPUs begin, in real mode: page 1. What follows it goes to the same place.
-const TRAMPOLINE: u64 = 0x1000;
-/// What the loader left: page tables that map 4 GiB one to one, and a GDT with flat code at 0x10 and data at 0x18.
-const PML4: u32 = 0x9000;
-const GDT: u32 = 0x500;
 const IDT: u64 = 0x20_0000;
 const STACKS: u64 = 0x21_0000;
 
@@ -51,8 +49,6 @@ const ICR_HIGH: u32 = 0x31;
 const LVT_TIMER: u32 = 0x32;
 const INITIAL: u32 = 0x38;
 const DIVIDE: u32 = 0x3e;
-
-type Asm = Result<(), IcedError>;
 
 /// The kernel's code, by the mode that it uses its local APICs in.
 struct Kernel {
@@ -136,17 +132,6 @@ impl Kernel {
         Ok(at)
     }
 
-    fn gate(&mut self, vector: u32, at: CodeLabel) -> Asm {
-        let gate = IDT + u64::from(vector) * 16;
-        self.a.lea(rax, ptr(at))?;
-        self.a.mov(word_ptr(gate), ax)?;
-        self.a.mov(dword_ptr(gate + 2), 0x8e00_0010u32 as i32)?;
-        self.a.mov(word_ptr(gate + 4), 0x8e00u32)?;
-        self.a.shr(rax, 16)?;
-        self.a.mov(word_ptr(gate + 6), ax)?;
-        self.a.mov(word_ptr(gate + 2), 0x10u32)
-    }
-
     /// Waits until a word has a value: spinning, or halted between interrupts.
     fn wait(&mut self, word: u64, value: u32, halted: bool) -> Asm {
         let (mut again, mut done) = (self.a.create_label(), self.a.create_label());
@@ -206,7 +191,7 @@ impl Kernel {
         self.a.cmp(edi, ROUNDS)?;
         self.a.jb(next)?;
         self.a.mov(eax, dword_ptr(ANSWERS))?;
-        self.mark()
+        mark(&mut self.a)
     }
 
     /// Answers stores for ever, in between of interrupts.
@@ -222,12 +207,6 @@ impl Kernel {
         self.a.mov(r12d, eax)?;
         self.a.lock().inc(dword_ptr(ANSWERS))?;
         self.a.jmp(idle)
-    }
-
-    /// Marks what EAX holds.
-    fn mark(&mut self) -> Asm {
-        self.a.mov(edx, 0xe9au32)?;
-        self.a.out(dx, eax)
     }
 
     /// Adds to the counter under the lock, [`ADDS`] times.
@@ -273,19 +252,13 @@ impl Kernel {
         })?;
         let nmi = self.handler(NMIS, false, |_| Ok(()))?;
         for (vector, at) in [(2, nmi), (PING, ping), (PONG, pong), (TICK, tick)] {
-            self.gate(vector, at)?;
+            cpus::gate(&mut self.a, IDT, vector, at)?;
         }
         self.load_idt()?;
         self.enable()?;
 
         // The others are started by one message to all of them, twice as software does.
-        self.a.lea(rsi, ptr(bytes))?;
-        self.a.mov(edi, TRAMPOLINE as u32)?;
-        self.a.mov(ecx, 0x80u32)?;
-        self.a.rep().movsb()?;
-        // The far jump's target is the only thing in it that is not known beforehand.
-        self.a.lea(rax, ptr(aps))?;
-        self.a.mov(dword_ptr(TRAMPOLINE + 0x78), eax)?;
+        put_trampoline(&mut self.a, bytes, aps)?;
         for command in [0xc_4500u32, 0xc_4601, 0xc_4601] {
             self.send(0, command)?;
         }
@@ -293,7 +266,7 @@ impl Kernel {
         self.adds()?;
         self.wait(DONE, self.cpus, false)?;
         self.a.mov(eax, dword_ptr(COUNTER))?;
-        self.mark()?;
+        mark(&mut self.a)?;
 
         // A ping is answered before the next, and both wait halted.
         self.a.mov(ebp, 1u32)?;
@@ -315,7 +288,7 @@ impl Kernel {
         self.a.mov(eax, dword_ptr(PINGS))?;
         self.a.shl(eax, 16)?;
         self.a.add(eax, dword_ptr(PONGS))?;
-        self.mark()?;
+        mark(&mut self.a)?;
 
         // A second NMI comes through only if the first one's IRET has unblocked them.
         for count in 1..=2 {
@@ -323,7 +296,7 @@ impl Kernel {
             self.wait(NMIS, count, false)?;
         }
         self.a.mov(eax, dword_ptr(NMIS))?;
-        self.mark()?;
+        mark(&mut self.a)?;
 
         // The TSC deadline: how far beyond it the handler reads the TSC.
         self.apic(LVT_TIMER, 2 << 17 | TICK)?;
@@ -335,7 +308,7 @@ impl Kernel {
         self.wait(TICKS, 1, true)?;
         self.a.mov(eax, dword_ptr(TICK_TSC))?;
         self.a.sub(eax, ebp)?;
-        self.mark()?;
+        mark(&mut self.a)?;
 
         // Periods of 1000 ticks of the 25 MHz crystal: four of them.
         self.apic(DIVIDE, 0xb)?;
@@ -346,7 +319,7 @@ impl Kernel {
         self.wait(TICKS, 6, true)?;
         self.a.mov(eax, dword_ptr(TICK_TSC))?;
         self.a.sub(eax, ebp)?;
-        self.mark()?;
+        mark(&mut self.a)?;
         self.apic(INITIAL, 0)?;
 
         // An interrupt that the task priority keeps back comes as soon as CR8 lets it: the handler's count before, and after.
@@ -368,7 +341,7 @@ impl Kernel {
         self.a.shl(ebp, 16)?;
         self.a.add(ebp, dword_ptr(PONGS))?;
         self.a.mov(eax, ebp)?;
-        self.mark()?;
+        mark(&mut self.a)?;
 
         if self.mwait {
             self.stores()?;
@@ -379,7 +352,7 @@ impl Kernel {
         self.send(1, 0x4601)?;
         self.wait(DONE, self.cpus + 1, false)?;
         self.a.mov(eax, dword_ptr(COUNTER))?;
-        self.mark()?;
+        mark(&mut self.a)?;
         self.a.xor(eax, eax)?;
         self.a.out(0xf4, al)?;
 
@@ -411,33 +384,6 @@ impl Kernel {
     }
 }
 
-/// From real mode to 64-bit mode at once, by way of a far pointer at 0x78 of the page.
-fn trampoline() -> Result<Vec<u8>, IcedError> {
-    let mut a = CodeAssembler::new(16)?;
-    a.cli()?;
-    // LGDT with a 32-bit base.
-    a.db(&[0x66, 0x0f, 0x01, 0x16, 0x70, 0x10])?;
-    a.mov(eax, 0xa0u32)?;
-    a.mov(cr4, eax)?;
-    a.mov(eax, PML4)?;
-    a.mov(cr3, eax)?;
-    a.mov(ecx, 0xc000_0080u32)?;
-    a.rdmsr()?;
-    a.or(eax, 0x100)?;
-    a.wrmsr()?;
-    a.mov(eax, 0x8000_0011u32)?;
-    a.mov(cr0, eax)?;
-    a.add_instruction(Instruction::with1(Code::Jmp_m1632, iced_x86::MemoryOperand::with_displ(0x1078, 2))?)?;
-    let mut bytes = a.assemble(TRAMPOLINE)?;
-    bytes.resize(0x70, 0);
-    bytes.extend(31u16.to_le_bytes());
-    bytes.extend(GDT.to_le_bytes());
-    bytes.resize(0x7c, 0);
-    bytes.extend(0x10u16.to_le_bytes());
-    bytes.resize(0x80, 0);
-    Ok(bytes)
-}
-
 fn config(vcpus: u16, pcpus: u16) -> Config {
     let guest = Guest::Kernel { name: "smp".to_owned(), append: String::new() };
     Config { memory: 16 << 20, vcpus, pcpus, max_instructions: Some(100_000_000), ..Config::new(guest) }
@@ -449,14 +395,6 @@ fn boot(config: &Config, x2apic: bool, mwait: bool) -> Run {
     run_in(config, &kernel(elf(&code)), Run::default())
 }
 
-fn marks(run: &Run) -> Vec<u32> {
-    let marks = run.events.iter().filter_map(|event| match event.what {
-        What::Mark(mark) => Some(mark),
-        _ => None,
-    });
-    marks.collect()
-}
-
 fn check(config: &Config, x2apic: bool) {
     checked(&boot(config, x2apic, false), config);
 }
@@ -465,7 +403,7 @@ fn check(config: &Config, x2apic: bool) {
 fn checked(run: &Run, config: &Config) -> Vec<u32> {
     let stop = run.stop.as_ref().expect("an end");
     assert_eq!(stop.kind, StopKind::DebugExit, "{}", stop.text);
-    let marks = marks(run);
+    let marks = marks(&run.events);
     let cpus = u32::from(config.vcpus);
     let [counted, pings, nmis, late, periods, held, ref more @ .., again] = marks[..] else { panic!("{marks:?}") };
     assert_eq!((counted, pings, nmis), (cpus * ADDS, ROUNDS << 16 | ROUNDS, 2));
@@ -521,10 +459,6 @@ fn registers_in_memory_take_the_usual_instructions() -> Result<(), Box<dyn std::
     a.mov(ebx, 0xf0u32)?;
     a.and(dword_ptr(rdi), ebx)?;
     a.mov(eax, dword_ptr(rdi))?;
-    let mark = |a: &mut CodeAssembler| -> Asm {
-        a.mov(edx, 0xe9au32)?;
-        a.out(dx, eax)
-    };
     mark(&mut a)?;
     a.add(dword_ptr(rdi), 5)?;
     a.sub(dword_ptr(rdi), 1)?;
@@ -549,6 +483,6 @@ fn registers_in_memory_take_the_usual_instructions() -> Result<(), Box<dyn std::
     let code = a.assemble(AT)?;
     let run = run_in(&config(1, 1), &kernel(elf(&code)), Run::default());
     assert_eq!(run.stop.as_ref().map(|stop| stop.kind), Some(StopKind::DebugExit), "{:?}", run.stop);
-    assert_eq!(marks(&run), [0x30, 0xc4, 0xc477, 0b111]);
+    assert_eq!(marks(&run.events), [0x30, 0xc4, 0xc477, 0b111]);
     Ok(())
 }

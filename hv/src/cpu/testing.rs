@@ -2,9 +2,12 @@
 
 use super::{Blocks, Cpu, Segment, Table, Trap, run};
 use crate::memory::Memory;
+use crate::vmx::exit::ExitInfo;
 use hv_defs::addr::Hpa;
 use hv_defs::controls::{PinBased, PrimaryControls};
 use hv_defs::x86::{AccessRights, Cr0, Cr4, Efer, Seg};
+use iced_x86::IcedError;
+use iced_x86::code_asm::CodeAssembler;
 
 /// Where the snippet is put.
 pub(crate) const CODE: u64 = 0x10_0000;
@@ -156,6 +159,39 @@ impl Machine {
         let until = self.clock + most;
         run(&mut self.cpu, &mut self.memory, &mut self.blocks, &mut self.clock, until)
     }
+
+    /// The exit that is the end of the next hundred instructions.
+    #[track_caller]
+    pub(crate) fn exit(&mut self) -> ExitInfo {
+        match self.run(100) {
+            Trap::Exit(info) => *info,
+            other => panic!("{other:x?}"),
+        }
+    }
+}
+
+/// 64-bit code to run at [`CODE`].
+pub(crate) fn assembled(f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
+    let mut a = CodeAssembler::new(64).expect("64 bits");
+    f(&mut a).expect("the snippet assembles");
+    a.assemble(CODE).expect("the snippet assembles")
+}
+
+/// The exit of code in a machine that was prepared, and the machine then.
+#[track_caller]
+pub(crate) fn exit_in(mode: Mode, prepare: impl FnOnce(&mut Machine), code: &[u8]) -> (ExitInfo, Machine) {
+    let mut machine = Machine::new(mode, code);
+    prepare(&mut machine);
+    (machine.exit(), machine)
+}
+
+/// As [`exit_in`], of 64-bit code that is assembled first.
+#[track_caller]
+pub(crate) fn exit(
+    prepare: impl FnOnce(&mut Machine),
+    f: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> (ExitInfo, Machine) {
+    exit_in(Mode::Long, prepare, &assembled(f))
 }
 
 impl Cpu {

@@ -115,7 +115,7 @@ pub(super) fn silicon<S: Silicon>(silicon: &S, plain: u32, true_: u32) -> Allowe
 }
 
 /// What silicon and L0 can do together for L1. `cr4` holds the bits that L1 may set; `shadowing` offers VMCS shadowing,
-/// which L0 emulates.
+/// which L0 can emulate where silicon does not have it.
 pub(super) fn offered<S: Silicon>(from: &S, cr4: u64, shadowing: bool) -> Capabilities {
     let pin = silicon(from, msr::VMX_PINBASED_CTLS, msr::VMX_TRUE_PINBASED_CTLS);
     let primary = silicon(from, msr::VMX_PROCBASED_CTLS, msr::VMX_TRUE_PROCBASED_CTLS);

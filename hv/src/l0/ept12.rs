@@ -6,7 +6,7 @@ use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, L2Gpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
 
-/// Read, write and execute, as the low three bits of an entry and of a qualification. Accesses that EPT permits or not.
+// Accesses that EPT permits or not: read, write and execute, as the low three bits of an entry and of a qualification.
 pub(super) const READ: u8 = 1;
 pub(super) const WRITE: u8 = 2;
 pub(super) const EXECUTE: u8 = 4;

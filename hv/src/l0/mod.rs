@@ -1,7 +1,8 @@
 //! Our nested hypervisor: it runs L1 on any [`Silicon`], and gives L1 the VMX of real hardware.
 //!
-//! [`L0::run_vcpu`] enters silicon once and handles the exit that follows. A handler gets a `Cx`, through which alone
-//! it reaches VMCSs and flushes, so that each is told to the log; it returns who handled the exit and what comes next.
+//! [`L0::run_vcpu`] enters silicon once and handles the exit that follows; [`L0::run_turn`] goes on while that concerns
+//! nobody else. A handler gets a `Cx`, through which alone it reaches VMCSs and flushes, so that each is told to the log; it
+//! returns who handled the exit and what comes next.
 //!
 //! Not here: what a device does, and when which vCPU runs. L0 opens no file, reads no clock, and decides by nothing but
 //! its configuration, what silicon answers and what the board answers.
@@ -39,7 +40,6 @@ mod shadowing;
 mod signal;
 mod start;
 mod task;
-
 mod vcpu;
 mod vmcs02;
 mod vmcs12;

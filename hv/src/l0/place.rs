@@ -27,7 +27,7 @@ impl<S: Silicon> L0<S> {
     ///
     /// # Panics
     /// When there is no such vCPU or physical CPU.
-    pub fn retire(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log) {
+    pub fn tear_down(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log) {
         self.bring(vcpu, cpu, bus, log);
         self.cx(vcpu, cpu, bus, log).give_up();
     }
@@ -115,7 +115,8 @@ impl<S: Silicon> Cx<'_, S> {
             let needed = self.flushes_as_needed();
             for vpid in self.vcpu.tagging.held() {
                 let vpids = &self.shared.vpids;
-                if if needed { vpids.is_stale(vpid, self.cpu) } else { vpids.was_on(vpid, self.cpu) } {
+                let due = if needed { vpids.is_stale(vpid, self.cpu) } else { vpids.was_on(vpid, self.cpu) };
+                if due {
                     self.invvpid(InvvpidType::Single, vpid, 0, Cause::Migration);
                 }
             }

@@ -1,6 +1,7 @@
 //! What lies in L1's memory at first, and what a refresh puts there.
 
-use super::code::{self, change};
+use super::actions::{self, change};
+use super::code;
 use super::dice::Dice;
 use super::layout::*;
 use hv::vmcs::{REVISION, SHADOW, Vmcs};
@@ -29,7 +30,7 @@ pub(crate) fn all(dice: &mut Dice, allowed: &Allowed) -> Vec<Piece> {
     let mut pieces = vec![(0x8_0000, vec![0xcc; (RAM - 0x8_0000) as usize])];
     pieces.extend(common());
     for number in 0..CHUNKS {
-        pieces.push((CODE + number * CHUNK as u64, code::chunk(dice)));
+        pieces.push((CODE + number * CHUNK as u64, actions::chunk(dice)));
     }
     // L2 sees the same from 0 on, by EPT12's small pages or large ones.
     if dice.once_in(16) {
@@ -67,7 +68,7 @@ pub(crate) fn some(dice: &mut Dice, allowed: &Allowed) -> Vec<Piece> {
     for _ in 0..1 + dice.below(8) {
         let world = dice.pick(&[0, L2]);
         match dice.below(12) {
-            0..=4 => pieces.push((world + CODE + dice.below(CHUNKS) * CHUNK as u64, code::chunk(dice))),
+            0..=4 => pieces.push((world + CODE + dice.below(CHUNKS) * CHUNK as u64, actions::chunk(dice))),
             5..=6 => pieces.push((template(dice.below(TEMPLATES)), prepared(dice, allowed).to_bytes().to_vec())),
             7 => {
                 let root = EPT12 + dice.below(4) * 0x4000;
@@ -174,7 +175,7 @@ fn msr_area(dice: &mut Dice, number: u64) -> Piece {
     for _ in 0..count {
         // Those that are good wherever they stand, more often than not.
         let (index, value) = match dice.below(400) {
-            0 => (code::msr(dice), dice.number()),
+            0 => (actions::msr(dice), dice.number()),
             _ => (dice.pick(&[0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0102]), dice.below(0x10_0000)),
         };
         let reserved = if dice.once_in(400) { dice.roll() << 32 } else { 0 };

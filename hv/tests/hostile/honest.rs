@@ -4,7 +4,7 @@
 use super::contents::{self, Piece, words};
 use super::dice::Dice;
 use super::layout::*;
-use super::{Case, Guard, code};
+use super::{Case, Guard, actions};
 use hv::l0::{L0_MEMORY, Ran};
 use hv::silicon::Silicon;
 use hv_defs::addr::Hpa;
@@ -71,7 +71,7 @@ fn memory(dice: &mut Dice, allowed: &contents::Allowed) -> (Vec<Piece>, Vec<bool
     let mut pieces = vec![(0x8_0000, vec![0xcc; (RAM - 0x8_0000) as usize])];
     let mut tables = contents::common();
     for number in 0..CHUNKS {
-        tables.push((CODE + number * CHUNK as u64, code::chunk(dice)));
+        tables.push((CODE + number * CHUNK as u64, actions::chunk(dice)));
     }
     let own: Vec<Piece> = tables.iter().map(|(at, bytes)| (L2 + at, bytes.clone())).collect();
     pieces.extend(tables);

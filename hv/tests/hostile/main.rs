@@ -2,8 +2,17 @@
 //! and physical CPUs, under every policy. L0 never panics, never maps what is not L1's, never works without end, and a run
 //! ends in a defined state.
 //!
-//! `NVMX_HOSTILE_STEPS` sets how many VM entries there are, `NVMX_HOSTILE_SEED` runs the one case of that seed.
+//! With it: a hostile L2 below an honest L1, kernels and initrds of any content, and a board that is asked for anything.
+//!
+//! | variable | is |
+//! | --- | --- |
+//! | `NVMX_HOSTILE_STEPS` | how many steps `l0_outlives_any_l1` makes, an entry and its exit each; 250,000 without it |
+//! | `NVMX_HOSTILE_FIRST` | the seed of the first of its cases, 1000 without it: the cases after it have the numbers after |
+//! | `NVMX_HOSTILE_SEED` | the seed of the one case that `one_seed` runs: a failed test names it |
+//! | `NVMX_HOSTILE_HONEST` | the first of the 24 seeds of hostile L2s below an honest L1 |
+//! | `NVMX_HOSTILE_TELL` | set to anything, with `--nocapture`, it has tests say what they met |
 
+mod actions;
 mod board;
 mod code;
 mod contents;
@@ -62,7 +71,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let test = if self.0 == SEED { "one_seed" } else { "l2_reaches" };
-            eprintln!("again: {}={} cargo test -p hv --test hostile {test}", self.0, self.1);
+            eprintln!("again: {}={} cargo test --release -p hv --test hostile {test}", self.0, self.1);
         }
     }
 }

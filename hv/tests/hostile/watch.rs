@@ -222,7 +222,8 @@ impl Watched {
         let bytes = self.soft.memory().bytes(Hpa(table), 4096).expect("memory of L0's").to_vec();
         for word in bytes.chunks_exact(8) {
             let entry = EptEntry::from_bits(u64::from_le_bytes(word.try_into().expect("8 bytes")));
-            if !entry.present() {
+            // Under mode-based execute control one that permits fetches from user-mode addresses alone is present too.
+            if !entry.present_in(true) {
                 continue;
             }
             if level == 1 || entry.large() {

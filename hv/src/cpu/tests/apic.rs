@@ -1,8 +1,7 @@
 //! The virtual APIC: which accesses are virtualized, what comes of writes, and when virtual interrupts are delivered.
 
-use crate::cpu::testing::{CODE, Machine, Mode, STACK};
+use crate::cpu::testing::{CODE, Machine, Mode, STACK, assembled};
 use crate::cpu::{Trap, Vectors};
-use crate::vmx::exit::ExitInfo;
 use hv_defs::addr::Hpa;
 use hv_defs::controls::{ActivityState, ExitControls, PinBased, PrimaryControls as P, SecondaryControls as S};
 use hv_defs::exit::{ApicAccess, Reason};
@@ -24,10 +23,7 @@ type Code = Result<(), IcedError>;
 
 /// A machine under TPR shadow and these controls; interrupts are taken at [`HANDLER`].
 fn machine(controls: S, f: impl Fn(&mut CodeAssembler) -> Code) -> Machine {
-    let mut a = CodeAssembler::new(64).expect("64 bits");
-    f(&mut a).expect("the snippet assembles");
-    let code = a.assemble(CODE).expect("the snippet assembles");
-    let mut machine = Machine::new(Mode::Long, &code);
+    let mut machine = Machine::new(Mode::Long, &assembled(f));
     let m = &mut machine;
     m.cpu.controls.primary |= P::TPR_SHADOW | P::MSR_BITMAPS;
     m.cpu.controls.msr_bitmap = Hpa(0x3f_0000);
@@ -43,16 +39,9 @@ fn machine(controls: S, f: impl Fn(&mut CodeAssembler) -> Code) -> Machine {
     machine
 }
 
-fn exit(machine: &mut Machine) -> ExitInfo {
-    match machine.run(100) {
-        Trap::Exit(info) => *info,
-        other => panic!("{other:x?}"),
-    }
-}
-
 /// What came of it: the reason, the qualification and RIP's distance from the code.
 fn outcome(machine: &mut Machine) -> (Reason, u64, u64) {
-    let info = exit(machine);
+    let info = machine.exit();
     (info.reason.reason(), info.qualification, machine.cpu.rip.wrapping_sub(CODE))
 }
 
@@ -82,7 +71,7 @@ fn check_read(controls: S, offset: u16, virtualized: bool) {
         a.hlt()
     });
     set(&mut m, offset.into(), 0x1234_5678);
-    let info = exit(&mut m);
+    let info = m.exit();
     if virtualized {
         assert_eq!((info.reason.reason(), m.cpu.regs.gpr[2]), (Reason::HLT, 0x1234_5678), "{controls:?} {offset:#x}");
     } else {
@@ -128,7 +117,7 @@ fn an_event_s_own_access_is_told_of_as_such() {
     let mut m = machine(BOTH, |a| a.int3());
     m.gate64(3, 14, HANDLER, 0);
     m.cpu.regs.gpr[4] = ACCESS + 0x90;
-    let info = exit(&mut m);
+    let info = m.exit();
     assert_eq!((info.reason.reason(), info.qualification), (Reason::APIC_ACCESS, access(0x88, 3)));
     assert_eq!((info.idt_info.valid(), info.idt_info.vector(), info.length), (true, 3, 1));
 }
@@ -140,7 +129,7 @@ fn check_write(controls: S, offset: u16, value: u32, left: u32, follows: Reason,
         a.mov(dword_ptr(ACCESS + u64::from(offset)), value)?;
         a.hlt()
     });
-    let info = exit(&mut m);
+    let info = m.exit();
     assert_eq!((info.reason.reason(), info.qualification), (follows, qualification), "{offset:#x} {value:#x}");
     assert_eq!(register(&m, offset.into()), left, "{offset:#x} {value:#x}");
     assert_eq!(m.cpu.rip, CODE + 11, "what follows a write comes behind it");
@@ -245,7 +234,7 @@ fn request(m: &mut Machine, vector: u8) {
 /// Whether the interrupt was taken before the code's HLT.
 #[track_caller]
 fn check_taken(mut m: Machine, taken: bool) -> Machine {
-    let info = exit(&mut m);
+    let info = m.exit();
     assert_eq!(info.reason.reason(), Reason::HLT);
     assert_eq!(m.cpu.rip == HANDLER, taken, "at {:#x}", m.cpu.rip);
     m
@@ -374,7 +363,7 @@ fn check_rdmsr(controls: S, number: u64, expected: Option<u64>) {
     m.cpu.controls.exception_bitmap = 1 << 13;
     m.memory.write(Hpa(VIRTUAL + (number << 4)), 0x1111_2222_3333_4444u64);
     m.cpu.regs.gpr[1] = 0x800 + number;
-    let info = exit(&mut m);
+    let info = m.exit();
     let got = match info.reason.reason() {
         Reason::HLT => Some(m.cpu.regs.gpr[2] << 32 | m.cpu.regs.gpr[0]),
         Reason::EXCEPTION_NMI => None,
@@ -474,7 +463,7 @@ fn a_notification_takes_posted_interrupts_in() {
 fn other_interrupts_exit_and_are_acknowledged() {
     let mut m = posting(&[0x51]);
     m.cpu.interrupts.add(0xf1);
-    let info = exit(&mut m);
+    let info = m.exit();
     let vector = (info.intr_info.valid(), info.intr_info.vector());
     assert_eq!((info.reason.reason(), vector), (Reason::EXTERNAL_INTERRUPT, (true, 0xf1)));
     assert_eq!((m.cpu.interrupts, m.memory.read::<u8>(Hpa(DESCRIPTOR + 32))), (Vectors::default(), 3));
@@ -482,12 +471,12 @@ fn other_interrupts_exit_and_are_acknowledged() {
     let mut m = posting(&[0x51]);
     m.cpu.controls.pin -= PinBased::POSTED_INTERRUPTS;
     m.cpu.interrupts.add(0xf2);
-    assert_eq!(exit(&mut m).intr_info.vector(), 0xf2);
+    assert_eq!(m.exit().intr_info.vector(), 0xf2);
     // It waits where it is not acknowledged.
     let mut m = posting(&[0x51]);
     m.cpu.controls.exit -= ExitControls::ACKNOWLEDGE_INTERRUPT;
     m.cpu.interrupts.add(0xf1);
-    assert!(!exit(&mut m).intr_info.valid() && !m.cpu.interrupts.is_empty());
+    assert!(!m.exit().intr_info.valid() && !m.cpu.interrupts.is_empty());
 }
 
 #[test]
@@ -495,7 +484,7 @@ fn a_delivery_that_exits_tells_of_the_interrupt() {
     let mut m = requesting(0x51, 0, |a| a.hlt());
     m.cpu.controls.exception_bitmap = 1 << 13;
     m.gate64(0x51, 0, HANDLER, 0);
-    let info = exit(&mut m);
+    let info = m.exit();
     assert_eq!((info.reason.reason(), info.intr_info.vector()), (Reason::EXCEPTION_NMI, 13));
     assert_eq!((info.idt_info.valid(), info.idt_info.vector()), (true, 0x51));
     assert_eq!((m.cpu.svi, m.cpu.rvi, m.cpu.regs.gpr[4]), (0x51, 0, STACK));

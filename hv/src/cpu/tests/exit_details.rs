@@ -1,8 +1,7 @@
 //! What exits say of instructions with operands, and what they leave of the guest's state.
 
-use crate::cpu::testing::{CODE, Machine, Mode};
+use crate::cpu::testing::{CODE, Machine, Mode, exit, exit_in};
 use crate::cpu::{Trap, inject};
-use crate::vmx::exit::ExitInfo;
 use hv_defs::addr::Hpa;
 use hv_defs::controls::{PrimaryControls as P, SecondaryControls as S};
 use hv_defs::exit::{CrAccess, CrAccessKind, DrAccess, EventType, InstructionInfo, InterruptionInfo, IoAccess, Reason};
@@ -35,24 +34,6 @@ fn all(machine: &mut Machine) {
     controls.cr0_mask = 0xf;
     controls.cr0_shadow = 0x9;
     controls.xss_bitmap = u64::MAX;
-}
-
-fn exit_in(mode: Mode, prepare: impl Fn(&mut Machine), code: &[u8]) -> (ExitInfo, Machine) {
-    let mut machine = Machine::new(mode, code);
-    prepare(&mut machine);
-    match machine.run(100) {
-        Trap::Exit(info) => (*info, machine),
-        other => panic!("{other:x?}"),
-    }
-}
-
-fn exit(
-    prepare: impl Fn(&mut Machine),
-    f: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>,
-) -> (ExitInfo, Machine) {
-    let mut a = CodeAssembler::new(64).expect("64 bits");
-    f(&mut a).expect("the snippet assembles");
-    exit_in(Mode::Long, prepare, &a.assemble(CODE).expect("the snippet assembles"))
 }
 
 /// The reason, the qualification, the length and the instruction information of an exit with every control on.
@@ -192,7 +173,7 @@ fn software_events_tell_their_length_and_their_kind() {
 
 #[test]
 fn in_real_mode_no_exception_has_an_error_code() {
-    // lgdt with a register is #UD; a far beyond the limit is #GP.
+    // MOV from an address beyond the segment's limit: #GP.
     let code = [0x66, 0x67, 0xa1, 0, 0, 1, 0];
     let (info, _) = exit_in(Mode::Real, |m| m.cpu.controls.exception_bitmap = 1 << 13, &code);
     assert_eq!((info.intr_info.vector(), info.intr_info.has_error_code()), (13, false));
@@ -293,6 +274,6 @@ fn a_monitor_trap_follows_delivery() {
     machine.gate64(6, 14, CODE + 4, 0);
     machine.cpu.controls.primary |= P::MONITOR_TRAP_FLAG;
     inject(&mut machine.cpu, &mut machine.memory, InterruptionInfo::from(0x8000_0306), 0, 0).unwrap();
-    let Trap::Exit(info) = machine.run(100) else { panic!() };
+    let info = machine.exit();
     assert_eq!((info.reason.reason(), machine.cpu.rip), (Reason::MONITOR_TRAP_FLAG, CODE + 4));
 }

@@ -1,28 +1,11 @@
 //! Who exits, and what the exit says.
 
-use crate::cpu::Trap;
-use crate::cpu::testing::{CODE, Machine, Mode};
-use crate::vmx::exit::ExitInfo;
+use crate::cpu::testing::{CODE, Machine, exit};
 use hv_defs::addr::Hpa;
 use hv_defs::controls::{PrimaryControls as P, SecondaryControls as S};
 use hv_defs::exit::{EventType, InstructionInfo, IoAccess, Reason};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-
-fn exit(
-    prepare: impl Fn(&mut Machine),
-    f: impl Fn(&mut CodeAssembler) -> Result<(), IcedError>,
-) -> (ExitInfo, Machine) {
-    let mut a = CodeAssembler::new(64).expect("64 bits");
-    f(&mut a).expect("the snippet assembles");
-    let code = a.assemble(CODE).expect("the snippet assembles");
-    let mut machine = Machine::new(Mode::Long, &code);
-    prepare(&mut machine);
-    match machine.run(100) {
-        Trap::Exit(info) => (*info, machine),
-        other => panic!("{other:x?}"),
-    }
-}
 
 /// The reason, the qualification, the instruction's length and information.
 #[track_caller]

@@ -96,18 +96,6 @@ fn nmis_that_an_iret_unblocked_are_blocked_again_where_l0_lets_it_run_again() {
 }
 
 #[test]
-fn an_exception_that_l0_raises_in_real_mode_has_no_error_code() {
-    for (cr0, has) in [(0x8000_0031, true), (0x30, false)] {
-        let mut bench = Bench::preset("mapped");
-        bench.set_l1(vmcs::GUEST_CR0, cr0);
-        *bench.gpr(1) = 0x1234_5678;
-        bench.exits(Reason::RDMSR, &[]);
-        let info = bench.now(vmcs::ENTRY_INTERRUPTION_INFO);
-        assert_eq!((info.valid(), info.vector(), info.has_error_code()), (true, 13, has));
-    }
-}
-
-#[test]
 fn the_preemption_timer_ends_a_halt_of_l2_s() {
     let mut bench = Bench::with_l2(Policy::default());
     let pin = PinBased::from_bits_retain(0x16) | PinBased::PREEMPTION_TIMER;
@@ -136,10 +124,10 @@ fn what_comes_with_the_entry_ends_a_halt() {
         assert_eq!(bench.launch(), Flags::SUCCEED, "{name}");
         assert_eq!(bench.exits(Reason::EXTERNAL_INTERRUPT, &[]) == Ran::Halted, waits, "{name}");
     };
-    let window = |bench: &mut Bench| {
+    fn window(bench: &mut Bench) {
         let primary = bench.vmread(vmcs::PRIMARY_CONTROLS);
         bench.vmwrite(vmcs::PRIMARY_CONTROLS, primary | PrimaryControls::INTERRUPT_WINDOW_EXITING);
-    };
+    }
     check("nothing", |_| (), true);
     check(
         "an interrupt",
@@ -154,8 +142,7 @@ fn what_comes_with_the_entry_ends_a_halt() {
     check(
         "a window that is open",
         |bench| {
-            let primary = bench.vmread(vmcs::PRIMARY_CONTROLS);
-            bench.vmwrite(vmcs::PRIMARY_CONTROLS, primary | PrimaryControls::INTERRUPT_WINDOW_EXITING);
+            window(bench);
             bench.vmwrite(vmcs::GUEST_RFLAGS, 0x202);
         },
         false,
@@ -366,7 +353,7 @@ fn what_l1_asks_of_exceptions_and_cr3_is_what_silicon_is_asked() {
 
 #[test]
 fn an_exit_in_delivery_tells_l1_of_the_event() {
-    // An exit, and whether the length of a software event is told of with it.
+    // An exit in the delivery of a page fault, and fields that go with it.
     let check = |reason: Reason, more: &[(hv_defs::vmcs::VmcsField, u64)]| {
         let mut bench = Bench::with_l2(Policy::default());
         bench.vmwrite(vmcs::EXCEPTION_BITMAP, u32::MAX);

@@ -372,7 +372,7 @@ fn a_vcpu_that_ends_frees_every_vpid_once() {
             for again in [false, true] {
                 bench.log.events.clear();
                 let (l0, bus, log) = (&mut bench.l0, &mut bench.bus, &mut bench.log);
-                l0.retire(0, 0, bus, log);
+                l0.tear_down(0, 0, bus, log);
                 let freed = bench.log.events.iter().filter_map(|event| mapping(event, VpidOp::Free));
                 let freed: Vec<u16> = freed.collect();
                 assert_eq!(freed, if again { &[][..] } else { &given }, "{} again={again}", preset.name);
