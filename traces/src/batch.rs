@@ -11,6 +11,8 @@ const BLOCK_EVENTS: usize = 1 << 15;
 /// A block that spans so many instructions ends too, so that a machine that is killed loses a second or so: it is what the
 /// software CPU does in one.
 const BLOCK_INSTRUCTIONS: u64 = 1 << 26;
+/// Rows that are turned into columns together: so few that the first-level cache holds them.
+const TILE: usize = 256;
 /// Texts are for what is rare.
 const BLOCK_TEXTS: usize = 256;
 
@@ -141,9 +143,11 @@ impl Encoder {
     fn table(&mut self, kind: Kind, rows: &[u64]) -> TableOut<'static> {
         let width = kind.columns().len();
         let mut values: Vec<Vec<u64>> = (0..width).map(|_| self.columns.pop().unwrap_or_default()).collect();
-        for (at, column) in values.iter_mut().enumerate() {
-            column.clear();
-            column.extend(rows.chunks_exact(width).map(|row| row[at]));
+        values.iter_mut().for_each(Vec::clear);
+        for tile in rows.chunks(TILE * width) {
+            for (at, column) in values.iter_mut().enumerate() {
+                column.extend(tile.chunks_exact(width).map(|row| row[at]));
+            }
         }
         let mut coded = Vec::with_capacity(width);
         for (of, own) in kind.columns().iter().zip(&values) {

@@ -59,6 +59,17 @@ struct Table {
     columns: Vec<Column>,
 }
 
+/// An event as it is stored: what there is of one that this program does not know, or not all of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// When and where.
+    pub at: Stamp,
+    /// The name of its kind's table.
+    pub table: String,
+    /// Its columns by name. Those of [`Kind::columns`] come first, in its order.
+    pub columns: Vec<(String, u64)>,
+}
+
 /// A block in memory: the events of a stretch of the trace, by columns.
 #[derive(Debug)]
 pub struct Block {
@@ -191,6 +202,13 @@ impl Block {
         let what = What::from_row(kind, &row[..kind.columns().len()], &self.texts);
         let what = what.ok_or_else(|| Refused::OutOfRange(self.first + place as u64, table.name.clone()))?;
         Ok(Event { at: self.stamps[place], what })
+    }
+
+    /// The event at a place in the block, which must have been read whole, as it is stored.
+    pub(crate) fn stored(&self, place: usize) -> Stored {
+        let (table, row) = (&self.tables[usize::from(self.order[place])], self.rows[place] as usize);
+        let columns = table.columns.iter().map(|column| (column.name.clone(), column.values[row])).collect();
+        Stored { at: self.stamps[place], table: table.name.clone(), columns }
     }
 
     /// Whether the event at a place is `event`, as far as that can be told by its numbers: an event with a text is none.

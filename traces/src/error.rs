@@ -69,8 +69,9 @@ pub enum Error {
         /// How many blocks the trace has.
         blocks: usize,
     },
-    /// The event is of a kind that a newer minor version added.
-    #[error("event {event} is of the kind '{table}', which this program does not know")]
+    /// The event is of a kind that a newer minor version added, or has a word that it added.
+    /// [`Reader::stored`](crate::Reader::stored) has its numbers.
+    #[error("event {event} of the kind '{table}' is newer than this program")]
     NewerKind {
         /// The event's number.
         event: u64,

@@ -1,6 +1,6 @@
 //! Reading a trace: by its index, or by a scan where there is none.
 
-use crate::block::{self, Block, Refused, Rows};
+use crate::block::{self, Block, Refused, Rows, Stored};
 use crate::error::Error;
 use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
@@ -32,10 +32,16 @@ pub struct Reader {
     counts: Option<Vec<(String, Vec<u32>)>>,
     truncated: bool,
     cache: Mutex<Vec<(usize, Arc<Block>)>>,
+    messages: Mutex<Vec<(usize, Message)>>,
 }
+
+/// A block's message, decompressed.
+type Message = Arc<Vec<wire::Word>>;
 
 /// Decoded blocks kept: where one reads and where one looks aside.
 const CACHED: usize = 3;
+/// Messages kept, for readers that take one table after another: one for each of a few threads.
+const MESSAGES: usize = 2;
 
 impl Reader {
     /// Opens the trace in a file.
@@ -64,7 +70,7 @@ impl Reader {
                 (scan.blocks, None, !all)
             }
         };
-        Ok(Self { source, header, blocks, counts, truncated, cache: Mutex::default() })
+        Ok(Self { source, header, blocks, counts, truncated, cache: Mutex::default(), messages: Mutex::default() })
     }
 
     /// The header.
@@ -135,6 +141,12 @@ impl Reader {
         self.event_in(number, &*self.block(number)?, event)
     }
 
+    /// The event of that number as it is stored, for kinds and columns that a newer minor version added.
+    pub fn stored(&self, event: u64) -> Result<Stored, Error> {
+        let block = self.block(self.block_of(event)?)?;
+        Ok(block.stored((event - block.first()) as usize))
+    }
+
     /// The events from number `from` on. The iterator ends at the trace's end, and after an error; an event of a kind
     /// that this program does not know is an error that it goes on after.
     pub fn events(&self, from: u64) -> Events<'_> {
@@ -169,12 +181,38 @@ impl Reader {
 
     /// As [`Reader::block_columns`], with only the columns that are named.
     pub fn block_columns_of(&self, block: usize, kind: Kind, columns: &[&str]) -> Result<Rows, Error> {
-        self.read_block(block, |words, head| block::read_rows(words, head, kind.name(), Some(columns)))
+        self.read_rows(block, kind.name(), Some(columns))
     }
 
     /// The rows of one table in one block by the table's name, for tables that a newer version added.
     pub fn block_table(&self, block: usize, table: &str) -> Result<Rows, Error> {
-        self.read_block(block, |words, head| block::read_rows(words, head, table, None))
+        self.read_rows(block, table, None)
+    }
+
+    /// The rows of a table. The block's message is kept, since who reads one table is like to read another.
+    fn read_rows(&self, number: usize, table: &str, columns: Option<&[&str]>) -> Result<Rows, Error> {
+        let kept = |messages: &Vec<(usize, Message)>| {
+            messages.iter().find(|(other, _)| *other == number).map(|(_, message)| message.clone())
+        };
+        let found = kept(&self.messages.lock().unwrap_or_else(PoisonError::into_inner));
+        let message = match found {
+            Some(found) => found,
+            None => {
+                let read = Arc::new(self.message(number)?);
+                let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+                if messages.len() >= MESSAGES {
+                    messages.remove(0);
+                }
+                messages.push((number, read.clone()));
+                read
+            }
+        };
+        let block = &self.blocks[number];
+        block::read_rows(&message, (block.first, block.events), table, columns).map_err(|why| Error::Block {
+            block: number,
+            offset: block.offset,
+            why,
+        })
     }
 
     /// Whether the index was read, rather than rebuilt.
@@ -197,8 +235,19 @@ impl Reader {
     fn read_block<T>(
         &self,
         number: usize,
-        read: impl FnOnce(&[crate::wire::Word], (u64, u32)) -> Result<T, String>,
+        read: impl FnOnce(&[wire::Word], (u64, u32)) -> Result<T, String>,
     ) -> Result<T, Error> {
+        let words = self.message(number)?;
+        let block = &self.blocks[number];
+        read(&words, (block.first, block.events)).map_err(|why| Error::Block {
+            block: number,
+            offset: block.offset,
+            why,
+        })
+    }
+
+    /// A block's message, whose frame is as the index says.
+    fn message(&self, number: usize) -> Result<Vec<wire::Word>, Error> {
         let block = self.blocks.get(number).ok_or(Error::NoBlock { block: number, blocks: self.blocks.len() })?;
         let damaged = |why: String| Error::Block { block: number, offset: block.offset, why };
         let head = read_head(&self.source, block.offset)?.ok_or_else(|| damaged("its frame is damaged".into()))?;
@@ -207,14 +256,15 @@ impl Reader {
             return Err(damaged("its frame is not the one that the index tells of".into()));
         }
         let stored = self.source.take(block.offset + HEAD as u64, head.stored as usize)?;
-        let words = frame::unpack(&head, &stored).map_err(damaged)?;
-        read(&words, (head.first, head.events)).map_err(damaged)
+        frame::unpack(&head, &stored).map_err(damaged)
     }
 
     fn event_in(&self, number: usize, block: &Block, event: u64) -> Result<Event, Error> {
         let place = (event - block.first()) as usize;
         block.event(place).map_err(|refused| match refused {
             Refused::NewerKind(table) => Error::NewerKind { event, table },
+            // A newer version may have more words in a list.
+            Refused::OutOfRange(_, table) if self.header.version > crate::VERSION => Error::NewerKind { event, table },
             Refused::OutOfRange(event, table) => Error::Block {
                 block: number,
                 offset: self.blocks[number].offset,

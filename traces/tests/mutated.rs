@@ -1,6 +1,10 @@
 //! Messages that are wrong within, under checksums that are right: what a hostile writer would make. A reader says what
 //! is wrong, or reads what is there; it does not panic, hang or take much memory.
 
+#[path = "common/frames.rs"]
+mod frames;
+
+use frames::{file, frames, u32_at};
 use hv_defs::event::Kind;
 use std::path::Path;
 use traces::Reader;
@@ -19,52 +23,6 @@ impl Random {
     fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
-}
-
-/// A frame: the first 28 bytes of its head, and its message.
-struct Frame {
-    head: Vec<u8>,
-    message: Vec<u8>,
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> usize {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes")) as usize
-}
-
-fn frames(bytes: &[u8]) -> Vec<Frame> {
-    let (mut frames, mut at) = (Vec::new(), 16);
-    while at + 32 < bytes.len() {
-        let (stored, length) = (u32_at(bytes, at + 4), u32_at(bytes, at + 8));
-        let body = &bytes[at + 32..at + 32 + stored];
-        let message =
-            if stored == length { body.to_vec() } else { zstd::bulk::decompress(body, length).expect("zstd") };
-        frames.push(Frame { head: bytes[at..at + 28].to_vec(), message });
-        at += 32 + stored;
-    }
-    frames
-}
-
-/// The file of these frames, with right lengths and checksums.
-fn file(frames: &[Frame]) -> Vec<u8> {
-    let mut bytes = b"\x89NVMX\r\n\n\x01\x00\x00\x00".to_vec();
-    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
-    let mut index = 0;
-    for frame in frames {
-        index = bytes.len() as u64;
-        let stored = zstd::bulk::compress(&frame.message, 1).expect("zstd");
-        let mut head = frame.head.clone();
-        head[4..8].copy_from_slice(&(stored.len() as u32).to_le_bytes());
-        head[8..12].copy_from_slice(&(frame.message.len() as u32).to_le_bytes());
-        head[24..28].copy_from_slice(&crc32fast::hash(&stored).to_le_bytes());
-        let crc = crc32fast::hash(&head);
-        bytes.extend(head.into_iter().chain(crc.to_le_bytes()).chain(stored));
-    }
-    let events = frames.iter().map(|frame| u32_at(&frame.head, 12) as u64).sum::<u64>();
-    let mut trailer = b"NVMXEND\n".to_vec();
-    trailer.extend(index.to_le_bytes().into_iter().chain(events.to_le_bytes()).chain([0; 4]));
-    let crc = crc32fast::hash(&trailer);
-    bytes.extend(trailer.into_iter().chain(crc.to_le_bytes()));
-    bytes
 }
 
 /// Does all that a reader can do. Returns whether anything was found to be wrong.

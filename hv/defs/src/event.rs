@@ -97,6 +97,7 @@ words! {
 
 impl What {
     /// Its kind.
+    #[inline]
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Exit(_) => Kind::Exit,
