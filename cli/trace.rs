@@ -4,13 +4,13 @@ use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, bytes, count, of};
 use super::words::{DiffArgs, DumpArgs, InfoArgs, VerifyArgs};
 use hv_defs::config::{Config, Guest};
-use hv_defs::event::{Event, Kind};
+use hv_defs::event::{Event, Kind, Stamp};
 use hv_defs::fields::{Value, compare};
 use serde_json::{Map, json};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use traces::{Error, Reader};
+use traces::{Error, Reader, Stored};
 
 /// Opens a trace. A cut one is opened up to its last whole block, with a note.
 pub fn open(path: &Path, print: &Print) -> Result<Reader> {
@@ -62,23 +62,37 @@ pub fn dump(args: &DumpArgs, print: &Print) -> Result<Status> {
     }
     let mut out = print.out();
     let mut left = args.count.unwrap_or(u64::MAX);
+    let newer = reader.header().version > traces::VERSION;
     for (number, event) in (args.from..).zip(reader.events(args.from)) {
         if left == 0 {
             break;
         }
-        let event = event.map_err(|error| {
-            // What was read goes out before the error does.
-            let _ = out.flush();
-            unreadable(path, error)
-        })?;
-        if !args.kind.is_empty() && !args.kind.contains(&event.what.kind()) {
+        let event = match event {
+            Ok(event) => Some(event),
+            Err(Error::NewerKind { .. }) => None,
+            Err(error) => {
+                // What was read goes out before the error does.
+                let _ = out.flush();
+                return Err(unreadable(path, error));
+            }
+        };
+        let kind = event.as_ref().map(|event| event.what.kind());
+        if !args.kind.is_empty() && kind.is_none_or(|kind| !args.kind.contains(&kind)) {
             continue;
         }
         left -= 1;
+        let stored = match newer || event.is_none() {
+            true => Some(reader.stored(number).map_err(|error| unreadable(path, error))?),
+            false => None,
+        };
         if args.json {
-            writeln!(out, "{}", json_of(number, &event))?;
+            let mut object = event.map_or_else(Map::new, |event| json_of(number, &event));
+            stored.iter().for_each(|stored| add_stored(number, stored, &mut object));
+            writeln!(out, "{}", serde_json::Value::from(object))?;
         } else {
-            writeln!(out, "{}", line_of(number, &event))?;
+            let mut line = event.map_or_else(String::new, |event| line_of(number, &event));
+            stored.iter().for_each(|stored| write_stored(number, stored, &mut line));
+            writeln!(out, "{line}")?;
         }
     }
     out.flush()?;
@@ -87,23 +101,57 @@ pub fn dump(args: &DumpArgs, print: &Print) -> Result<Status> {
 
 /// An event in one line, for a reader.
 pub fn line_of(number: u64, event: &Event) -> String {
-    let at = &event.at;
-    let mut line =
-        format!("{number:>8} {:>12} {}/{} {:<9}", at.instruction, at.vcpu, at.pcpu, event.what.kind().name());
+    let mut line = beginning(number, &event.at, event.what.kind().name());
     for (field, value) in event.values().filter(|(_, value)| *value != Value::None) {
         line.push_str(&format!(" {}={value}", field.name));
     }
     line
 }
 
-/// An event as an object: addresses and bits are strings in hexadecimal, for JSON's numbers end at 53 bits.
-fn json_of(number: u64, event: &Event) -> serde_json::Value {
+fn beginning(number: u64, at: &Stamp, kind: &str) -> String {
+    format!("{number:>8} {:>12} {}/{} {kind:<9}", at.instruction, at.vcpu, at.pcpu)
+}
+
+/// The columns of an event that a newer version of the format added: all, if it added the kind.
+fn newer_columns(stored: &Stored) -> impl Iterator<Item = (&str, u64)> {
+    let known = Kind::by_name(&stored.table).map_or(&[][..], Kind::columns);
+    let newer = move |name: &str| known.iter().all(|column| column.name != name);
+    stored.columns.iter().map(|(name, value)| (&name[..], *value)).filter(move |(name, _)| newer(name))
+}
+
+/// Adds to an event's line what a newer version of the format has of it. An empty line is an event that is not known.
+fn write_stored(number: u64, stored: &Stored, line: &mut String) {
+    if line.is_empty() {
+        *line = beginning(number, &stored.at, &stored.table);
+        stored.columns.iter().for_each(|(name, value)| line.push_str(&format!(" {name}={value}")));
+    } else {
+        newer_columns(stored).for_each(|(name, value)| line.push_str(&format!(" {name}={value}")));
+    }
+}
+
+/// As [`write_stored`], to an event's object.
+fn add_stored(number: u64, stored: &Stored, object: &mut Map<String, serde_json::Value>) {
+    if object.is_empty() {
+        *object = json_beginning(number, &stored.at, &stored.table);
+        object.extend(stored.columns.iter().map(|(name, value)| (name.clone(), (*value).into())));
+    } else {
+        object.extend(newer_columns(stored).map(|(name, value)| (name.to_owned(), value.into())));
+    }
+}
+
+fn json_beginning(number: u64, at: &Stamp, kind: &str) -> Map<String, serde_json::Value> {
     let mut object = Map::new();
     object.insert("event".into(), number.into());
-    object.insert("instruction".into(), event.at.instruction.into());
-    object.insert("vcpu".into(), event.at.vcpu.into());
-    object.insert("pcpu".into(), event.at.pcpu.into());
-    object.insert("kind".into(), event.what.kind().name().into());
+    object.insert("instruction".into(), at.instruction.into());
+    object.insert("vcpu".into(), at.vcpu.into());
+    object.insert("pcpu".into(), at.pcpu.into());
+    object.insert("kind".into(), kind.into());
+    object
+}
+
+/// An event as an object: addresses and bits are strings in hexadecimal, for JSON's numbers end at 53 bits.
+fn json_of(number: u64, event: &Event) -> Map<String, serde_json::Value> {
+    let mut object = json_beginning(number, &event.at, event.what.kind().name());
     for (field, value) in event.values() {
         let value = match value {
             Value::None => serde_json::Value::Null,
@@ -114,7 +162,7 @@ fn json_of(number: u64, event: &Event) -> serde_json::Value {
         };
         object.insert(field.name.into(), value);
     }
-    object.into()
+    object
 }
 
 /// `nvmx info`.
@@ -125,7 +173,7 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
     let header = reader.header();
     let counts = reader.counts().map_err(|error| unreadable(path, error))?;
     let last = match reader.len().checked_sub(1) {
-        Some(last) => reader.event(last).map_err(|error| unreadable(path, error))?.at.instruction,
+        Some(last) => reader.stored(last).map_err(|error| unreadable(path, error))?.at.instruction,
         None => 0,
     };
     let (major, minor) = header.version;

@@ -6,7 +6,7 @@ use common::{folder, line, nvmx, record, word};
 use hv_defs::event::{Actor, Event, VmcsOp, What};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Runs `words` and wants that status and one line on stderr with all of `says` in it.
 #[track_caller]
@@ -190,6 +190,53 @@ fn a_truncated_trace_is_read_up_to_its_last_whole_block() {
     fs::write(&cut, &bytes[..40]).unwrap();
     check(&["info", word(&cut)], 2, &["ends within its header"]);
     check(&["verify", word(&cut)], 2, &["ends within its header"]);
+}
+
+#[test]
+fn a_recording_that_is_killed_is_read_up_to_its_last_whole_block() {
+    let folder = folder("killed");
+    let whole = record(&folder, "whole.nvmx", "pool-thrash", "--policy mapped --pool 4");
+    let all = events(&whole);
+    let ends: Vec<u64> = {
+        let reader = traces::Reader::open(&whole).unwrap();
+        reader.blocks().iter().map(|block| block.offset + block.bytes).collect()
+    };
+    let killed = folder.join("killed.nvmx");
+    for target in [0, 1, ends[0], ends[ends.len() / 2], *ends.last().unwrap()] {
+        let _ = fs::remove_file(&killed);
+        let words = ["record", "pool-thrash", "--policy", "mapped", "--pool", "4", "-o", word(&killed)];
+        let mut child = common::command().args(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let length = || fs::metadata(&killed).map_or(0, |about| about.len());
+        while length() < target && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        // It may have come further, or to its end, before it was hit.
+        let whole_blocks = ends.iter().filter(|&&end| end <= length()).count();
+        match traces::Reader::open(&killed) {
+            Ok(reader) => {
+                assert_eq!(reader.blocks().len(), whole_blocks);
+                let left = events(&killed);
+                assert_eq!((left.len() as u64, &left[..]), (reader.len(), &all[..left.len()]));
+            }
+            Err(error) => assert!(target <= 1 && length() < ends[0], "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_newer_minor_version_is_read() {
+    let folder = folder("minor");
+    let file = record(&folder, "minor.nvmx", "demo", "");
+    let said = events(&file);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[10..12].copy_from_slice(&99u16.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..12]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&file, bytes).unwrap();
+    assert_eq!(events(&file), said);
+    assert_eq!(nvmx(&["info", "--json", word(&file)]).expect(0).json()["format"], "1.99");
 }
 
 #[test]
