@@ -9,6 +9,7 @@ pub mod words;
 
 mod console;
 mod demo;
+mod import;
 mod manual;
 mod record;
 mod replay;
@@ -52,6 +53,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Dump(args) => trace::dump(&args, print),
         Command::Info(args) => trace::info(&args, print),
         Command::Verify(args) => trace::verify(&args, print),
+        Command::Import(args) => import::import(&args, print),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

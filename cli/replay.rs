@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     let path = &args.trace.trace;
     let reader = open(path, print)?;
+    if let Some(origin) = &reader.header().origin {
+        let why = format!("it was imported from {}, and nothing says what machine to run again", origin.source);
+        let what = format!("cannot replay {}", path.display());
+        return Err(Failure::new(Status::Usage, what, why, "`nvmx dump`, `query`, `report` and `tui` read it"));
+    }
     if args.to.is_some_and(|to| to >= reader.len()) {
         let what = format!("cannot replay {} to event {}", path.display(), args.to.unwrap_or_default());
         let why = format!("it has {}", of(reader.len(), "event"));

@@ -3,14 +3,14 @@
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, bytes, count, of};
 use super::words::{DiffArgs, DumpArgs, InfoArgs, VerifyArgs};
-use hv_defs::config::{Config, Guest};
+use hv_defs::config::{Clock, Config, Guest};
 use hv_defs::event::{Event, Kind, Stamp};
 use hv_defs::fields::{Value, compare};
 use serde_json::{Map, json};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use traces::{Error, Reader, Stored};
+use traces::{Error, Header, Reader, Stored};
 
 /// Opens a trace. A cut one is opened up to its last whole block, with a note.
 pub fn open(path: &Path, print: &Print) -> Result<Reader> {
@@ -198,6 +198,10 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
             "blocks": reader.blocks().len(),
             "instructions": last,
             "counts": kinds,
+            "clock": header.clock().name(),
+            "origin": header.origin.as_ref().map(|origin| {
+                json!({ "source": origin.source, "name": origin.name, "note": origin.note })
+            }),
             "config": config_json(&header.config),
             "images": images,
         });
@@ -215,6 +219,39 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
     if reader.truncated() {
         writeln!(out, "              cut short: this is up to the last whole block")?;
     }
+    match &header.origin {
+        Some(origin) => {
+            let note = if origin.note.is_empty() { String::new() } else { format!(": {}", origin.note) };
+            writeln!(out, "imported      {}, from {}{note}", origin.name, origin.source)?;
+        }
+        None => machine(&mut out, header)?,
+    }
+    writeln!(
+        out,
+        "length        {} in {}, {}",
+        of(reader.len(), "event"),
+        of(reader.blocks().len() as u64, "block"),
+        duration(last, header.clock())
+    )?;
+    for (kind, n) in &counts {
+        writeln!(out, "  {kind:<11} {:>12}", count(*n))?;
+    }
+    out.flush()?;
+    Ok(Status::Done)
+}
+
+/// What the stamps of a trace come to.
+fn duration(last: u64, clock: Clock) -> String {
+    match clock {
+        Clock::Instructions => of(last, "instruction"),
+        Clock::Nanoseconds => format!("{}.{:06} s", last / 1_000_000_000, last % 1_000_000_000 / 1000),
+        Clock::Ticks => of(last, "tick"),
+        Clock::Exits => of(last, "exit"),
+    }
+}
+
+/// The machine that made a trace.
+fn machine(out: &mut impl Write, header: &Header) -> Result<()> {
     writeln!(out, "guest         {}", guest(&header.config))?;
     let config = &header.config;
     writeln!(
@@ -237,18 +274,7 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
         let size = image.bytes.as_ref().map_or("not in the trace".into(), |held| bytes(held.len() as u64));
         writeln!(out, "{:<13} {}, {size}, sha256 {}", image.kind.name(), image.name, hex(&image.hash))?;
     }
-    writeln!(
-        out,
-        "length        {} in {}, {}",
-        of(reader.len(), "event"),
-        of(reader.blocks().len() as u64, "block"),
-        of(last, "instruction")
-    )?;
-    for (kind, n) in &counts {
-        writeln!(out, "  {kind:<11} {:>12}", count(*n))?;
-    }
-    out.flush()?;
-    Ok(Status::Done)
+    Ok(())
 }
 
 fn guest(config: &Config) -> String {

@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
-use hv_defs::config::Log;
+use hv_defs::config::{Log, Source};
 use hv_defs::event::Kind;
 use hv_defs::policy::{PRESETS, Preset, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
@@ -129,6 +129,14 @@ On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and
   nvmx verify demo.nvmx
   nvmx verify broken.nvmx --salvage saved.nvmx")]
     Verify(VerifyArgs),
+    /// Make a trace of what another tool recorded
+    #[command(after_help = "Examples:
+  nvmx import seeds_mon_5K --from iris -o seeds.nvmx
+  trace-cmd record -e kvm -o trace.dat; nvmx import trace.dat --from trace-cmd -o host.nvmx
+  perf record -a -e 'kvm:*' -o perf.data; nvmx import perf.data --from perf -o host.nvmx
+
+docs/import.md says what becomes of each record. An imported trace can be read, queried and reported, not replayed.")]
+    Import(ImportArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
   nvmx completions bash > ~/.local/share/bash-completion/completions/nvmx
@@ -388,6 +396,19 @@ pub struct VerifyArgs {
     /// Write what can be saved to a new trace
     #[arg(long, value_name = "OUT")]
     pub salvage: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct ImportArgs {
+    /// Foreign trace
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What wrote it
+    #[arg(long, value_name = "SOURCE", value_parser = word(Source::ALL, Source::name))]
+    pub from: Source,
+    /// Trace to write
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
 }
 
 #[derive(Args)]

@@ -50,6 +50,7 @@ tables! {
     "digests" Digest true: "Digests of the machine's state.";
     "lost" Lost true: "Events that the source had to drop.";
     "stops" Stop false: "The end of the run.";
+    "registers" Registers false: "A guest's general registers at the exit before: imported traces have them.";
 }
 
 /// The table of that name.
@@ -195,6 +196,7 @@ fn about(kind: Kind, column: &str) -> &'static str {
         (Kind::Lost, "value") => "How many events are missing here.",
         (Kind::Stop, "kind") => "Why the run ended, as `debug-exit` or `idle`.",
         (Kind::Stop, "code") => "The exit status, for `debug-exit`.",
+        (Kind::Registers, _) => "The register, as the guest left it.",
         (Kind::Stop, "text") => "A line for a reader; null when there is nothing to say.",
         _ => "",
     }

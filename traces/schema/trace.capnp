@@ -6,6 +6,14 @@ struct Header {
   config @0 :Config;
   images @1 :List(Image);
   build @2 :Text;               # The version of the program that recorded.
+  origin @3 :Origin;            # Absent where our own machine ran.
+}
+
+struct Origin {                 # A trace that was imported: `config` says nothing then.
+  source @0 :Text;              # "iris", "trace-cmd" or "perf".
+  name @1 :Text;                # The file's name, for readers only.
+  clock @2 :Text;               # What stamps count: "instructions", "nanoseconds", "ticks" or "exits".
+  note @3 :Text;
 }
 
 struct Image {

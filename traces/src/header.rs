@@ -1,6 +1,6 @@
 //! The header: all that, with the inputs among the events, decides the run that a trace tells of.
 
-use hv_defs::config::{Config, ImageKind};
+use hv_defs::config::{Clock, Config, ImageKind, Origin};
 use sha2::{Digest as _, Sha256};
 
 /// What stands before the events.
@@ -14,6 +14,8 @@ pub struct Header {
     pub images: Vec<Image>,
     /// The version of the program that recorded.
     pub build: String,
+    /// Where it comes from, if our machine did not make it. There is nothing to replay then.
+    pub origin: Option<Origin>,
 }
 
 /// A file that the guest boots from.
@@ -39,7 +41,12 @@ impl Image {
 impl Header {
     /// The header of a trace that is recorded now.
     pub fn new(config: Config, images: Vec<Image>) -> Self {
-        Self { version: crate::VERSION, config, images, build: env!("CARGO_PKG_VERSION").into() }
+        Self { version: crate::VERSION, config, images, build: env!("CARGO_PKG_VERSION").into(), origin: None }
+    }
+
+    /// What its stamps count.
+    pub fn clock(&self) -> Clock {
+        self.origin.as_ref().map_or(Clock::Instructions, |origin| origin.clock)
     }
 }
 

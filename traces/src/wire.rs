@@ -10,7 +10,7 @@ use crate::trace_capnp as schema;
 pub(crate) use capnp::Word;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions, ScratchSpaceHeapAllocator};
 use capnp::serialize;
-use hv_defs::config::{Backend, Config, Guest, ImageKind, Log};
+use hv_defs::config::{Backend, Clock, Config, Guest, ImageKind, Log, Origin};
 use hv_defs::policy::{Policy, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
 
@@ -55,6 +55,13 @@ pub(crate) fn write_header(header: &Header) -> Vec<u8> {
     let mut root = message.init_root::<schema::header::Builder<'_>>();
     root.set_build(&header.build);
     write_config(&header.config, root.reborrow().init_config());
+    if let Some(Origin { source, name, clock, note }) = &header.origin {
+        let mut origin = root.reborrow().init_origin();
+        origin.set_source(source);
+        origin.set_name(name);
+        origin.set_clock(clock.name());
+        origin.set_note(note);
+    }
     let mut images = root.init_images(header.images.len() as u32);
     for (at, image) in header.images.iter().enumerate() {
         let mut out = images.reborrow().get(at as u32);
@@ -146,8 +153,18 @@ pub(crate) fn read_header(words: &[Word], version: (u16, u16)) -> Result<Header,
             images.push(Image { kind, name, hash, bytes });
         }
         let config = read_config(root.get_config().map_err(wrong)?)?;
-        Ok(Header { version, config, images, build: text(root.get_build())? })
+        let origin = match root.has_origin() {
+            true => Some(read_origin(root.get_origin().map_err(wrong)?)?),
+            false => None,
+        };
+        Ok(Header { version, config, images, build: text(root.get_build())?, origin })
     })
+}
+
+fn read_origin(origin: schema::origin::Reader<'_>) -> Result<Origin, Wrong> {
+    let clock = word(origin.get_clock(), Clock::by_name, "clock")?;
+    let (source, name, note) = (origin.get_source(), origin.get_name(), origin.get_note());
+    Ok(Origin { source: text(source)?, name: text(name)?, clock, note: text(note)? })
 }
 
 fn word<T>(found: capnp::Result<capnp::text::Reader<'_>>, by: fn(&str) -> Option<T>, what: &str) -> Result<T, Wrong> {

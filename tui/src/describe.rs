@@ -5,6 +5,7 @@ use hv_defs::event::{
     Actor, EptChange, Event, Exit, Flush, FlushKind, Injection, Kind, NO_ADDRESS, Pool, VmcsAccess, VmcsOp, What,
 };
 use hv_defs::exit::{CrAccess, CrAccessKind, EptViolation, InterruptionInfo, IoAccess, Reason};
+use hv_defs::fields::Value;
 use hv_defs::x86::{GPR_NAMES, Vector};
 
 /// A piece of a line and what it is.
@@ -150,6 +151,10 @@ pub(crate) fn describe(event: &Event) -> Vec<Piece> {
         What::Mark(value) => line.add(of_kind, format!("mark {value}")),
         What::Digest(digest) => line.add(of_kind, "digest").field("", format!("{digest:016x}")),
         What::Lost(count) => line.add(Role::Bad, format!("{} events lost", thousands(*count))),
+        What::Registers(_) => event
+            .values()
+            .filter(|(_, value)| *value != Value::Hex(0))
+            .fold(line.add(of_kind, "registers"), |line, (field, value)| line.field(field.name, value.to_string())),
         What::Stop(stop) => line
             .add(of_kind, format!("stop: {}", stop.kind))
             .field("code", stop.code.to_string())

@@ -124,7 +124,7 @@ impl Theme {
             Kind::Flush => &PURPLE,
             Kind::Pool | Kind::Vpid | Kind::Ept => &ORANGE,
             Kind::Injection => &SKY,
-            Kind::Digest => &GREY,
+            Kind::Digest | Kind::Registers => &GREY,
             Kind::Input | Kind::Migration | Kind::Mark | Kind::Lost | Kind::Stop => {
                 return Style::new().add_modifier(Modifier::BOLD);
             }
@@ -173,6 +173,7 @@ pub(crate) const fn letter(kind: Kind) -> &'static str {
         Kind::Digest => "=",
         Kind::Lost => "?",
         Kind::Stop => "!",
+        Kind::Registers => "r",
     }
 }
 

@@ -36,6 +36,45 @@ words! {
     }
 }
 
+words! {
+    /// What a trace's stamps count in the place of instructions.
+    Clock {
+        /// Instructions retired, as our own machine counts.
+        Instructions = "instructions",
+        /// Nanoseconds since the first event.
+        Nanoseconds = "nanoseconds",
+        /// Ticks of a counter that the source did not scale, since the first event.
+        Ticks = "ticks",
+        /// VM exits so far: the source tells of no time.
+        Exits = "exits",
+    }
+}
+
+words! {
+    /// What wrote a foreign trace.
+    Source {
+        /// The VM seeds of the IRIS project.
+        Iris = "iris",
+        /// trace-cmd's trace.dat, or its report's text.
+        TraceCmd = "trace-cmd",
+        /// perf's perf.data, or its script's text.
+        Perf = "perf",
+    }
+}
+
+/// Where a trace comes from that our machine did not make. Its configuration then says nothing of the machine that ran.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// What wrote the file that was imported, as on the command line: `iris`, `trace-cmd` or `perf`.
+    pub source: String,
+    /// The name of that file.
+    pub name: String,
+    /// What the stamps count.
+    pub clock: Clock,
+    /// What there is to know further, in a line; may be empty.
+    pub note: String,
+}
+
 /// What the machine boots. The bytes of its images travel beside the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Guest {

@@ -59,6 +59,8 @@ pub enum What {
     Lost(u64),
     /// The run ended.
     Stop(Stop),
+    /// A guest's general registers at the exit before.
+    Registers(Registers),
 }
 
 words! {
@@ -92,6 +94,8 @@ words! {
         Lost = "lost",
         /// [`What::Stop`].
         Stop = "stop",
+        /// [`What::Registers`].
+        Registers = "registers",
     }
 }
 
@@ -114,6 +118,7 @@ impl What {
             Self::Digest(_) => Kind::Digest,
             Self::Lost(_) => Kind::Lost,
             Self::Stop(_) => Kind::Stop,
+            Self::Registers(_) => Kind::Registers,
         }
     }
 }
@@ -503,4 +508,26 @@ pub struct Stop {
     pub code: u32,
     /// A line for a reader: where the guest was and, for what is unsupported, its bytes and disassembly.
     pub text: String,
+}
+
+/// A guest's general registers as it left them, without RSP and RIP, which the VMCS has: what software must save itself. It
+/// follows the exit of the same vCPU that it belongs to. Our own recordings do without: replay finds them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs)] // The names are the SDM's.
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
 }

@@ -6,7 +6,7 @@
 
 use crate::event::{
     Actor, Cause, Check, EptChange, EptOp, Event, Exit, Flush, FlushKind, Injection, Input, InputKind, Kind, Migration,
-    NO_ADDRESS, Pool, PoolOp, Stamp, Stop, StopKind, VmcsAccess, VmcsOp, What, Which,
+    NO_ADDRESS, Pool, PoolOp, Registers, Stamp, Stop, StopKind, VmcsAccess, VmcsOp, What, Which,
 };
 use crate::event::{Entry, Vpid, VpidOp};
 use crate::exit::{EventType, ExitReason, InterruptionInfo};
@@ -64,7 +64,7 @@ pub struct Field {
 }
 
 /// The most columns that any kind has.
-pub const MAX_COLUMNS: usize = 10;
+pub const MAX_COLUMNS: usize = 15;
 
 /// The value of a field. Two numbers of one field that differ give values that differ.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -486,6 +486,23 @@ kinds! {
         kind: names!(StopKind);
         code: Form::Number;
         text: Form::Text;
+    }
+    Registers Registers {
+        rax: Form::Hex;
+        rbx: Form::Hex;
+        rcx: Form::Hex;
+        rdx: Form::Hex;
+        rsi: Form::Hex;
+        rdi: Form::Hex;
+        rbp: Form::Hex;
+        r8: Form::Hex;
+        r9: Form::Hex;
+        r10: Form::Hex;
+        r11: Form::Hex;
+        r12: Form::Hex;
+        r13: Form::Hex;
+        r14: Form::Hex;
+        r15: Form::Hex;
     }
 }
 

@@ -88,8 +88,13 @@ fn what() -> impl Strategy<Value = What> {
         .prop_map(|(poll, kind, value)| What::Input(Input { poll, kind, value }));
     let stop = (word(StopKind::ALL), any::<u32>(), "[ -~é]{0,20}")
         .prop_map(|(kind, code, text)| What::Stop(Stop { kind, code, text }));
+    let registers = proptest::array::uniform15(number()).prop_map(|all| {
+        let [rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15] = all;
+        What::Registers(Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15 })
+    });
     prop_oneof![
         4 => exit,
+        2 => registers,
         4 => entry,
         12 => vmcs,
         2 => flush,
