@@ -290,7 +290,7 @@ fn a_newer_version_is_refused() {
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     fs::write(&file, bytes).unwrap();
     for command in ["info", "dump", "verify", "replay", "report", "query", "tui"] {
-        check(&[command, word(&file)], 2, &["version 7.0", "newer"]);
+        check(&[command, word(&file)], 2, &["version 7.1", "newer"]);
     }
 }
 

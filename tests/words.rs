@@ -20,6 +20,7 @@ const COMMANDS: &[&str] = &[
     "dump",
     "info",
     "verify",
+    "import",
     "completions",
     "man",
 ];
