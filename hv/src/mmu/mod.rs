@@ -407,28 +407,25 @@ impl Mmu {
         let key = (self.space as u64) << 32 | u64::from(pcid) << 16 | u64::from(mode.0);
         if key != self.now.key {
             let here = core::mem::replace(&mut self.before, self.index);
-            self.now = match self.contexts.get(here) {
-                Some(context) if context.key == key => {
-                    self.index = here;
-                    *context
-                }
+            self.index = match self.contexts.get(here) {
+                Some(context) if context.key == key => here,
                 _ => self.find_context(key, mode, pcid),
             };
+            self.now = self.contexts[self.index];
         }
         self.set_privilege(self.user, self.ac);
     }
 
-    fn find_context(&mut self, key: u64, mode: Mode, pcid: u16) -> Context {
-        let context = match self.by_key.get(&key) {
-            Some(&index) => self.contexts[index],
+    /// Where the context of a key is.
+    fn find_context(&mut self, key: u64, mode: Mode, pcid: u16) -> usize {
+        match self.by_key.get(&key) {
+            Some(&index) => index,
             None => self.new_context(mode, pcid),
-        };
-        self.index = self.by_key.get(&context.key).copied().unwrap_or_default();
-        context
+        }
     }
 
     #[cold]
-    fn new_context(&mut self, mode: Mode, pcid: u16) -> Context {
+    fn new_context(&mut self, mode: Mode, pcid: u16) -> usize {
         if self.contexts.len() == MAX_CONTEXTS {
             let here = self.spaces[self.space];
             self.forget_contexts();
@@ -454,7 +451,7 @@ impl Mmu {
         };
         self.by_key.insert(context.key, self.contexts.len());
         self.contexts.push(context);
-        context
+        self.contexts.len() - 1
     }
 
     /// A number that no line of the front cache has.
