@@ -9,6 +9,7 @@ pub mod words;
 
 mod console;
 mod demo;
+mod export;
 mod import;
 mod manual;
 mod record;
@@ -54,6 +55,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Info(args) => trace::info(&args, print),
         Command::Verify(args) => trace::verify(&args, print),
         Command::Import(args) => import::import(&args, print),
+        Command::Export(args) => export::export(&args, print),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

@@ -27,6 +27,11 @@ impl Print {
         Self { quiet: manner.quiet, verbose: manner.verbose, color }
     }
 
+    /// One that says nothing.
+    pub fn silent() -> Self {
+        Self { quiet: true, verbose: false, color: false }
+    }
+
     /// Stdout, buffered: flush it at the end, for a drop hides errors.
     pub fn out(&self) -> BufWriter<StdoutLock<'static>> {
         BufWriter::with_capacity(1 << 16, io::stdout().lock())

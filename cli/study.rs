@@ -65,6 +65,21 @@ pub fn failure(path: &Path, error: Error) -> Failure {
                 format!("`nvmx query {}` lists tables and columns", path.display()),
             )
         }
+        Error::Write { path, source } => {
+            let full = matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+            let (status, hint) = if full {
+                (Status::Failed, "make room and try again")
+            } else {
+                (Status::Usage, "name a place that can be written to")
+            };
+            Failure::new(status, format!("cannot write {}", path.display()), source, hint)
+        }
+        Error::NotOurs { path, why } => Failure::new(
+            Status::Usage,
+            format!("cannot export to {}", path.display()),
+            why,
+            "name a folder that is new, empty or an export of this kind",
+        ),
         Error::Table { .. } => Failure::new(Status::Usage, what, error, "`nvmx verify` says what is whole"),
     }
 }

@@ -137,6 +137,15 @@ On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and
 
 docs/import.md says what becomes of each record. An imported trace can be read, queried and reported, not replayed.")]
     Import(ImportArgs),
+    /// Write traces as files for other tools
+    #[command(after_help = "Examples:
+  nvmx export demo.nvmx --to parquet -o demo-tables
+  nvmx export runs/*.nvmx --to parquet -o runs-tables    several traces in one dataset
+  duckdb -c \"SELECT trace, reason, COUNT(*) FROM read_parquet('runs-tables/exits/*/*.parquet') GROUP BY ALL\"
+
+A folder a table, and in it a folder a trace: docs/export.md says what lies where, and how DuckDB, Spark, DataFusion, pandas
+and polars read it.")]
+    Export(ExportArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
   nvmx completions bash > ~/.local/share/bash-completion/completions/nvmx
@@ -407,6 +416,26 @@ pub struct ImportArgs {
     #[arg(long, value_name = "SOURCE", value_parser = word(Source::ALL, Source::name))]
     pub from: Source,
     /// Trace to write
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+}
+
+/// What a trace is exported to.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum To {
+    /// A dataset of comma-separated values
+    Csv,
+}
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Traces
+    #[arg(value_name = "FILE", required = true)]
+    pub traces: Vec<PathBuf>,
+    /// What to write
+    #[arg(long, value_name = "WHAT")]
+    pub to: To,
+    /// Folder to write to; it is made, or is an earlier export that the traces are added to
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
 }

@@ -1,5 +1,8 @@
 //! What can go wrong with an analysis.
 
+use std::io;
+use std::path::PathBuf;
+
 /// Why a trace could not be analysed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,6 +29,22 @@ pub enum Error {
         /// Its name.
         table: String,
         /// Why.
+        why: String,
+    },
+    /// A file of an export could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What stands where an export is to go is none.
+    #[error("{} is in the way: {why}", path.display())]
+    NotOurs {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
         why: String,
     },
 }

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod curve;
 mod error;
+pub mod export;
 pub mod findings;
 pub mod histogram;
 pub mod judge;
