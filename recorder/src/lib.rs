@@ -5,6 +5,7 @@
 //! outside comes through [`Outside`].
 
 mod durable;
+pub mod foreign;
 pub mod import;
 mod live;
 mod sink;

@@ -142,7 +142,7 @@ const NESTED_EVENTS: &[&str] = &[
     "6000 0/0 exit level=1 reason=EPT_VIOLATION reason_code=48 qualification=0x181 rip=0x14 gpa=0xfee00000 handled_by=L0",
     "8000 0/0 injection level=1 info=0x80000020 vector=32 type=external-interrupt",
     "9000 0/0 injection level=1 info=0x80000b0e vector=14 type=hardware-exception error_code=0x2",
-    "9000 0/0 lost value=12",
+    "9000 0/1 lost value=12",
 ];
 
 #[test]
@@ -165,11 +165,55 @@ fn raw_tracepoints_of_amd() {
         Source::TraceCmd,
         text,
         &[
-            "0 3/0 exit level=1 reason=EPT_VIOLATION reason_code=48 qualification=0x4 rip=0x10 gpa=0x5000 handled_by=L0",
-            "100000000 3/0 exit level=1 reason=WRMSR reason_code=32 qualification=0x1 rip=0x12 handled_by=L0",
-            "200000000 0/0 entry level=1",
+            "0 3/0 exit level=1 reason=EPT_VIOLATION reason_code=48 qualification=0x1 rip=0x10 gpa=0x5000 handled_by=L0",
+            "100000000 3/0 exit level=1 reason=WRMSR reason_code=32 rip=0x12 handled_by=L0",
+            "200000000 67/0 entry level=1",
         ],
     );
+}
+
+/// Old kernels print hexadecimal without a prefix, and exits without their vCPU.
+#[test]
+fn text_of_an_old_kernel() {
+    let text = " a-1 [0] 1.0: kvm_exit: reason EPT_VIOLATION rip 0x10 info 181 80000b0e
+ a-1 [0] 1.0: kvm_page_fault: address 2000 error_code 181
+ b-2 [0] 1.1: kvm_exit: reason EPT_MISCONFIG rip 0x12 info 0 0
+ b-2 [0] 1.1: kvm_mmio: mmio write len 4 gpa 0xfee000b0 val 0x0
+ a-1 [0] 1.2: kvm_entry: vcpu 1
+ b-2 [0] 1.3: kvm_entry: vcpu 0
+CPU:0 [EVENTS DROPPED]
+";
+    check(
+        Source::TraceCmd,
+        text,
+        &[
+            "0 1/0 exit level=1 reason=EPT_VIOLATION reason_code=48 qualification=0x181 rip=0x10 gpa=0x2000 \
+             intr_info=0x80000b0e handled_by=L0",
+            "100000000 0/0 exit level=1 reason=EPT_MISCONFIG reason_code=49 rip=0x12 gpa=0xfee000b0 handled_by=L0",
+            "200000000 1/0 entry level=1",
+            "300000000 0/0 entry level=1",
+            "300000000 0/0 lost value=1",
+        ],
+    );
+}
+
+/// L1 is given another exit than the one that happened: that was L0's.
+#[test]
+fn an_exit_that_l0_makes_up_for_l1() {
+    let text = " a-1 [0] 1.0: kvm_nested_vmenter: rip: 0x1 vmcs: 0x7000 nested_rip: 0x2
+ a-1 [0] 1.1: kvm_exit: vcpu 0 reason PREEMPTION_TIMER rip 0x2 info1 0x0 info2 0x0 intr_info 0x0
+ a-1 [0] 1.1: kvm_nested_vmexit: vcpu 0 reason PREEMPTION_TIMER rip 0x2 info1 0x0 info2 0x0 intr_info 0x0
+ a-1 [0] 1.2: kvm_nested_vmexit_inject: reason: EXTERNAL_INTERRUPT ext_inf1: 0x0 ext_inf2: 0x0 ext_int: 0x0
+ a-1 [0] 1.3: kvm_entry: vcpu 0, rip 0x3
+";
+    let (imported, events, _) = read(text, Source::Perf).expect("imported");
+    let lines: Vec<_> = events.iter().map(line).collect();
+    let expected = [
+        "100000000 0/0 exit level=2 reason=PREEMPTION_TIMER reason_code=52 rip=0x2 vmcs12=0x7000 handled_by=L0",
+        "300000000 0/0 entry level=1",
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(imported.unmapped.get("kvm_nested_vmexit_inject"), Some(&1));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use hv_defs::config::Clock;
 pub(super) struct Line<'a> {
     /// The thread's id.
     pub(super) thread: u32,
+    /// Its process's, where the line says so.
+    pub(super) process: Option<u32>,
     /// The physical CPU.
     pub(super) cpu: u16,
     /// The time, in what `clock` counts.
@@ -35,6 +37,10 @@ impl<'a> Line<'a> {
         let task = line[..at].trim_ascii_end();
         let from = task.rfind(|of: char| !of.is_ascii_digit()).map_or(0, |of| of + 1);
         let thread = task[from..].parse().ok()?;
+        // `qemu 100/123`, as perf prints both.
+        let process = task[..from]
+            .strip_suffix('/')
+            .and_then(|task| task[task.rfind(|of: char| !of.is_ascii_digit()).map_or(0, |of| of + 1)..].parse().ok());
         let mut rest = rest.trim_ascii_start();
         // trace-cmd's flags of latency, as `d..2.`, may stand before the time.
         let (mut stamp, mut after) = rest.split_once(char::is_whitespace)?;
@@ -51,12 +57,19 @@ impl<'a> Line<'a> {
             }
             _ => (name, words),
         };
-        is_name(name).then_some(Self { thread, cpu, time, clock, event: name, words: words.trim_ascii() })
+        is_name(name).then_some(Self { thread, process, cpu, time, clock, event: name, words: words.trim_ascii() })
     }
 
     /// The number behind a word, as in `rip 0x10`, `rip: 0x10` and `rip=0x10`.
     pub(super) fn number(&self, word: &str) -> Option<u64> {
         number(self.word(word)?)
+    }
+
+    /// As [`Line::number`], for what is in hexadecimal whether it says so or not: old kernels print addresses and words of
+    /// information without `0x`.
+    pub(super) fn hex(&self, word: &str) -> Option<u64> {
+        let text = self.word(word)?;
+        u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
     }
 
     /// What follows a word.
@@ -114,6 +127,7 @@ mod tests {
         check("  qemu-123   [001]     5.000017: kvm_exit:   reason HLT rip 0x10", exit);
         check("  qemu-123   [001] d..2.    5.000017: kvm_exit:   reason HLT rip 0x10", exit);
         check("  CPU 0/KVM   123 [001]     5.000017000:  kvm:kvm_exit: reason HLT rip 0x10", exit);
+        check("  CPU 0/KVM  1/123 [001]     5.000017000:  kvm:kvm_exit: reason HLT rip 0x10", exit);
         check("  a [7] b-123 [001] 5.000017: kvm_exit: reason HLT rip 0x10", exit);
         check(" a-1 [0] 77: kvm_fpu: load", Some((1, 0, 77, "kvm_fpu", "load")));
         check(" a-1 [0] 99999999999999999999.5: kvm_fpu: load", None);

@@ -8,7 +8,11 @@ mod iris;
 mod kvm;
 mod line;
 mod reasons;
+mod svm;
 mod tool;
+mod vcpus;
+
+pub(crate) use reasons::{SVM, VMX};
 
 use hv_defs::config::{Clock, Config, Guest, Origin, Source};
 use hv_defs::event::Event;

@@ -36,13 +36,17 @@ pub(super) fn open(path: &Path, source: Source) -> Result<Opened, ImportError> {
     let (mut command, shown) = match source {
         Source::TraceCmd if trace_dat => {
             let mut command = Command::new("trace-cmd");
-            // Numbers as they are: names differ from version to version.
-            command.args(["report", "-R", "-t", "-i"]).arg(path);
+            // In the kernel's own words (-N), which say in which base a number is. trace-cmd's plugins and its raw numbers
+            // (-R) do not, and both differ from version to version.
+            command.args(["report", "-N", "-t", "-i"]).arg(path);
             (command, "trace-cmd report")
         }
         Source::Perf if perf_data => {
             let mut command = Command::new("perf");
-            command.args(["script", "--ns", "--show-lost-events", "-i"]).arg(path);
+            // The process tells virtual machines apart.
+            command
+                .args(["script", "--ns", "--show-lost-events", "-F", "comm,pid,tid,cpu,time,event,trace", "-i"])
+                .arg(path);
             (command, "perf script")
         }
         _ if trace_dat || perf_data => {
