@@ -12,6 +12,7 @@ mod demo;
 mod export;
 mod import;
 mod manual;
+mod perfetto;
 mod record;
 mod replay;
 mod study;

@@ -1,6 +1,7 @@
 //! `nvmx export`: traces as files for other tools.
 
 use super::fail::{Failure, Result, Status};
+use super::perfetto;
 use super::print::{Print, bytes, of};
 use super::study::failure;
 use super::trace::open;
@@ -12,6 +13,7 @@ use std::path::Path;
 pub fn export(args: &ExportArgs, print: &Print) -> Result<Status> {
     match args.to {
         To::Csv => dataset(args, Format::Csv, print),
+        To::Perfetto => perfetto::export(&args.traces, &args.output, print),
     }
 }
 

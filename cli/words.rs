@@ -142,9 +142,10 @@ docs/import.md says what becomes of each record. An imported trace can be read, 
   nvmx export demo.nvmx --to parquet -o demo-tables
   nvmx export runs/*.nvmx --to parquet -o runs-tables    several traces in one dataset
   duckdb -c \"SELECT trace, reason, COUNT(*) FROM read_parquet('runs-tables/exits/*/*.parquet') GROUP BY ALL\"
+  nvmx export demo.nvmx --to perfetto -o demo.pftrace    open it at https://ui.perfetto.dev
 
-A folder a table, and in it a folder a trace: docs/export.md says what lies where, and how DuckDB, Spark, DataFusion, pandas
-and polars read it.")]
+Datasets have a folder a table, and in it a folder a trace: docs/export.md says what lies where, and how DuckDB, Spark,
+DataFusion, pandas and polars read it.")]
     Export(ExportArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
@@ -425,6 +426,8 @@ pub struct ImportArgs {
 pub enum To {
     /// A dataset of comma-separated values
     Csv,
+    /// A file for ui.perfetto.dev, of one trace
+    Perfetto,
 }
 
 #[derive(Args)]
@@ -435,7 +438,7 @@ pub struct ExportArgs {
     /// What to write
     #[arg(long, value_name = "WHAT")]
     pub to: To,
-    /// Folder to write to; it is made, or is an earlier export that the traces are added to
+    /// Folder to write to; it is made, or is an earlier export that the traces are added to. For perfetto, a file
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
 }

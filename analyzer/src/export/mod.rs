@@ -1,5 +1,5 @@
 //! Traces as files for other tools: a dataset of Parquet, Arrow or CSV files, a folder a table and in it a folder a
-//! trace. docs/export.md describes it for those who read it.
+//! trace; and a file for [`perfetto`]. docs/export.md describes them for those who read them.
 //!
 //! A trace is read block by block, and what is held is a batch of rows a table, whatever the trace's length. Names, types
 //! and values are those of [`Tables`](crate::Tables); the tests hold the two together.
@@ -8,6 +8,7 @@ mod dataset;
 mod facts;
 mod fill;
 mod flushes;
+pub mod perfetto;
 
 pub use columns::Format;
 pub use dataset::{Added, Dataset};
