@@ -12,6 +12,8 @@ use std::path::Path;
 /// `nvmx export`.
 pub fn export(args: &ExportArgs, print: &Print) -> Result<Status> {
     match args.to {
+        To::Parquet => dataset(args, Format::Parquet, print),
+        To::Arrow => dataset(args, Format::Arrow, print),
         To::Csv => dataset(args, Format::Csv, print),
         To::Perfetto => perfetto::export(&args.traces, &args.output, print),
     }

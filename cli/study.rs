@@ -8,7 +8,7 @@ use analyzer::findings::PoolFinding;
 use analyzer::judge::Verdict;
 use analyzer::{Checked, Error, Findings, Format, Limits, Tables, report};
 use serde_json::json;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use traces::Reader;
 
@@ -24,28 +24,43 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
                 text.push_str(&format!("    {:<16} {:<8} {}\n", column.name, column.form, column.about));
             }
         }
-        return give(args.output.as_deref(), &text);
+        return give(args.output.as_deref(), text.as_bytes());
     };
+    if args.format == QueryFormat::Parquet && args.output.is_none() && std::io::stdout().is_terminal() {
+        let what = format!("cannot print the answer of {}", path.display());
+        return Err(Failure::new(Status::Usage, what, "Parquet is no text", "name a file with -o"));
+    }
     let frame = analyzer::query(&Tables::read(&reader), sql).map_err(|error| failure(path, error))?;
     let format = match args.format {
         QueryFormat::Table => Format::Table,
         QueryFormat::Csv => Format::Csv,
         QueryFormat::Json => Format::Json,
+        QueryFormat::Parquet => {
+            let file = analyzer::export::parquet(&frame).map_err(|error| failure(path, error))?;
+            return give(args.output.as_deref(), &file);
+        }
     };
-    give(args.output.as_deref(), &analyzer::query::print(&frame, format))
+    give(args.output.as_deref(), analyzer::query::print(&frame, format).as_bytes())
 }
 
-/// Prints a text, or writes it to a file.
-fn give(output: Option<&Path>, text: &str) -> Result<Status> {
+/// Prints a text, or writes it to a file, which is there whole or not at all.
+fn give(output: Option<&Path>, text: &[u8]) -> Result<Status> {
     match output {
         None => {
             let mut out = std::io::stdout().lock();
-            out.write_all(text.as_bytes())?;
+            out.write_all(text)?;
             out.flush()?;
         }
         Some(path) => {
             let what = format!("cannot write {}", path.display());
-            std::fs::write(path, text).or_hint(Status::Failed, what, "name a file that can be written")?;
+            // What is no plain file, as a pipe, is written to and not replaced.
+            let plain = path.symlink_metadata().map_or(true, |found| found.is_file());
+            let write = if plain {
+                analyzer::export::whole_file
+            } else {
+                |path: &Path, text: &[u8]| std::fs::write(path, text)
+            };
+            write(path, text).or_hint(Status::Failed, what, "name a file that can be written")?;
         }
     }
     Ok(Status::Done)
@@ -66,11 +81,20 @@ pub fn failure(path: &Path, error: Error) -> Failure {
             )
         }
         Error::Write { path, source } => {
-            let full = matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-            let (status, hint) = if full {
-                (Status::Failed, "make room and try again")
-            } else {
+            use std::io::ErrorKind;
+            let place = matches!(
+                source.kind(),
+                ErrorKind::PermissionDenied
+                    | ErrorKind::NotFound
+                    | ErrorKind::NotADirectory
+                    | ErrorKind::IsADirectory
+                    | ErrorKind::AlreadyExists
+                    | ErrorKind::ReadOnlyFilesystem
+            );
+            let (status, hint) = if place {
                 (Status::Usage, "name a place that can be written to")
+            } else {
+                (Status::Failed, "make room and try again")
             };
             Failure::new(status, format!("cannot write {}", path.display()), source, hint)
         }
@@ -176,7 +200,7 @@ pub fn report(args: &ReportArgs, print: &Print) -> Result<Status> {
         ReportFormat::Json => report::json(&found),
         ReportFormat::Csv => report::csv(&found),
     };
-    give(args.output.as_deref(), &text)
+    give(args.output.as_deref(), text.as_bytes())
 }
 
 /// `nvmx tui`.

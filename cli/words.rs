@@ -98,7 +98,8 @@ On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and
     #[command(after_help = "Examples:
   nvmx query demo.nvmx                                 the tables and their columns
   nvmx query demo.nvmx 'SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason ORDER BY n DESC'
-  nvmx query demo.nvmx \"SELECT * FROM flushes WHERE verdict = 'redundant'\" --format csv")]
+  nvmx query demo.nvmx \"SELECT * FROM flushes WHERE verdict = 'redundant'\" --format csv
+  nvmx query demo.nvmx 'SELECT rip, gpa FROM exits' --format parquet -o exits.parquet")]
     Query(QueryArgs),
     /// Find the first event in which two traces differ
     #[command(after_help = "Examples:
@@ -323,6 +324,8 @@ pub enum QueryFormat {
     Csv,
     /// A JSON object a line
     Json,
+    /// A Parquet file
+    Parquet,
 }
 
 #[derive(Args)]
@@ -424,6 +427,10 @@ pub struct ImportArgs {
 /// What a trace is exported to.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum To {
+    /// A dataset of Parquet files
+    Parquet,
+    /// A dataset of Arrow files
+    Arrow,
     /// A dataset of comma-separated values
     Csv,
     /// A file for ui.perfetto.dev, of one trace

@@ -21,6 +21,7 @@ const COMMANDS: &[&str] = &[
     "info",
     "verify",
     "import",
+    "export",
     "completions",
     "man",
 ];

@@ -4,9 +4,15 @@
 //! group, whatever the length of the file. Only what our tables need is here: 64-bit integers, booleans, floating-point
 //! numbers, texts and words (texts of which there are few), each nullable; no nesting.
 
+mod arrow;
+mod bits;
 mod csv;
+mod flat;
+mod pages;
+mod parquet;
 mod rows;
 mod sink;
+mod thrift;
 mod words;
 
 pub use rows::{Cells, Column, Field, Rows, Type};

@@ -2,7 +2,7 @@
 
 use super::fill::fill;
 use super::flushes::flushes;
-use super::{empty, facts, is_judged};
+use super::{GROUP, empty, facts, is_judged};
 use crate::Error;
 use crate::schema::{TABLES, Table};
 use columns::{Format, Rows, Sink, Type};
@@ -17,8 +17,6 @@ use traces::Reader;
 const MANIFEST: &str = "_nvmx.json";
 /// The version of the layout.
 const LAYOUT: u64 = 1;
-/// Rows of a table that are held before they are written as a group.
-const BATCH: usize = 1 << 18;
 /// Bytes of a trace's name that are kept.
 const NAME: usize = 120;
 
@@ -60,7 +58,7 @@ impl Dataset {
                     return Err(foreign("it is not empty, and no export".into()));
                 }
                 let text = format!("{:#}\n", manifest_of(format));
-                whole_file(&manifest, text.as_bytes())?;
+                whole_file(&manifest, text.as_bytes()).map_err(failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(foreign("it is a file".into())),
             Err(error) => return Err(failed(error)),
@@ -148,7 +146,7 @@ pub(super) struct Part {
 impl Part {
     fn create(staging: &Staging, format: Format, name: &str, rows: Rows) -> Result<Self, Error> {
         let path = staging.0.join(name);
-        let sink = File::create(&path).and_then(|file| Sink::new(BufWriter::new(file), format, rows.fields()));
+        let sink = File::create(&path).and_then(|file| Sink::new(BufWriter::new(file), format, &rows));
         match sink {
             Ok(sink) => Ok(Self { path, rows, sink, written: 0 }),
             Err(source) => Err(Error::Write { path, source }),
@@ -157,7 +155,7 @@ impl Part {
 
     /// Writes the rows if they are enough for a group.
     pub(super) fn settle(&mut self) -> Result<(), Error> {
-        if self.rows.len() >= BATCH { self.flush() } else { Ok(()) }
+        if self.rows.len() >= GROUP { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<(), Error> {
@@ -172,7 +170,7 @@ impl Part {
     /// Ends the file. Returns its rows and its bytes.
     fn close(mut self) -> Result<(u64, u64), Error> {
         self.flush()?;
-        let ended = self.sink.finish().and_then(|file| Ok(file.get_ref().metadata()?.len()));
+        let ended = self.sink.finish(&self.rows).and_then(|file| Ok(file.get_ref().metadata()?.len()));
         let bytes = ended.map_err(|source| Error::Write { path: self.path, source })?;
         Ok((self.written, bytes))
     }
@@ -230,13 +228,9 @@ fn check_manifest(text: &[u8], format: Format) -> Result<(), String> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn whole_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let failed = |source| Error::Write { path: path.to_owned(), source };
+pub fn whole_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".unfinished");
     let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path));
-    written.map_err(|source| {
-        let _ = fs::remove_file(&unfinished);
-        failed(source)
-    })
+    written.inspect_err(|_| _ = fs::remove_file(&unfinished))
 }

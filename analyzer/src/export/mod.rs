@@ -8,11 +8,13 @@ mod dataset;
 mod facts;
 mod fill;
 mod flushes;
+mod frame;
 pub mod perfetto;
 
 pub use columns::Format;
-pub use dataset::{Added, Dataset};
+pub use dataset::{Added, Dataset, whole_file};
 pub use facts::FACTS;
+pub use frame::parquet;
 
 use crate::judge::{JudgedBy, Rule, Verdict};
 use crate::schema::{self, Table};
@@ -21,6 +23,9 @@ use hv_defs::event::{FlushKind, Kind};
 use hv_defs::exit::{EventType, Reason};
 use hv_defs::fields::Form;
 use hv_defs::vmcs;
+
+/// Rows of a table that are held before they are written as a group.
+const GROUP: usize = 1 << 18;
 
 /// A table without rows, whose columns are those that [`schema`] gives it. A text that is free is no word of a list.
 fn empty(table: &Table) -> Rows {
@@ -31,7 +36,7 @@ fn empty(table: &Table) -> Rows {
         grows: matches!(column.name, "event" | "instruction"),
         ..Field::new(column.name, type_of(column.form, form(column.name)))
     });
-    Rows::new(fields.collect(), |field| words(&field.name, form(&field.name)))
+    Rows::new(fields.collect(), |field| words(table, &field.name, form(&field.name)))
 }
 
 fn type_of(written: &str, form: Option<Form>) -> Type {
@@ -45,7 +50,7 @@ fn type_of(written: &str, form: Option<Form>) -> Type {
 }
 
 /// The words of a column that are known beforehand, so that all traces have the same ones in one order.
-fn words(name: &str, form: Option<Form>) -> Words {
+fn words(table: &Table, name: &str, form: Option<Form>) -> Words {
     match (form, name) {
         (Some(Form::Word(list)), _) => Words::of(list.iter().copied()),
         (Some(Form::Reason), _) => Words::of(Reason::ALL.iter().filter_map(|reason| reason.name())),
@@ -55,6 +60,7 @@ fn words(name: &str, form: Option<Form>) -> Words {
         (None, "judged_by") => Words::of(JudgedBy::ALL.iter().map(|ground| ground.name())),
         (None, "rule") => Words::of(Rule::ALL.iter().map(|rule| rule.name())),
         (None, "narrower") => Words::of(FlushKind::ALL.iter().map(|kind| kind.name())),
+        (None, "kind") if table.constant_kind => Words::of([table.kind.name()]),
         _ => Words::default(),
     }
 }
