@@ -6,6 +6,9 @@ use recorder::import::{Imported, import};
 use std::path::{Path, PathBuf};
 use traces::Reader;
 
+#[path = "common/hostile.rs"]
+mod hostile;
+
 /// The seeds of a guest's first 20 exits, as the IRIS project published them.
 const SEEDS: &str = include_str!("data/iris-20-exits.txt");
 
@@ -235,6 +238,61 @@ fn an_exit_whose_thread_is_gone_is_told_in_time() {
     let (imported, events, _) = read(&text, Source::Perf).expect("imported");
     assert_eq!(imported.summary.events, 40_001);
     assert!(matches!(&events[0].what, What::Exit(exit) if exit.rip == 1));
+}
+
+/// Threads by the ten thousand are told apart in a time that grows as their number does.
+#[test]
+fn every_line_a_thread_of_its_own() {
+    let text: String = (0..20_000).map(|at| format!(" a-{at} [0] 1.0: kvm_exit: reason HLT rip 0x1\n")).collect();
+    let (imported, events, _) = read(&text, Source::TraceCmd).expect("imported");
+    assert_eq!(imported.summary.events, 20_000);
+    let vcpus: Vec<u16> = events.iter().map(|event| event.at.vcpu).collect();
+    assert_eq!(vcpus, (0..20_000).collect::<Vec<u16>>());
+    let numbered =
+        " a-1 [0] 1.0: kvm_exit: reason HLT rip 0x1 vcpu 1\n b-2 [0] 1.0: kvm_exit: reason HLT rip 0x1 vcpu 1
+ c-3 [0] 1.0: kvm_exit: reason HLT rip 0x1 vcpu 0\n d-4 [0] 1.0: kvm_exit: reason HLT rip 0x1 vcpu 7\n";
+    let (_, events, _) = read(numbered, Source::TraceCmd).expect("imported");
+    assert_eq!(events.iter().map(|event| event.at.vcpu).collect::<Vec<_>>(), [1, 0, 2, 7]);
+}
+
+/// The seeds of the fuzz targets, and what these found, with a little damage each. `NVMX_MUTATIONS=N` makes it more.
+#[test]
+fn texts_that_are_damaged_are_refused_or_imported_whole() {
+    let rounds = std::env::var("NVMX_MUTATIONS").map_or(200, |words| words.parse().expect("a number"));
+    let mut random = 0x1234_5678_9abc_def1_u64;
+    let mut below = |end: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % end.max(1) as u64) as usize
+    };
+    for (name, target) in hostile::TARGETS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
+        let mut paths: Vec<PathBuf> =
+            std::fs::read_dir(folder).expect("seeds").map(|entry| entry.expect("listed").path()).collect();
+        paths.sort();
+        assert!(!paths.is_empty());
+        for seed in paths.iter().map(|path| std::fs::read(path).expect("read")) {
+            target(&seed);
+            for _ in 0..rounds {
+                let mut text = seed.clone();
+                for _ in 0..=below(3) {
+                    let (at, other) = (below(text.len()), below(text.len()));
+                    match below(5) {
+                        0 => text[at] ^= 1 << below(8),
+                        1 => text[at] = b"0f \n\t[]:=.-x\xff"[below(13)],
+                        2 => drop(text.drain(at.min(other)..at.max(other).min(at.min(other) + 20))),
+                        3 => text.splice(at..at, seed[other.min(seed.len())..].iter().take(40).copied()).for_each(drop),
+                        _ => text.truncate(at.max(1)),
+                    }
+                    if text.is_empty() {
+                        text.push(b'\n');
+                    }
+                }
+                target(&text);
+            }
+        }
+    }
 }
 
 #[test]

@@ -27,6 +27,10 @@ pub(crate) const MAX_MESSAGE: u32 = 32 << 20;
 /// A header may be longer than a block, but not by compression alone: else a small file could ask for much memory.
 pub(crate) const MAX_HEADER_RATIO: u64 = 16;
 
+/// What zstd can make of a byte at most: a block of its own takes 4 bytes, and is 128 KiB of one byte. See: RFC 8878,
+/// "Blocks". A message that claims more is refused before memory is taken for it.
+const MAX_ZSTD_RATIO: usize = 1 << 15;
+
 pub(crate) const BLOCK_TAG: [u8; 4] = *b"EVTS";
 
 /// What a frame holds.
@@ -181,6 +185,9 @@ pub(crate) fn unpack(head: &Head, stored: &[u8]) -> Result<Vec<crate::wire::Word
         return Err("its bytes do not match their checksum".into());
     }
     let length = head.message as usize;
+    if stored.len() != length && stored.len().saturating_mul(MAX_ZSTD_RATIO) < length {
+        return Err(format!("{} bytes cannot be {length} that were compressed", stored.len()));
+    }
     let mut words = crate::wire::Word::allocate_zeroed_vec(length / 8);
     let bytes = crate::wire::Word::words_to_bytes_mut(&mut words);
     if stored.len() == length {

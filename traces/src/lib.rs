@@ -26,7 +26,7 @@ pub use frame::MAX_BLOCK_EVENTS;
 pub use header::{Header, Image, sha256};
 pub use queue::{Feed, beside};
 pub use reader::{BlockInfo, Events, Reader};
-pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, verify};
+pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, salvage_bytes, verify};
 pub use writer::{Summary, Writer};
 
 /// The format's version: major and minor. A reader reads any minor version of its major version.

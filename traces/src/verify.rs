@@ -101,11 +101,20 @@ pub struct Salvaged {
 /// # Errors
 /// The trace's header cannot be read, so that nothing can be made of the rest; or the output cannot be written.
 pub fn salvage(path: impl AsRef<Path>, out: impl Write) -> Result<Salvaged, Error> {
-    let source = Source::open(path.as_ref())?;
-    let (header, start) = reader::read_header(&source)?;
+    salvage_source(&Source::open(path.as_ref())?, out)
+}
+
+/// As [`salvage`], of a trace that is in memory.
+pub fn salvage_bytes(bytes: Vec<u8>, out: impl Write) -> Result<Salvaged, Error> {
+    salvage_source(&Source::from_bytes(bytes), out)
+}
+
+fn salvage_source(source: &Source, out: impl Write) -> Result<Salvaged, Error> {
+    let (header, start) = reader::read_header(source)?;
     let mut writer = Writer::create(out, &header)?;
+    let mut tags = Tags { source, stretch: Vec::new(), start: 0 };
     let (mut offset, mut next, mut blocks, mut lost) = (start, 0, 0, 0);
-    while let Some((info, block)) = next_whole_block(&source, offset, next)? {
+    while let Some((info, block)) = next_whole_block(&mut tags, offset, next)? {
         if info.first > next {
             let at = block.stamp(0).unwrap_or(Stamp::default());
             writer.push(&Event { at, what: What::Lost(info.first - next) })?;
@@ -130,8 +139,9 @@ pub fn salvage(path: impl AsRef<Path>, out: impl Write) -> Result<Salvaged, Erro
 }
 
 /// The next whole block at `offset` or behind it, whose events are not before `next`.
-fn next_whole_block(source: &Source, mut offset: u64, next: u64) -> Result<Option<(BlockInfo, Block)>, Error> {
-    while let Some(found) = find_tag(source, offset)? {
+fn next_whole_block(tags: &mut Tags<'_>, mut offset: u64, next: u64) -> Result<Option<(BlockInfo, Block)>, Error> {
+    let source = tags.source;
+    while let Some(found) = tags.next(offset)? {
         let head = reader::read_head(source, found)?;
         let head = head.filter(|head| head.tag == Tag::Block && head.first >= next);
         if let Some(head) = head.filter(|head| source.has(found, HEAD as u64 + u64::from(head.stored))) {
@@ -148,15 +158,31 @@ fn next_whole_block(source: &Source, mut offset: u64, next: u64) -> Result<Optio
     Ok(None)
 }
 
-/// Where the tag of a block next stands at `offset` or behind it.
-fn find_tag(source: &Source, mut offset: u64) -> Result<Option<u64>, Error> {
+/// Where the tags of blocks stand in a file.
+struct Tags<'a> {
+    source: &'a Source,
+    /// A stretch of the file, and where it begins. It is kept, since one may be full of what looks like tags.
+    stretch: Vec<u8>,
+    start: u64,
+}
+
+impl Tags<'_> {
     const STEP: u64 = 1 << 20;
-    while source.has(offset, HEAD as u64) {
-        let bytes = source.take(offset, (source.len() - offset).min(STEP) as usize)?;
-        if let Some(at) = bytes.windows(4).position(|window| window == frame::BLOCK_TAG) {
-            return Ok(Some(offset + at as u64));
+
+    /// Where the next one stands, at `offset` or behind it.
+    fn next(&mut self, mut offset: u64) -> Result<Option<u64>, Error> {
+        while self.source.has(offset, HEAD as u64) {
+            let held = offset.checked_sub(self.start).and_then(|from| self.stretch.get(usize::try_from(from).ok()?..));
+            let Some(held) = held.filter(|held| held.len() >= HEAD) else {
+                self.stretch = self.source.take(offset, (self.source.len() - offset).min(Self::STEP) as usize)?;
+                self.start = offset;
+                continue;
+            };
+            if let Some(at) = held.windows(4).position(|window| window == frame::BLOCK_TAG) {
+                return Ok(Some(offset + at as u64));
+            }
+            offset += held.len() as u64 - 3;
         }
-        offset += bytes.len() as u64 - 3;
+        Ok(None)
     }
-    Ok(None)
 }

@@ -86,7 +86,6 @@ pub fn import(from: &Path, source: Source, to: &Path) -> Result<Imported, Import
             }
         },
     };
-    let lines = Lines::new(input);
     let same = |path: &Path| path.canonicalize().ok();
     if same(from).is_some() && same(from) == same(to) {
         return Err(ImportError::SameFile);
@@ -95,10 +94,7 @@ pub fn import(from: &Path, source: Source, to: &Path) -> Result<Imported, Import
     let file = File::create(to).map_err(create)?;
     let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
     let name = from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned();
-    let imported = match source {
-        Source::Iris => iris::import(lines, &name, BufWriter::new(file)),
-        Source::TraceCmd | Source::Perf => kvm::import(lines, source, &name, BufWriter::new(file)),
-    };
+    let imported = import_text(input, source, &name, BufWriter::new(file));
     // What the tool complains of says more than what is missing from its text.
     let imported = match tool {
         Some(tool) => tool.end().and(imported),
@@ -109,6 +105,15 @@ pub fn import(from: &Path, source: Source, to: &Path) -> Result<Imported, Import
         let _ = std::fs::remove_file(to);
     }
     imported
+}
+
+/// Imports what a foreign trace says as text: of trace-cmd and perf, what their own tools print. `name` is the file's.
+pub fn import_text(from: impl Read, source: Source, name: &str, out: impl io::Write) -> Result<Imported, ImportError> {
+    let lines = Lines::new(from);
+    match source {
+        Source::Iris => iris::import(lines, name, out),
+        Source::TraceCmd | Source::Perf => kvm::import(lines, source, name, out),
+    }
 }
 
 /// The header of a trace that was imported: its configuration names the file, and says nothing else.

@@ -1,0 +1,262 @@
+//! What the fuzz targets do with their input, shared with the ordinary tests that replay what fuzzing once found. Each
+//! returns for any input, or panics where the reader breaks a promise.
+#![allow(dead_code, missing_docs, unreachable_pub)] // Part of tests and of fuzz targets: each uses its part.
+
+use hv_defs::config::{Config, Guest};
+use hv_defs::event::{Event, Kind, Stamp, What};
+use std::sync::OnceLock;
+use traces::{Error, Header, Reader, Writer};
+
+/// A small generator, so that a failure can be repeated.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end.max(1) as u64) as usize
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, number: u32) {
+    bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Where the frames begin, and where the last one ends. What stands between is theirs.
+fn places(bytes: &[u8]) -> (Vec<usize>, usize) {
+    let tag = |at: usize| matches!(&bytes[at..at + 4], b"HEAD" | b"EVTS" | b"INDX");
+    let starts = (16..bytes.len().saturating_sub(31)).filter(|&at| tag(at)).collect();
+    let trailer = bytes.len().checked_sub(32).filter(|&at| bytes[at..].starts_with(b"NVMXEND\n"));
+    (starts, trailer.unwrap_or(bytes.len()))
+}
+
+/// The file with lengths and checksums that fit what is in it, so that damage gets past them.
+pub fn mend(data: &[u8]) -> Vec<u8> {
+    let mut bytes = data.to_vec();
+    if bytes.len() < 16 {
+        return bytes;
+    }
+    let crc = crc32fast::hash(&bytes[..12]);
+    put(&mut bytes, 12, crc);
+    let (starts, end) = places(&bytes);
+    let ends = starts.iter().skip(1).copied().chain([end]);
+    for (&start, end) in starts.iter().zip(ends) {
+        let Some(body) = end.checked_sub(start + 32) else { continue };
+        if u32_at(&bytes, start + 4) == u32_at(&bytes, start + 8) {
+            put(&mut bytes, start + 8, body as u32);
+        }
+        put(&mut bytes, start + 4, body as u32);
+        let crc = crc32fast::hash(&bytes[start + 32..end]);
+        put(&mut bytes, start + 24, crc);
+        let crc = crc32fast::hash(&bytes[start..start + 28]);
+        put(&mut bytes, start + 28, crc);
+    }
+    if let Some(trailer) = bytes.get_mut(end..).filter(|trailer| trailer.len() == 32) {
+        if let Some(&index) = starts.last() {
+            trailer[8..16].copy_from_slice(&(index as u64).to_le_bytes());
+        }
+        let crc = crc32fast::hash(&trailer[..28]);
+        put(trailer, 28, crc);
+    }
+    bytes
+}
+
+/// A frame, its message stored as it is.
+pub fn frame(tag: &[u8; 4], (first, events): (u64, u32), message: &[u8]) -> Vec<u8> {
+    let mut bytes = tag.to_vec();
+    bytes.extend([message.len() as u32, message.len() as u32, events].into_iter().flat_map(u32::to_le_bytes));
+    bytes.extend(first.to_le_bytes());
+    bytes.extend(crc32fast::hash(message).to_le_bytes());
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes.extend(message);
+    bytes
+}
+
+/// The trailer of a file whose index is at an offset.
+pub fn trailer(index: u64, events: u64) -> Vec<u8> {
+    let mut bytes = b"NVMXEND\n".to_vec();
+    bytes.extend(index.to_le_bytes().into_iter().chain(events.to_le_bytes()).chain([0; 4]));
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes
+}
+
+/// A prologue and a header that are sound.
+pub fn sound_header() -> &'static [u8] {
+    static HEADER: OnceLock<Vec<u8>> = OnceLock::new();
+    HEADER.get_or_init(|| {
+        let mut bytes = Vec::new();
+        let header = Header::new(Config::new(Guest::BuiltIn("demo".into())), Vec::new());
+        Writer::create(&mut bytes, &header).expect("a vector takes all");
+        bytes
+    })
+}
+
+/// A few events in three blocks: the file's bytes up to the index, the index's message, and the events.
+pub fn sound_trace() -> &'static (Vec<u8>, Vec<u8>, Vec<Event>) {
+    static TRACE: OnceLock<(Vec<u8>, Vec<u8>, Vec<Event>)> = OnceLock::new();
+    TRACE.get_or_init(|| {
+        let at = |at: u32| Stamp { instruction: at.into(), vcpu: 0, pcpu: 0 };
+        let what = |at: u32| if at % 3 == 0 { What::Digest(at.into()) } else { What::Mark(at) };
+        let events: Vec<Event> = (0..20).map(|number| Event { at: at(number), what: what(number) }).collect();
+        let mut bytes = Vec::new();
+        let mut writer =
+            Writer::create(&mut bytes, &Header::new(Config::new(Guest::BuiltIn("demo".into())), Vec::new()))
+                .expect("a vector takes all");
+        for (number, event) in events.iter().enumerate() {
+            writer.push(event).expect("a vector takes all");
+            if number == 6 || number == 12 {
+                writer.end_block().expect("a vector takes all");
+            }
+        }
+        writer.finish().expect("a vector takes all");
+        drop(writer);
+        let index = places(&bytes).0.pop().expect("an index");
+        let (length, stored) = (u32_at(&bytes, index + 8) as usize, &bytes[index + 32..bytes.len() - 32]);
+        let message = if stored.len() == length {
+            stored.to_vec()
+        } else {
+            zstd::bulk::decompress(stored, length).expect("zstd")
+        };
+        bytes.truncate(index);
+        (bytes, message, events)
+    })
+}
+
+/// Does all that a reader can do, and returns whether it was told that anything is wrong.
+pub fn read_all(bytes: Vec<u8>) -> bool {
+    let Ok(reader) = Reader::from_bytes(bytes) else { return true };
+    let checked = traces::check(&reader).expect("memory can be read");
+    let mut wrong = checked.truncated || !checked.damage.is_empty();
+    match reader.counts() {
+        Ok(counts) => assert_eq!(counts.iter().map(|(_, rows)| rows).sum::<u64>(), reader.len()),
+        Err(_) => wrong = true,
+    }
+    let mut events = reader.events(0);
+    let mut number = 0;
+    while let Some(event) = events.next() {
+        match event {
+            Ok(event) => {
+                let has_text = matches!(&event.what, What::Stop(_) | What::Entry(_));
+                assert!(has_text || reader.events(number).accept(&event), "event {number} is not itself: {event:?}");
+            }
+            Err(Error::NewerKind { .. }) => assert!(reader.stored(number).is_ok()),
+            Err(_) => {
+                wrong = true;
+                let _ = reader.stored(number);
+            }
+        }
+        number += 1;
+    }
+    for (block, info) in reader.blocks().iter().enumerate() {
+        let whole = match reader.block(block) {
+            Ok(whole) => whole,
+            Err(_) => {
+                wrong |= reader.block_table(block, "exit").is_err();
+                continue;
+            }
+        };
+        let mut rows = 0;
+        for (name, count) in whole.counts() {
+            let table = reader.block_table(block, name).expect("a table of a block that can be read");
+            assert_eq!(table.len(), count as usize);
+            rows += table.len();
+            let Some(kind) = Kind::by_name(name) else { continue };
+            let some: Vec<&str> = kind.columns().iter().rev().step_by(2).map(|column| column.name).collect();
+            let few = reader.block_columns_of(block, kind, &some).expect("columns of a table that can be read");
+            assert!(few.columns.iter().all(|column| table.columns.contains(column)) && few.columns.len() >= some.len());
+        }
+        assert_eq!(rows, info.events as usize);
+        assert!(reader.block_table(block, "teleport").is_ok());
+    }
+    wrong
+}
+
+/// A file, as it is and with its checksums mended.
+pub fn reader(data: &[u8]) {
+    read_all(data.to_vec());
+    read_all(mend(data));
+}
+
+/// The most events that a block of a fuzz target may claim: a few bytes can claim many, which only takes long.
+const EVENTS: u32 = 1 << 10;
+
+/// A block's message, in a sound frame of a sound file.
+pub fn block(data: &[u8]) {
+    // Where a message of ours has the number of its events.
+    let events = if data.len() >= 28 { u32_at(data, 24) } else { 0 };
+    if events > EVENTS || !data.len().is_multiple_of(8) {
+        return;
+    }
+    let mut bytes = sound_header().to_vec();
+    bytes.extend(frame(b"EVTS", (0, events), data));
+    read_all(bytes.clone());
+    salvage_all(bytes);
+}
+
+/// A header's message, in a sound frame of a sound file. A header that can be read can be written, and says the same.
+pub fn header(data: &[u8]) {
+    let mut bytes = sound_header()[..16].to_vec();
+    bytes.extend(frame(b"HEAD", (0, 0), data));
+    let Ok(reader) = Reader::from_bytes(bytes) else { return };
+    let header = reader.header();
+    let mut again = Vec::new();
+    Writer::create(&mut again, header).expect("a vector takes all").finish().expect("a vector takes all");
+    assert_eq!(Reader::from_bytes(again).expect("what was written is read").header(), header);
+}
+
+/// A trailer's two numbers and an index's message, behind sound blocks. Whatever they say, no wrong event is read.
+pub fn index(data: &[u8]) {
+    let (sound, _, events) = sound_trace();
+    let Some((numbers, message)) = data.split_at_checked(16) else { return };
+    let number = |at: usize| u64::from(u32_at(numbers, at)) | u64::from(u32_at(numbers, at + 4)) << 32;
+    let mut bytes = sound.clone();
+    bytes.extend(frame(b"INDX", (0, 0), message));
+    bytes.extend(trailer((sound.len() as u64).wrapping_add(number(0)), number(8)));
+    let reader = Reader::from_bytes(bytes).expect("the header is sound");
+    for (number, event) in reader.events(0).enumerate() {
+        if let Ok(event) = event {
+            assert_eq!(Some(&event), events.get(number));
+        }
+    }
+    let _ = (reader.counts(), traces::check(&reader));
+}
+
+/// A file with its checksums mended: what is salvaged from it is whole, and begins with all that could be read.
+pub fn salvage(data: &[u8]) {
+    salvage_all(mend(data));
+}
+
+pub fn salvage_all(bytes: Vec<u8>) {
+    let mut saved = Vec::new();
+    let salvaged = traces::salvage_bytes(bytes.clone(), &mut saved);
+    let Ok(reader) = Reader::from_bytes(bytes) else {
+        assert!(salvaged.is_err(), "something was salvaged without a header");
+        return;
+    };
+    // The header can be read, so that only what does not fit a block of ours can go wrong.
+    let salvaged = match salvaged {
+        Ok(salvaged) => salvaged,
+        Err(Error::TooLarge(_)) => return,
+        Err(error) => panic!("nothing was salvaged: {error}"),
+    };
+    let again = Reader::from_bytes(saved).expect("what was salvaged is read");
+    assert_eq!((again.truncated(), again.len()), (false, salvaged.summary.events));
+    assert_eq!(traces::check(&again).expect("memory can be read").damage, []);
+    assert!(!again.events(0).any(|event| event.is_err()));
+    for (at, (event, saved)) in reader.events(0).map_while(Result::ok).zip(again.events(0)).enumerate() {
+        assert_eq!(event, saved.expect("sound"), "event {at}");
+    }
+}
+
+/// All targets of this crate by name.
+pub const TARGETS: &[(&str, fn(&[u8]))] =
+    &[("reader", reader), ("block", block), ("header", header), ("index", index), ("salvage", salvage)];
