@@ -35,12 +35,10 @@ impl<'a> Line<'a> {
         let (cpu, rest) = line[at + 1..].split_once(']')?;
         let cpu = cpu.parse().ok()?;
         let task = line[..at].trim_ascii_end();
-        let from = task.rfind(|of: char| !of.is_ascii_digit()).map_or(0, |of| of + 1);
-        let thread = task[from..].parse().ok()?;
+        let (task, thread) = last_number(task);
+        let thread = thread.parse().ok()?;
         // `qemu 100/123`, as perf prints both.
-        let process = task[..from]
-            .strip_suffix('/')
-            .and_then(|task| task[task.rfind(|of: char| !of.is_ascii_digit()).map_or(0, |of| of + 1)..].parse().ok());
+        let process = task.strip_suffix('/').and_then(|task| last_number(task).1.parse().ok());
         let mut rest = rest.trim_ascii_start();
         // trace-cmd's flags of latency, as `d..2.`, may stand before the time.
         let (mut stamp, mut after) = rest.split_once(char::is_whitespace)?;
@@ -86,6 +84,11 @@ impl<'a> Line<'a> {
     }
 }
 
+/// A text without the digits at its end, and these. The character before them may be any, of several bytes too.
+fn last_number(text: &str) -> (&str, &str) {
+    text.split_at(text.trim_end_matches(|of: char| of.is_ascii_digit()).len())
+}
+
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|of| of.is_ascii_alphanumeric() || of == b'_')
 }
@@ -129,6 +132,7 @@ mod tests {
         check("  CPU 0/KVM   123 [001]     5.000017000:  kvm:kvm_exit: reason HLT rip 0x10", exit);
         check("  CPU 0/KVM  1/123 [001]     5.000017000:  kvm:kvm_exit: reason HLT rip 0x10", exit);
         check("  a [7] b-123 [001] 5.000017: kvm_exit: reason HLT rip 0x10", exit);
+        check("\u{fffd}1 [0] 77: kvm_fpu: load", Some((1, 0, 77, "kvm_fpu", "load")));
         check(" a-1 [0] 77: kvm_fpu: load", Some((1, 0, 77, "kvm_fpu", "load")));
         check(" a-1 [0] 99999999999999999999.5: kvm_fpu: load", None);
         check(" a-1 [70000] 5.0: kvm_fpu: load", None);

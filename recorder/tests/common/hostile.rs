@@ -28,6 +28,7 @@ pub fn perf_text(data: &[u8]) {
     check(data, Source::Perf);
 }
 
+type Target = fn(&[u8]);
+
 /// All targets of this crate by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
-    &[("iris", iris), ("trace_cmd_text", trace_cmd_text), ("perf_text", perf_text)];
+pub const TARGETS: &[(&str, Target)] = &[("iris", iris), ("trace_cmd_text", trace_cmd_text), ("perf_text", perf_text)];

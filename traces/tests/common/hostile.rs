@@ -105,7 +105,7 @@ pub fn sound_trace() -> &'static (Vec<u8>, Vec<u8>, Vec<Event>) {
     static TRACE: OnceLock<(Vec<u8>, Vec<u8>, Vec<Event>)> = OnceLock::new();
     TRACE.get_or_init(|| {
         let at = |at: u32| Stamp { instruction: at.into(), vcpu: 0, pcpu: 0 };
-        let what = |at: u32| if at % 3 == 0 { What::Digest(at.into()) } else { What::Mark(at) };
+        let what = |at: u32| if at.is_multiple_of(3) { What::Digest(at.into()) } else { What::Mark(at) };
         let events: Vec<Event> = (0..20).map(|number| Event { at: at(number), what: what(number) }).collect();
         let mut bytes = Vec::new();
         let mut writer =
@@ -140,9 +140,7 @@ pub fn read_all(bytes: Vec<u8>) -> bool {
         Ok(counts) => assert_eq!(counts.iter().map(|(_, rows)| rows).sum::<u64>(), reader.len()),
         Err(_) => wrong = true,
     }
-    let mut events = reader.events(0);
-    let mut number = 0;
-    while let Some(event) = events.next() {
+    for (number, event) in (0_u64..).zip(reader.events(0)) {
         match event {
             Ok(event) => {
                 let has_text = matches!(&event.what, What::Stop(_) | What::Entry(_));
@@ -154,7 +152,6 @@ pub fn read_all(bytes: Vec<u8>) -> bool {
                 let _ = reader.stored(number);
             }
         }
-        number += 1;
     }
     for (block, info) in reader.blocks().iter().enumerate() {
         let whole = match reader.block(block) {
@@ -257,6 +254,8 @@ pub fn salvage_all(bytes: Vec<u8>) {
     }
 }
 
+type Target = fn(&[u8]);
+
 /// All targets of this crate by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
+pub const TARGETS: &[(&str, Target)] =
     &[("reader", reader), ("block", block), ("header", header), ("index", index), ("salvage", salvage)];
