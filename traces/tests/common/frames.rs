@@ -1,5 +1,5 @@
 //! Traces taken apart into their messages, and put together again.
-#![allow(missing_docs, unreachable_pub)] // Part of tests.
+#![allow(dead_code, missing_docs, unreachable_pub)] // Each test file uses its part.
 
 /// A frame: the first 28 bytes of its head, and its message.
 pub struct Frame {
