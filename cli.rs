@@ -7,6 +7,7 @@ pub mod machine;
 pub mod print;
 pub mod words;
 
+mod bench;
 mod console;
 mod demo;
 mod export;
@@ -57,6 +58,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Verify(args) => trace::verify(&args, print),
         Command::Import(args) => import::import(&args, print),
         Command::Export(args) => export::export(&args, print),
+        Command::Bench(args) => bench::bench(&args, print),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

@@ -26,3 +26,7 @@ bench-nested:
 # The first thing a newcomer runs.
 demo:
     cargo run --release -- demo
+
+# The trace format's budgets, beside this machine's floor.
+bench-trace:
+    cargo bench --bench trace

@@ -148,6 +148,14 @@ docs/import.md says what becomes of each record. An imported trace can be read, 
 Datasets have a folder a table, and in it a folder a trace: docs/export.md says what lies where, and how DuckDB, Spark,
 DataFusion, pandas and polars read it.")]
     Export(ExportArgs),
+    /// Measure the budgets on this machine, beside its own floor
+    #[command(after_help = "Examples:
+  nvmx bench                             all benches that there are: this version has `trace`
+  nvmx bench trace demo.nvmx             the trace format, on the events of a trace
+  nvmx bench trace --json --gate         for CI: exit status 1 when a budget is missed
+
+docs/bench.md says what each figure is.")]
+    Bench(BenchArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
   nvmx completions bash > ~/.local/share/bash-completion/completions/nvmx
@@ -448,6 +456,47 @@ pub struct ExportArgs {
     /// Folder to write to; it is made, or is an earlier export that the traces are added to. For perfetto, a file
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub which: Option<BenchCommand>,
+    /// Print one JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Exit with status 1 when a budget is missed
+    #[arg(long, global = true)]
+    pub gate: bool,
+}
+
+#[derive(Subcommand)]
+pub enum BenchCommand {
+    /// The trace format: what an event costs, and how many bytes it is
+    #[command(after_help = "Examples:
+  nvmx bench trace                       on recordings of built-in guests
+  nvmx bench trace linux.nvmx            on the events of a trace
+  nvmx bench trace linux.nvmx --peers    beside trace-cmd and perf, where they are installed")]
+    Trace(BenchTraceArgs),
+}
+
+#[derive(Args)]
+pub struct BenchTraceArgs {
+    /// Traces to measure on [default: recordings of the guests demo and flush-storm, made now]
+    #[arg(value_name = "FILE")]
+    pub traces: Vec<PathBuf>,
+    /// Events to take of each: of a longer trace, whole blocks spread over it
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
+    pub events: u64,
+    /// Write the exits and entries as files of trace-cmd and perf too, and have these tools read them
+    #[arg(long)]
+    pub peers: bool,
+}
+
+impl Default for BenchTraceArgs {
+    fn default() -> Self {
+        Self { traces: Vec::new(), events: 1_000_000, peers: false }
+    }
 }
 
 #[derive(Args)]

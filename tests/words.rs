@@ -22,6 +22,7 @@ const COMMANDS: &[&str] = &[
     "verify",
     "import",
     "export",
+    "bench",
     "completions",
     "man",
 ];
