@@ -26,13 +26,18 @@ fn dataset(args: &ExportArgs, format: Format, print: &Print) -> Result<Status> {
         let what = format!("cannot export {}", path.display());
         return Err(Failure::new(Status::Usage, what, "-o is the trace itself", "name a folder"));
     }
-    // A trace that is none is found before anything is made.
-    for path in &args.traces {
+    // A trace that is none is found before anything is made. Images are hashed at each opening: one trace is opened once.
+    let [first, others @ ..] = &args.traces[..] else { return Ok(Status::Done) };
+    let mut opened = Some(open(first, print)?);
+    for path in others {
         open(path, &Print::silent())?;
     }
     let mut dataset = Dataset::open(&args.output, format).map_err(|error| failure(&args.output, error))?;
     for path in &args.traces {
-        let reader = open(path, print)?;
+        let reader = match opened.take() {
+            Some(reader) => reader,
+            None => open(path, print)?,
+        };
         let bar = print.progress("exporting", reader.len());
         let added =
             dataset.add(path, &reader, |events| bar.set_position(events)).map_err(|error| failure(path, error))?;

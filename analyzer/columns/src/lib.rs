@@ -12,6 +12,8 @@ mod pages;
 mod parquet;
 mod rows;
 mod sink;
+#[cfg(test)]
+mod tests;
 mod thrift;
 mod words;
 
