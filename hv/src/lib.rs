@@ -17,6 +17,7 @@ pub mod memory;
 pub mod mmu;
 pub mod silicon;
 pub mod soft;
+mod stored;
 pub mod vmcs;
 pub mod vmx;
 pub mod world;

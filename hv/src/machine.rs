@@ -6,6 +6,10 @@
 //! wait, the clock goes on to the board's next deadline. All of it depends on the configuration and on the world's
 //! answers alone.
 
+mod saved;
+
+pub use saved::RestoreError;
+
 use crate::boot::{self, Loaded};
 use crate::device::Board;
 use crate::guests;
@@ -18,6 +22,7 @@ use core::ops::ControlFlow;
 use hv_defs::addr::Gpa;
 use hv_defs::config::{Backend, Config, Guest, ImageKind};
 use hv_defs::event::{Event, Input, InputKind, Stamp, Stop, StopKind, What};
+use serde::{Deserialize, Serialize};
 
 /// A file that the guest boots from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,8 +98,21 @@ pub enum MachineError {
     L0(#[from] l0::Error),
 }
 
+/// How far a machine has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Advance {
+    /// It can go on.
+    On,
+    /// It has come to where it was to pause.
+    Paused,
+    /// The run is over. The world has seen why.
+    Ended(Stop),
+    /// The world broke it off in [`World::events`]: it cannot go on.
+    BrokenOff,
+}
+
 /// What a vCPU is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Doing {
     /// It executes.
     Runs,
@@ -172,13 +190,52 @@ impl Machine {
     /// Runs to the end. The last event that the world sees says why it ended, unless the world ended it in
     /// [`World::events`].
     pub fn run(&mut self, world: &mut dyn World) -> Stop {
-        let stop = loop {
-            match self.step(world) {
-                ControlFlow::Continue(()) => {}
-                ControlFlow::Break(Some(stop)) => break stop,
-                ControlFlow::Break(None) => return world_stop(),
+        self.l0.silicon.pause_at(None);
+        loop {
+            match self.advance(world) {
+                Advance::On | Advance::Paused => {}
+                Advance::Ended(stop) => return stop,
+                Advance::BrokenOff => return world_stop(),
+            }
+        }
+    }
+
+    /// As [`Machine::run`], and stops when `instruction` instructions are retired, between two instructions of whichever
+    /// guest runs. It goes on from there as if it had not stopped: the events are the same. What happens at one
+    /// instruction has all happened or, but for an entry whose guest has not run yet, none of it.
+    pub fn run_to(&mut self, world: &mut dyn World, instruction: u64) -> Advance {
+        self.l0.silicon.pause_at(Some(instruction));
+        let ended = loop {
+            if self.now() >= instruction {
+                break Advance::Paused;
+            }
+            match self.advance(world) {
+                Advance::On => {}
+                ended => break ended,
             }
         };
+        self.l0.silicon.pause_at(None);
+        ended
+    }
+
+    /// Runs one vCPU to its next exit or a little further: the smallest step after which a machine can be saved without
+    /// being paused.
+    pub fn advance(&mut self, world: &mut dyn World) -> Advance {
+        match self.step(world) {
+            ControlFlow::Continue(()) if self.is_paused() => Advance::Paused,
+            ControlFlow::Continue(()) => Advance::On,
+            ControlFlow::Break(Some(stop)) => Advance::Ended(self.end(world, stop)),
+            ControlFlow::Break(None) => Advance::BrokenOff,
+        }
+    }
+
+    /// Whether the guest whose turn it is was stopped between two of its instructions.
+    pub fn is_paused(&self) -> bool {
+        self.l0.is_paused(self.vcpu)
+    }
+
+    /// Tells of the end.
+    fn end(&mut self, world: &mut dyn World, stop: Stop) -> Stop {
         let stop = self.explain(stop);
         let digest = self.l0.silicon.digest();
         self.emit(What::Digest(digest));
@@ -225,11 +282,15 @@ impl Machine {
             until = until.min(max);
         }
         let ran = self.l0.run_turn(self.vcpu, self.pcpu, &mut self.board, &mut self.log, until);
+        if ran == Ran::Paused {
+            self.drain(world)?;
+            return ControlFlow::Continue(());
+        }
         self.show(world, &ran)?;
         self.drain(world)?;
         self.arrivals();
         match ran {
-            Ran::Ready | Ran::Slice => ControlFlow::Continue(()),
+            Ran::Ready | Ran::Slice | Ran::Paused => ControlFlow::Continue(()),
             Ran::Spins => {
                 self.yields = true;
                 ControlFlow::Continue(())

@@ -292,6 +292,13 @@ impl Memory {
         self.write_epoch
     }
 
+    /// By page, what it adds to the digest: 0 for a page of zeros. Only the pages written since the last call, or the last
+    /// [`Memory::digest`], are read.
+    pub fn page_digests(&mut self) -> &[u64] {
+        self.digest();
+        &self.digests
+    }
+
     /// A digest of all of memory. Only the pages written since the last call are read.
     pub fn digest(&mut self) -> u64 {
         let dirty = core::mem::take(&mut self.dirty);

@@ -10,13 +10,14 @@ use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType}
 use hv_defs::event::Check;
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs::{Field, FieldValue, TABLE, VmcsField};
+use serde::{Deserialize, Serialize};
 
 /// A physical CPU, by number from 0.
 pub type Pcpu = usize;
 
 /// Registers that VMX transitions neither save nor load: they stay in the CPU, whichever guest runs on it, and L0 swaps
 /// them when it schedules another vCPU. RSP, RIP and RFLAGS are the VMCS's.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Registers {
     /// RAX, RCX, RDX, RBX, (RSP, unused while in the VMCS), RBP, RSI, RDI, R8 to R15.
     pub gpr: [u64; 16],
@@ -51,9 +52,9 @@ pub struct Registers {
 }
 
 /// The x87, SSE and AVX registers: 512 bytes of FXSAVE image, 64 of XSAVE header, 256 of upper YMM halves.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[repr(C, align(64))]
-pub struct Extended(pub [u8; 832]);
+pub struct Extended(#[serde(with = "crate::stored::bytes")] pub [u8; 832]);
 
 impl Default for Registers {
     /// As after a reset: all zero, but for DR6, XCR0, FCW and MXCSR.
@@ -91,6 +92,9 @@ pub enum Outcome {
     EntryFailed(Check),
     /// The guest did what this silicon does not have. Nothing can be made of the VMCS now.
     Unsupported(Unsupported),
+    /// Whoever watches silicon wanted it stopped here. The guest is still inside and has noticed nothing; the next
+    /// [`Silicon::enter`] on this CPU is none, but goes on with it.
+    Paused,
 }
 
 /// An exit, beside what the VMCS says of it.

@@ -20,6 +20,7 @@ use hv_defs::event::Check;
 use hv_defs::exit::{ExitReason, Reason};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs::*;
+use serde::{Deserialize, Serialize};
 
 /// What was written to a VMCS since it was last entered, by whom it concerns.
 mod dirty {
@@ -38,7 +39,7 @@ mod dirty {
 }
 
 /// One physical CPU.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Physical {
     cpu: Cpu,
     current: Option<Hpa>,
@@ -48,18 +49,34 @@ struct Physical {
     unsaved: bool,
     /// The controls of the VMCS that was loaded before, which often is the next one.
     before: (Option<Hpa>, Controls),
+    /// The entry whose guest was stopped by who watches, and is still inside.
+    paused: Option<Inside>,
+}
+
+/// A VM entry whose exit is yet to come.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Inside {
+    current: Hpa,
+    dropped_by_entry: u32,
 }
 
 /// The software silicon.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct SoftSilicon {
+    /// Stored apart, page by page.
+    #[serde(skip, default = "no_memory")]
     memory: Memory,
+    #[serde(skip)]
     blocks: Blocks,
     cpus: Vec<Physical>,
     clock: u64,
     capabilities: Capabilities,
     /// For each row of the table, what a write to it makes dirty; and whether a read of it needs the cold state saved.
     rows: Vec<(u32, bool)>,
+}
+
+fn no_memory() -> Memory {
+    Memory::new(0)
 }
 
 impl SoftSilicon {
@@ -72,6 +89,7 @@ impl SoftSilicon {
             loaded: None,
             unsaved: false,
             before: (None, Controls::default()),
+            paused: None,
         };
         Self {
             memory: Memory::new(memory),
@@ -97,6 +115,16 @@ impl SoftSilicon {
         self
     }
 
+    /// Takes the memory of another silicon, and what was decoded of it.
+    pub(crate) fn take_memory(&mut self, from: Self) {
+        (self.memory, self.blocks) = (from.memory, from.blocks);
+    }
+
+    /// Whether it has as many CPUs as another, with the same capabilities.
+    pub(crate) fn fits(&self, other: &Self) -> bool {
+        self.cpus.len() == other.cpus.len() && self.capabilities == other.capabilities
+    }
+
     /// Host-physical memory.
     pub fn memory(&mut self) -> &mut Memory {
         &mut self.memory
@@ -120,6 +148,12 @@ impl SoftSilicon {
     /// An external interrupt comes to a CPU's local APIC. The guest that runs there next meets it at once.
     pub fn interrupt(&mut self, cpu: Pcpu, vector: u8) {
         self.cpus[cpu].cpu.interrupts.add(vector);
+    }
+
+    /// Has [`Silicon::enter`] stop with [`Outcome::Paused`] at the first instruction boundary at which
+    /// [`Silicon::retired`] is not below `clock`; `None` for never. Guests notice nothing, nor does L0.
+    pub fn pause_at(&mut self, clock: Option<u64>) {
+        self.cpus.iter_mut().for_each(|physical| physical.cpu.pause_at(clock));
     }
 
     #[inline(always)]
@@ -176,7 +210,7 @@ impl SoftSilicon {
             self.save(number);
         }
         let Self { memory, blocks, cpus, clock, .. } = self;
-        let Physical { cpu, loaded, unsaved, before, .. } = &mut cpus[number];
+        let Physical { cpu, loaded, before, .. } = &mut cpus[number];
         let vmcs = memory.vmcs(current);
         let mut stale = dirtied & (dirty::CONTROLS | dirty::VALUES) != 0;
         if switched {
@@ -234,8 +268,28 @@ impl SoftSilicon {
             }
             Err(trap) => trap,
         };
+        self.leave(number, Inside { current, dropped_by_entry }, trap)
+    }
+
+    /// Runs a guest that was paused on until an exit.
+    fn go_on(&mut self, number: Pcpu, inside: Inside, until: u64) -> Outcome {
+        let Self { memory, blocks, cpus, clock, .. } = self;
+        let trap = cpu::run(&mut cpus[number].cpu, memory, blocks, clock, until);
+        self.leave(number, inside, trap)
+    }
+
+    /// Saves guest state and tells of the exit.
+    #[inline]
+    fn leave(&mut self, number: Pcpu, inside: Inside, trap: Trap) -> Outcome {
+        let Self { memory, cpus, clock, .. } = self;
+        let Physical { cpu, loaded, unsaved, paused, .. } = &mut cpus[number];
+        let Inside { current, dropped_by_entry } = inside;
         let info = match trap {
             Trap::Exit(info) => info,
+            Trap::Paused => {
+                *paused = Some(inside);
+                return Outcome::Paused;
+            }
             Trap::Unsupported(report) => {
                 *loaded = None;
                 *unsaved = false;
@@ -257,6 +311,7 @@ impl SoftSilicon {
         }
         note_exit(vmcs, &info);
         vmcs.set(ENTRY_INTERRUPTION_INFO, vmcs.get(ENTRY_INTERRUPTION_INFO).with_valid(false));
+        let tagged = cpu.controls.secondary(SecondaryControls::VPID);
         let dropped_by_exit = if tagged { 0 } else { cpu.mmu.transition() };
         let stores = vmcs.get(VM_EXIT_MSR_STORE_COUNT);
         let loads = vmcs.get(VM_EXIT_MSR_LOAD_COUNT);
@@ -442,6 +497,9 @@ impl Silicon for SoftSilicon {
     }
 
     fn enter(&mut self, cpu: Pcpu, launch: bool, until: u64) -> Result<Outcome, Refused> {
+        if let Some(inside) = self.cpus[cpu].paused.take() {
+            return Ok(self.go_on(cpu, inside, until));
+        }
         let Some(current) = self.cpus[cpu].current else {
             return Err(Refused { error: None, check: None });
         };

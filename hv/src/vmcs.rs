@@ -5,6 +5,7 @@
 
 use core::mem::size_of;
 use hv_defs::vmcs::{COUNT, Field, FieldValue, MASKS, TABLE, VmcsField};
+use serde::{Deserialize, Serialize};
 
 /// The VMCS revision identifier of this layout: what IA32_VMX_BASIC shows. Its low half is the number of fields.
 pub const REVISION: u32 = 0x4e56_0000 | COUNT as u32;
@@ -16,7 +17,7 @@ pub const SHADOW: u32 = 1 << 31;
 pub const SIZE: usize = size_of::<Vmcs>();
 
 /// A VMCS.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(C)]
 pub struct Vmcs {
     /// The revision identifier, and [`SHADOW`].
@@ -27,6 +28,7 @@ pub struct Vmcs {
     pub launched: u32,
     /// For the owner's use: what was written since the last entry.
     pub dirty: u32,
+    #[serde(with = "crate::stored::words")]
     values: [u64; COUNT],
 }
 

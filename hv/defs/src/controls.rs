@@ -3,7 +3,9 @@
 
 #![allow(missing_docs)] // The names are the SDM's, which says what each means.
 
+use crate::stored::stored_as_bits;
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
 
 macro_rules! controls {
     ($(#[$doc:meta])* $name:ident { $($flag:ident = $bit:literal,)* }) => {
@@ -14,6 +16,7 @@ macro_rules! controls {
                 $(const $flag = 1 << $bit;)*
             }
         }
+        stored_as_bits!($name as u32);
     };
 }
 
@@ -137,7 +140,7 @@ controls! {
 }
 
 /// What a capability MSR says of one 32-bit control field: which bits must be one and which may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Allowed {
     /// Bits that must be one (the MSR's low half).
     pub zero: u32,
@@ -194,7 +197,7 @@ bitflags! {
 }
 
 /// The guest-activity-state field.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum ActivityState {
     Active = 0,
@@ -215,3 +218,5 @@ impl ActivityState {
         }
     }
 }
+
+stored_as_bits!(EptVpidCap as u64, Interruptibility as u32);

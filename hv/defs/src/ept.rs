@@ -2,10 +2,11 @@
 
 use crate::addr::PAGE_SIZE;
 use bitfield_struct::bitfield;
+use serde::{Deserialize, Serialize};
 
 /// The extended-page-table pointer. See: SDM "Extended-Page-Table Pointer (EPTP)".
 #[bitfield(u64)]
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct Eptp {
     /// 0 uncacheable, 6 write-back.
     #[bits(3)]
@@ -32,7 +33,7 @@ impl Eptp {
 
 /// An entry of any EPT paging structure. Which bits mean something depends on its level and on bit 7.
 #[bitfield(u64)]
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct EptEntry {
     pub read: bool,
     pub write: bool,

@@ -9,7 +9,7 @@ use crate::vmcs::VmcsField;
 use core::fmt;
 
 /// When and where an event happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Stamp {
     /// Instructions retired by the machine so far, on all CPUs together.
     pub instruction: u64,

@@ -2,9 +2,10 @@
 
 use bitfield_struct::bitfield;
 use core::fmt;
+use serde::{Deserialize, Serialize};
 
 /// A basic VM-exit reason: the low 16 bits of the exit-reason field. Open: an unknown number is kept and shown.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[repr(transparent)]
 pub struct Reason(pub u16);
 
@@ -60,7 +61,7 @@ impl fmt::Debug for Reason {
 
 /// The whole exit-reason field.
 #[bitfield(u32)]
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitReason {
     #[bits(16)]
     pub basic: u16,
@@ -308,7 +309,7 @@ impl EventType {
 
 /// The VM-entry interruption-information, VM-exit interruption-information and IDT-vectoring information fields.
 #[bitfield(u32)]
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterruptionInfo {
     pub vector: u8,
     #[bits(3, default = EventType::ExternalInterrupt)]

@@ -15,5 +15,6 @@ pub mod fields;
 pub mod instruction_error;
 pub mod policy;
 pub mod slip;
+mod stored;
 pub mod vmcs;
 pub mod x86;

@@ -3,6 +3,7 @@
 
 use crate::policy::words;
 use core::fmt;
+use serde::{Deserialize, Serialize};
 
 words! {
     /// A mistake of L0's that can be switched on.
@@ -43,7 +44,7 @@ words! {
 }
 
 /// A set of slips.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Slips(u32);
 
 const _: () = assert!(Slip::ALL.len() <= u32::BITS as usize);

@@ -8,6 +8,7 @@ use crate::ept::Eptp;
 use crate::exit::{ExitReason, InterruptionInfo};
 use core::fmt;
 use core::marker::PhantomData;
+use serde::{Deserialize, Serialize};
 
 /// How much of a field an access moves. Bits 14:13 of the encoding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +45,7 @@ pub enum Shadowed {
 }
 
 /// A VMCS field by its encoding, known to the table or not.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[repr(transparent)]
 pub struct VmcsField(pub u32);
 

@@ -4,6 +4,7 @@
 
 use bitfield_struct::bitfield;
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
 
 bitflags! {
     /// CR0.
@@ -120,7 +121,7 @@ bitflags! {
 }
 
 /// An exception's vector.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[repr(transparent)]
 pub struct Vector(pub u8);
 
@@ -181,7 +182,7 @@ impl Vector {
 
 /// A segment's access rights, as the VMCS holds them. See: SDM "Guest Register State".
 #[bitfield(u32)]
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRights {
     #[bits(4)]
     pub kind: u8,

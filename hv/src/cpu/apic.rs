@@ -15,6 +15,7 @@ use hv_defs::addr::Hpa;
 use hv_defs::controls::{ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::exit::{EventType, InterruptionInfo, Reason};
 use hv_defs::x86::Vector;
+use serde::{Deserialize, Serialize};
 
 /// Registers in the virtual-APIC page, by their offset.
 const VTPR: u16 = 0x80;
@@ -44,7 +45,7 @@ const DESCRIPTOR_FLAGS: u64 = 32;
 const OUTSTANDING: u8 = 1;
 
 /// Interrupts by vector.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Vectors([u64; 4]);
 
 impl Vectors {

@@ -36,8 +36,10 @@ pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut 
         }
     };
     *clock = cpu.exec.now;
-    if let Trap::Exit(info) = &trap {
-        cpu.settle_rf(info);
+    match &trap {
+        Trap::Exit(info) => cpu.settle_rf(info),
+        Trap::Paused => return trap,
+        Trap::Unsupported(_) => {}
     }
     // One that is still pending is lost to the exit; an entry may inject another before it runs.
     cpu.exec.monitor_trap = false;
@@ -331,9 +333,12 @@ impl Cpu {
             self.external_interrupt(memory)?;
             return self.boundary(memory, until);
         }
-        let goal = until.min(deadline);
+        if self.exec.now >= self.exec.pause {
+            return Err(Trap::Paused);
+        }
+        let goal = until.min(deadline).min(self.exec.pause);
         if self.activity != ActivityState::Active {
-            // Nothing but time can end this.
+            // Nothing but time can end this, or whoever watches.
             self.exec.now = goal;
         }
         Ok(goal)

@@ -6,6 +6,7 @@
 //! low byte is xored with before its parity is taken. The last two are zero except where flags were set one by one.
 
 use hv_defs::x86::Rflags;
+use serde::{Deserialize, Serialize};
 
 /// The bits of RFLAGS that exist and are not arithmetic.
 const SYSTEM: u64 = 0x003f_7700;
@@ -18,7 +19,7 @@ const SF: u64 = 1 << 7;
 const OF: u64 = 1 << 11;
 
 /// RFLAGS.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Flags {
     /// The last result, sign-extended.
     pub(crate) result: u64,

@@ -9,9 +9,10 @@ use crate::vmx::exit::ExitInfo;
 use hv_defs::controls::{ActivityState, Interruptibility};
 use hv_defs::exit::Reason;
 use hv_defs::x86::{AccessRights, Cr0, Cr4, Efer, Rflags, Seg, Vector};
+use serde::{Deserialize, Serialize};
 
 /// A segment register with its hidden part.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Segment {
     /// The visible part.
     pub selector: u16,
@@ -24,7 +25,7 @@ pub struct Segment {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Table {
     /// Where the table begins, linear.
     pub base: u64,
@@ -36,7 +37,7 @@ pub struct Table {
 ///
 /// The current privilege level is SS's DPL, as VM entry and VM exit have it. Whoever changes CR0, CR3, CR4, EFER, PAT,
 /// the VPID, the EPT pointer or SS from outside tells the [`Mmu`] before the guest runs on; [`Cpu::refresh`] does so.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Cpu {
     /// The registers that transitions leave alone. `gpr[4]` is RSP while a guest runs.
     pub regs: Registers,
@@ -103,17 +104,23 @@ pub struct Cpu {
 }
 
 /// State of the executor itself, none of it architectural.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Exec {
     /// The clock at the running block's first instruction.
     pub(super) now: u64,
     /// No block begins that would reach beyond this clock without a look at what there is to do.
     pub(super) limit: u64,
+    /// The clock at which whoever watches the CPU wants it stopped; all ones for never.
+    #[serde(skip, default = "never")]
+    pub(super) pause: u64,
     /// The address of the op that ended the last block.
+    #[serde(skip)]
     pub(super) left: usize,
     /// Why an op answered [`Halt`].
+    #[serde(skip)]
     pub(super) stop: Stop,
     /// What becomes of a store to a page that holds decoded instructions.
+    #[serde(skip)]
     pub(super) code_writes: CodeWrites,
     /// A monitor-trap exit is pending.
     pub(super) monitor_trap: bool,
@@ -134,10 +141,15 @@ pub(super) struct Exec {
     /// The operand's offset of the x87 instruction that runs, where an exception is unmasked.
     pub(super) x87_operand: u64,
     /// Where the next exit's information can be put.
+    #[serde(skip)]
     pub(super) spare: Option<Box<ExitInfo>>,
     /// The clock at the last PAUSE, and at the first of its loop.
     pub(super) last_pause: u64,
     pub(super) first_pause: u64,
+}
+
+fn never() -> u64 {
+    u64::MAX
 }
 
 /// What becomes of a store to a page that holds decoded instructions.
@@ -186,6 +198,8 @@ pub enum Trap {
     Exit(Box<ExitInfo>),
     /// The guest did what this CPU does not have.
     Unsupported(Unsupported),
+    /// The clock is where [`Cpu::pause_at`] said. Nothing has happened to the guest, and [`super::run`] goes on with it.
+    Paused,
 }
 
 impl Cpu {
@@ -222,8 +236,14 @@ impl Cpu {
             la57: false,
             controls: Controls::default(),
             mmu: Mmu::new(tlb_entries),
-            exec: Exec::default(),
+            exec: Exec { pause: never(), ..Exec::default() },
         }
+    }
+
+    /// Has [`super::run`] return [`Trap::Paused`] at the first instruction boundary at which the clock is not below
+    /// `clock`; `None` for never. The guest notices nothing.
+    pub fn pause_at(&mut self, clock: Option<u64>) {
+        self.exec.pause = clock.unwrap_or(u64::MAX);
     }
 
     /// RFLAGS.

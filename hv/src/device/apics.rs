@@ -6,12 +6,13 @@ use super::message::{Kind, Message, Shorthand};
 use crate::l0::Signals;
 use hv_defs::addr::Gpa;
 use hv_defs::x86::msr;
+use serde::{Deserialize, Serialize};
 
 /// Where the I/O APIC answers.
 pub(super) const IOAPIC_ADDRESS: u64 = 0xfec0_0000;
 
 /// The APICs of one machine.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Apics {
     locals: Vec<Lapic>,
     io: Ioapic,

@@ -4,6 +4,7 @@
 use crate::boot::memory_map;
 use crate::l0::Ram;
 use hv_defs::addr::Gpa;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The selector; the data is at the port behind it, the DMA address four behind.
@@ -61,8 +62,10 @@ const WRITE: u32 = 1 << 4;
 pub(crate) type Items = Vec<(u16, Vec<u8>)>;
 
 /// The device.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct FwCfg {
+    /// What the machine was built with, which does not change.
+    #[serde(skip)]
     items: BTreeMap<u16, Vec<u8>>,
     selected: u16,
     offset: usize,
@@ -70,6 +73,11 @@ pub(super) struct FwCfg {
 }
 
 impl FwCfg {
+    /// Takes the items of another, which does without them.
+    pub(super) fn take_items(&mut self, from: Self) {
+        self.items = from.items;
+    }
+
     /// For a machine of `memory` bytes and `cpus` CPUs, with a kernel's items.
     pub(super) fn new(memory: u64, cpus: u16, kernel: Items) -> Self {
         let mut items: BTreeMap<u16, Vec<u8>> = kernel.into_iter().collect();

@@ -2,6 +2,7 @@
 //! See: Intel "82093AA I/O Advanced Programmable Interrupt Controller".
 
 use super::message::{Destination, Kind, Message, Shorthand};
+use serde::{Deserialize, Serialize};
 
 /// Input pins.
 pub(super) const PINS: usize = 24;
@@ -20,7 +21,7 @@ const MASKED: u64 = 1 << 16;
 const WRITABLE: u64 = 0xff00_0000_0001_afff;
 
 /// The I/O APIC.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ioapic {
     id: u32,
     select: u8,

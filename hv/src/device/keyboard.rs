@@ -1,6 +1,8 @@
 //! The keyboard controller, an 8042, with nothing plugged in: its commands are answered, what is sent to a device times
 //! out. What it is for are its side lines: reset, and the A20 gate, which is always open.
 
+use serde::{Deserialize, Serialize};
+
 // The status register: a byte waits to be read; the controller's self-test went well; the last write was a command; the
 // keyboard is not locked; the device did not answer.
 const FULL: u8 = 1;
@@ -25,7 +27,7 @@ const STUCK: u8 = 2;
 const NO_ANSWER: u8 = 0xfe;
 
 /// The controller.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Keyboard {
     /// Its RAM; the first byte is the command byte.
     ram: [u8; 32],

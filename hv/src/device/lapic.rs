@@ -10,6 +10,7 @@ mod timer;
 mod tests;
 
 use super::message::{Destination, Kind, Message, Shorthand};
+use serde::{Deserialize, Serialize};
 use timer::{Mode, Timer};
 
 /// IA32_APIC_BASE: the first vCPU's.
@@ -69,7 +70,7 @@ const ILLEGAL_REGISTER: u32 = 1 << 7;
 const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
 
 /// 256 bits, a vector each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct Vectors([u32; 8]);
 
 impl Vectors {
@@ -104,7 +105,7 @@ pub(super) enum Effect {
 pub(super) type Written = Option<Effect>;
 
 /// What waits for a vCPU beside interrupts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Pins {
     pub(super) nmi: bool,
     pub(super) init: bool,
@@ -112,7 +113,7 @@ pub(super) struct Pins {
 }
 
 /// The local APIC of one vCPU.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Lapic {
     id: u32,
     base: u64,

@@ -24,6 +24,7 @@ use pic::Pics;
 use pit::Pit;
 use pm::Pm;
 use rtc::Rtc;
+use serde::{Deserialize, Serialize};
 use serial::Serial;
 use std::collections::VecDeque;
 
@@ -60,7 +61,7 @@ pub(crate) const SERIAL_LINE: u8 = 4;
 pub(crate) const RTC_LINE: u8 = 8;
 
 /// The devices of one machine.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Board {
     serial: Serial,
     rtc: Rtc,
@@ -106,6 +107,11 @@ impl Board {
             edge: None,
             typed: VecDeque::new(),
         }
+    }
+
+    /// Takes the firmware's items, which are no state, from the board of the same machine.
+    pub fn take_firmware(&mut self, from: Self) {
+        self.fw_cfg.take_items(from.fw_cfg);
     }
 
     /// The instruction at which something happens on the board by itself; `None` when nothing ever will.

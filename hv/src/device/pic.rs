@@ -1,13 +1,15 @@
 //! The pair of 8259A interrupt controllers: lines 0 to 7 at the master, 8 to 15 at the slave, which sits on line 2.
 //! Rotation of priorities and the polled mode are not here.
 
+use serde::{Deserialize, Serialize};
+
 /// The master's line that the slave is wired to.
 const CASCADE: u8 = 2;
 /// What a controller answers when the request has gone before it was acknowledged.
 const SPURIOUS: u8 = 7;
 
 /// Which initialisation word comes next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 enum Awaits {
     #[default]
     Nothing,
@@ -17,7 +19,7 @@ enum Awaits {
 }
 
 /// One controller.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Pic {
     /// Input lines that are high.
     lines: u8,
@@ -125,7 +127,7 @@ impl Pic {
 }
 
 /// Both controllers.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Pics {
     master: Pic,
     slave: Pic,

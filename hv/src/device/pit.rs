@@ -3,6 +3,7 @@
 //! loaded.
 
 use super::CLOCK_HZ;
+use serde::{Deserialize, Serialize};
 
 const TICK_HZ: u64 = 1_193_182;
 
@@ -17,7 +18,7 @@ fn moment(ticks: u64) -> u64 {
 }
 
 /// Which bytes of the count a channel's port carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 enum Bytes {
     Low,
     High,
@@ -25,7 +26,7 @@ enum Bytes {
     Both,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Channel {
     /// 0 interrupt on terminal count, 1 one-shot, 2 rate, 3 square wave, 4 and 5 strobes.
     mode: u8,
@@ -172,7 +173,7 @@ impl Channel {
 }
 
 /// The timer.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Pit {
     channels: [Channel; 3],
     speaker: bool,

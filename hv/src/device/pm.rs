@@ -3,6 +3,7 @@
 //! Registers".
 
 use super::CLOCK_HZ;
+use serde::{Deserialize, Serialize};
 
 /// The PM1 event block: two bytes of status, two of enables.
 pub(crate) const EVENT_PORT: u16 = 0x600;
@@ -33,7 +34,7 @@ const KEPT: u16 = 0x1c02;
 const SLEEP_ENABLE: u16 = 1 << 13;
 
 /// The registers.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Pm {
     enables: u16,
     control: u16,

@@ -3,6 +3,7 @@
 //! after each second.
 
 use super::CLOCK_HZ;
+use serde::{Deserialize, Serialize};
 
 const DAYS_BEFORE: u64 = 20_454; // From 1 January 1970 to 1 January 2026.
 const DAY: u64 = 86_400;
@@ -51,9 +52,10 @@ const VALID: u8 = 0x80;
 const ANY: u8 = 0xc0;
 
 /// The clock and its memory.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Rtc {
     index: u8,
+    #[serde(with = "crate::stored::bytes")]
     cells: [u8; 128],
     /// Seconds that the guest has set the clock forward.
     offset: i64,

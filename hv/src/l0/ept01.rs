@@ -6,6 +6,7 @@ use super::{HIGH_RAM, L0_MEMORY, LOW_RAM_LIMIT};
 use crate::silicon::{Pcpu, Silicon};
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
+use serde::{Deserialize, Serialize};
 
 /// Bytes of a page that a PDE maps.
 pub(super) const LARGE: u64 = 2 << 20;
@@ -40,7 +41,7 @@ const fn leaf(at: u64, large: bool) -> EptEntry {
 }
 
 /// Another root of EPT01's tables, so that what is cached under it is tagged otherwise than what L1 caches.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Second {
     pub(super) pointer: Eptp,
     /// Physical CPUs, by bit, that an L2 ran on under it.
@@ -48,13 +49,14 @@ pub(super) struct Second {
 }
 
 /// EPT01, one for all vCPUs.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ept01 {
     pub(super) pointer: Eptp,
     /// More roots of the same tables, for L2s without EPT of their own: those without an APIC-access page and those with
     /// one. `None` where they run under L1's.
     pub(super) for_l2: Option<[Second; 2]>,
     /// By physical CPU: the APIC-access page that was last in use under the second of them; 0 for none.
+    #[serde(with = "crate::stored::words")]
     apic_access: [u64; 64],
     /// The page directory of each GiB of RAM.
     directories: Vec<Hpa>,

@@ -7,12 +7,13 @@ use super::ept01;
 use super::frames::{self, FRAMES};
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
+use serde::{Deserialize, Serialize};
 
 /// No table.
 pub(super) const NONE: u32 = u32::MAX;
 
 /// One table of an EPT02.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Table {
     pub(super) frame: Hpa,
     /// 4 is a root's.
@@ -31,7 +32,7 @@ pub(super) struct Table {
 }
 
 /// One EPT02.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Root {
     pub(super) vcpu: u16,
     /// L1's EPT pointer.
@@ -75,7 +76,7 @@ impl Shape {
 const USER_EXECUTE: u64 = 1 << 10;
 
 /// All EPT02s.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ept02 {
     tables: Vec<Table>,
     free: Vec<u32>,

@@ -1,11 +1,12 @@
 //! Sets of VMCS fields, by row of the field table.
 
 use hv_defs::vmcs::{COUNT, Class, Field, TABLE};
+use serde::{Deserialize, Serialize};
 
 const WORDS: usize = COUNT.div_ceil(64);
 
 /// A set of VMCS fields.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct FieldSet([u64; WORDS]);
 
 impl FieldSet {

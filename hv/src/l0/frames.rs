@@ -2,12 +2,13 @@
 
 use super::L0_MEMORY;
 use hv_defs::addr::{Hpa, PAGE_SIZE};
+use serde::{Deserialize, Serialize};
 
 /// Frames in L0's memory.
 pub(super) const FRAMES: usize = (L0_MEMORY / PAGE_SIZE) as usize;
 
 /// Which frames are in use. Frame 0 never is, so that address 0 can mean none.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Frames {
     next: usize,
     free: Vec<Hpa>,

@@ -64,6 +64,7 @@ use hv_defs::policy::{Policy, Shadowing, Tags};
 use hv_defs::slip::Slips;
 use hv_defs::x86::{Cr4, msr as number};
 use saved::SavedVmcs;
+use serde::{Deserialize, Serialize};
 use setup::Limits;
 use shadow02::Servable;
 use vcpu::{Operation, VMCS01, Vcpu};
@@ -134,6 +135,8 @@ pub enum Ran {
     Spins,
     /// The vCPU (or its L2) waits for an interrupt. It need not be run before the board has one for it.
     Halted,
+    /// Silicon was stopped by who watches it. The vCPU goes on where it is.
+    Paused,
     /// The run is over.
     Stop(Stop),
 }
@@ -165,7 +168,7 @@ pub enum Error {
 }
 
 /// What all vCPUs share.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Shared {
     policy: Policy,
     slips: Slips,
@@ -192,7 +195,7 @@ struct Shared {
 }
 
 /// The nested hypervisor, with the silicon that it runs on.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct L0<S: Silicon> {
     /// What runs the instructions.
     pub silicon: S,
@@ -214,6 +217,16 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
     range("the number of vCPUs", config.vcpus.into(), (1..=256).contains(&config.vcpus), "from 1 to 256")?;
     range("the number of physical CPUs", config.pcpus.into(), (1..=PCPUS).contains(&config.pcpus), "from 1 to 64")?;
     range("the pool's size", policy.pool.into(), (1..=256).contains(&policy.pool), "from 1 to 256")
+}
+
+impl L0<crate::soft::SoftSilicon> {
+    /// Whether it can take the place of `other`: it runs as many vCPUs under the same rules, on silicon as large.
+    pub(crate) fn fits(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.shared, &other.shared);
+        self.vcpus.len() == other.vcpus.len()
+            && (ours.ram, ours.policy, ours.slips) == (theirs.ram, theirs.policy, theirs.slips)
+            && self.silicon.fits(&other.silicon)
+    }
 }
 
 impl<S: Silicon> L0<S> {
@@ -278,6 +291,7 @@ impl<S: Silicon> L0<S> {
                 waits_for_sipi: id != 0,
                 cr8: 0,
                 entry_pending: false,
+                paused: None,
                 requeued: None,
                 msrs: msr::Msrs::new(),
                 vmx: Operation::default(),

@@ -14,14 +14,16 @@ use hv_defs::exit::{EptViolation, ExitReason, InstructionInfo, Reason};
 use hv_defs::vmcs;
 use hv_defs::x86::AccessRights;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, Register};
+use serde::{Deserialize, Serialize};
 
 /// Bytes of a monitored line, the smallest and the largest.
 pub(super) const LINE: usize = 64;
 
 /// A line of memory, as MONITOR found it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Line {
     at: Hpa,
+    #[serde(with = "crate::stored::bytes")]
     was: [u8; LINE],
 }
 
@@ -38,7 +40,7 @@ impl Line {
 }
 
 /// What a vCPU waits for beside interrupts and their like.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Wait {
     /// HLT: nothing.
     Halt,

@@ -7,6 +7,7 @@ use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::controls::PrimaryControls;
 use hv_defs::vmcs::{self, Field};
 use hv_defs::x86::{Cr0, Efer, msr};
+use serde::{Deserialize, Serialize};
 
 /// IA32_FEATURE_CONTROL as firmware leaves it: locked, VMXON outside SMX enabled.
 const FEATURE_CONTROL: u64 = 5;
@@ -63,7 +64,7 @@ const VARIABLE_LAST: u32 = 0x20f;
 const FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
 
 /// MSRs that are L0's to remember for a vCPU.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Msrs {
     pub(super) feature_control: u64,
     pub(super) tsc_offset: u64,

@@ -9,9 +9,10 @@ use crate::vmcs::Vmcs;
 use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::event::PoolOp;
 use hv_defs::vmcs::COUNT;
+use serde::{Deserialize, Serialize};
 
 /// A vmcs02 and whom it is for.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Slot {
     /// The vmcs12; `None` when free.
     pub(super) vmcs12: Option<Gpa>,
@@ -21,6 +22,7 @@ pub(super) struct Slot {
     pub(super) bitmap: Hpa,
     pub(super) merged: [u8; PASS.len()],
     /// The bits of the MSRs of x2APIC mode in it, once they have not all been ones.
+    #[serde(with = "crate::stored::maybe_bytes")]
     pub(super) x2apic: Option<Box<X2apicBits>>,
     /// What it takes for VMCS shadowing, once L1 has asked for that.
     pub(super) shadow: Option<Box<Shadow02>>,
@@ -32,7 +34,7 @@ pub(super) struct Slot {
 }
 
 /// A vCPU's vmcs02s.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Pool {
     pub(super) slots: Vec<Slot>,
     uses: u64,

@@ -23,15 +23,18 @@ impl<S: Silicon> L0<S> {
         self.cx(vcpu, cpu, bus, log).run(until)
     }
 
-    /// As [`L0::run_vcpu`], and goes on for some dozens of exits while none of them concerns the board, and nothing waits
+    /// As [`L0::run_vcpu`], of a vCPU that may be paused, and goes on for some dozens of exits while none of them concerns the board, and nothing waits
     /// there. Nothing is to become due there before `until`.
     ///
     /// # Panics
     /// As [`L0::run_vcpu`].
     pub fn run_turn(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log, until: u64) -> Ran {
-        self.bring(vcpu, cpu, bus, log);
+        let paused = self.vcpus[vcpu].paused.is_some();
+        if !paused {
+            self.bring(vcpu, cpu, bus, log);
+        }
         let mut cx = self.cx(vcpu, cpu, bus, log);
-        let mut ran = cx.run(until);
+        let mut ran = if paused { cx.enter(until, until) } else { cx.run(until) };
         for _ in 0..ALONE {
             if ran != Ran::Ready || !cx.is_calm() || cx.at.instruction >= until {
                 break;
@@ -39,6 +42,16 @@ impl<S: Silicon> L0<S> {
             ran = cx.enter(until, until);
         }
         ran
+    }
+}
+
+impl<S: Silicon> L0<S> {
+    /// Whether silicon was stopped inside a vCPU's guest by who watches it.
+    ///
+    /// # Panics
+    /// When there is no such vCPU.
+    pub fn is_paused(&self, vcpu: usize) -> bool {
+        self.vcpus[vcpu].paused.is_some()
     }
 }
 
@@ -65,7 +78,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// Enters and handles the exit. `until` is when the entry ends at the latest, `end` when the caller's turn does.
     fn enter(&mut self, until: u64, end: u64) -> Ran {
-        let entered_at = self.at;
+        let (entered_at, until, end) = self.vcpu.paused.take().unwrap_or((self.at, until, end));
         let saved = &self.vcpu.saved[self.vcpu.current];
         let launch = !saved.launched;
         let written = saved.written;
@@ -76,6 +89,10 @@ impl<S: Silicon> Cx<'_, S> {
         self.shared.vpids.used_on(vpid, self.cpu);
         let outcome = self.silicon.enter(self.cpu, launch, until);
         self.at.instruction = self.silicon.retired();
+        if outcome == Ok(Outcome::Paused) {
+            self.vcpu.paused = Some((entered_at, until, end));
+            return Ran::Paused;
+        }
         let failed = match &outcome {
             Ok(Outcome::EntryFailed(check)) => Some(*check),
             Err(refused) => Some(refused.check.unwrap_or(Check::new("refused"))),
@@ -103,6 +120,7 @@ impl<S: Silicon> Cx<'_, S> {
                 if ran == Ran::Slice && self.at.instruction < end { Ran::Ready } else { ran }
             }
             Ok(Outcome::EntryFailed(_)) => self.entry_failed(),
+            Ok(Outcome::Paused) => Ran::Paused,
             Ok(Outcome::Unsupported(what)) => Ran::Stop(Stop { kind: StopKind::Unsupported, code: 0, text: what.what }),
             Err(refused) => self.refused(refused),
         }

@@ -6,6 +6,7 @@ use crate::silicon::Pcpu;
 use hv_defs::addr::Hpa;
 use hv_defs::event::Which;
 use hv_defs::vmcs::{self, COUNT, Class};
+use serde::{Deserialize, Serialize};
 
 /// Fields that a VM entry or a VM exit may write: what L0 knew of them is void after one. Guests change IA32_EFER and
 /// IA32_PAT only through L0, which enters none that is not active.
@@ -14,7 +15,7 @@ const VOLATILE: FieldSet = FieldSet::class(Class::Guest)
     .without(field_set!(VMCS_LINK_POINTER, GUEST_EFER, GUEST_PAT, GUEST_ACTIVITY_STATE, GUEST_SMBASE));
 
 /// A VMCS of L0's.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedVmcs {
     pub(super) hpa: Hpa,
     pub(super) which: Which,
@@ -24,6 +25,7 @@ pub(super) struct SavedVmcs {
     /// Fields that L0 wrote since it last ran.
     pub(super) written: u16,
     known: FieldSet,
+    #[serde(with = "crate::stored::boxed_words")]
     values: Box<[u64; COUNT]>,
 }
 

@@ -11,9 +11,10 @@ use hv_defs::policy::{Policy, RootLoad};
 use hv_defs::slip::{Slip, Slips};
 use hv_defs::vmcs::{self, Field, VmcsField};
 use hv_defs::x86::{Cr0, Cr4, Efer, msr};
+use serde::{Deserialize, Serialize};
 
 /// A control field's bits as silicon permits them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Limit(Allowed);
 
 impl Limit {
@@ -24,7 +25,7 @@ impl Limit {
 }
 
 /// What silicon permits of each control field.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Limits {
     pub(super) pin: Limit,
     pub(super) primary: Limit,

@@ -18,16 +18,17 @@ use hv_defs::event::Which;
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::policy::Shadowing;
 use hv_defs::vmcs::{self, Field, TABLE, VmcsField, Width};
+use serde::{Deserialize, Serialize};
 
 /// 64 encodings of a bitmap, by the number of the word, of which some can be served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Word {
     number: usize,
     served: u64,
 }
 
 /// What silicon can serve of L1's VMCSs: found out once.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Servable {
     words: Vec<Word>,
     /// By row: its bit, and the one of its high half, as word and bit.
@@ -59,7 +60,7 @@ impl Servable {
 }
 
 /// One of vmcs02's bitmaps.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Bitmap {
     page: Hpa,
     /// The words of [`Servable::words`] as they are in the page.
@@ -76,7 +77,7 @@ impl Bitmap {
 }
 
 /// What a vmcs02 needs for VMCS shadowing.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Shadow02 {
     /// The shadow vmcs02, by number among the vCPU's VMCSs.
     pub(super) saved: usize,

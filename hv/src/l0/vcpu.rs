@@ -8,13 +8,15 @@ use super::vmcs12::Vmcs12;
 use super::vpid::{Tag, Tagging};
 use crate::silicon::{Pcpu, Registers};
 use hv_defs::addr::{Gpa, Hpa};
+use hv_defs::event::Stamp;
 use hv_defs::exit::ExitReason;
+use serde::{Deserialize, Serialize};
 
 /// vmcs01's number among a vCPU's VMCSs.
 pub(super) const VMCS01: usize = 0;
 
 /// What L1's VMX operation is in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Operation {
     /// The VMXON region; `None` outside VMX operation.
     pub(super) vmxon: Option<Gpa>,
@@ -27,7 +29,7 @@ pub(super) struct Operation {
 }
 
 /// A virtual CPU of L1.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Vcpu {
     pub(super) id: u16,
     /// The physical CPU that it was on last, where its VMCSs are active.
@@ -60,6 +62,9 @@ pub(super) struct Vcpu {
     pub(super) cr8: u8,
     /// L1 has entered L2, and silicon has not done so yet.
     pub(super) entry_pending: bool,
+    /// Silicon was stopped by who watches it, and is to go on: when the entry was, when it ends at the latest, and when the
+    /// turn does.
+    pub(super) paused: Option<(Stamp, u64, u64)>,
     /// An interrupt whose delivery was cut short, to be delivered once it can be.
     pub(super) requeued: Option<u8>,
     pub(super) msrs: Msrs,

@@ -8,6 +8,7 @@ use crate::vmcs::{SIZE, Vmcs};
 use hv_defs::addr::Gpa;
 use hv_defs::event::NO_ADDRESS;
 use hv_defs::vmcs::{Field, FieldValue, VmcsField};
+use serde::{Deserialize, Serialize};
 
 /// The VMCS revision identifier that L1 is shown.
 pub(super) use crate::vmcs::REVISION;
@@ -75,7 +76,7 @@ pub(super) fn row(field: VmcsField) -> Option<usize> {
 }
 
 /// A vmcs12.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Vmcs12 {
     /// Its L1-physical address.
     pub(super) gpa: Gpa,

@@ -6,12 +6,13 @@ use hv_defs::ept::InvvpidType;
 use hv_defs::event::{Cause, Vpid, VpidOp, What};
 use hv_defs::policy::{Policy, RootLoad, Tags, TransitionFlush};
 use hv_defs::slip::{Slip, Slips};
+use serde::{Deserialize, Serialize};
 
 /// VPIDs for L2s that one vCPU may hold under [`Tags::Mapped`].
 pub(super) const MAPPED: usize = 64;
 
 /// One of silicon's VPIDs, and what an adversarial TLB may hold of it: sets of physical CPUs, by bit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct OneVpid {
     in_use: bool,
     /// Where it ran since it was last handed out.
@@ -23,7 +24,7 @@ struct OneVpid {
 }
 
 /// Silicon's VPIDs, and where each was used.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Vpids {
     /// By VPID less one.
     all: Vec<OneVpid>,
@@ -109,7 +110,7 @@ impl Vpids {
 }
 
 /// One vpid12 and its vpid02.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Pair {
     vpid12: u16,
     vpid02: u16,
@@ -117,7 +118,7 @@ struct Pair {
 }
 
 /// A vCPU's VPIDs.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Tagging {
     /// L1's; 0 without VPIDs.
     pub(super) vpid01: u16,
@@ -163,7 +164,7 @@ impl Tagging {
 }
 
 /// What L2 is about to run under.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Tag {
     /// Silicon's VPID; 0 for none.
     pub(super) vpid: u16,

@@ -8,9 +8,10 @@ use crate::memory::Memory;
 use hv_defs::addr::{Hpa, PAGE_SIZE};
 use hv_defs::ept::{EptEntry, Eptp};
 use hv_defs::exit::EptViolation;
+use serde::{Deserialize, Serialize};
 
 /// EPT as the running VMCS sets it up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ept {
     pub(super) pointer: Eptp,
     /// Mode-based execute control.

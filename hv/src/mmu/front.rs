@@ -4,6 +4,7 @@
 //! clears the line, or gives its context another number.
 
 use super::tlb::PageSize;
+use serde::{Deserialize, Serialize};
 
 /// Lines for each kind of access.
 const LINES: usize = 1024;
@@ -78,7 +79,7 @@ impl Front {
 }
 
 /// What tells the lines of a context and a class of privilege from others'.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Tag {
     low: u64,
     bank: usize,

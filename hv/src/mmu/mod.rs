@@ -26,6 +26,7 @@ use front::Front;
 use hv_defs::addr::Hpa;
 use hv_defs::controls::SecondaryControls;
 use hv_defs::ept::Eptp;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use tlb::{TagId, Tlb, flag};
 use walk::Mode;
@@ -34,7 +35,7 @@ use walk::Mode;
 pub const PHYSICAL_BITS: u32 = 46;
 
 /// Counters of one physical CPU. They count up for ever and wrap.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Statistics {
     /// Linear addresses found in the TLB. Those that the front cache answered are not counted.
     pub hits: u64,
@@ -92,7 +93,7 @@ pub struct Cached {
 }
 
 /// What decides how a linear address is translated, but for privilege, and which cached translations serve it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Context {
     key: u64,
     mode: Mode,
@@ -107,7 +108,7 @@ struct Context {
 }
 
 /// A pair of VPID and EP4TA in use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Space {
     vpid: u16,
     ep4ta: Option<u64>,
@@ -118,10 +119,13 @@ struct Space {
 const MAX_CONTEXTS: usize = 256;
 
 /// The address translation of one physical CPU.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Mmu {
+    #[serde(skip)]
     reads: Front,
+    #[serde(skip)]
     writes: Front,
+    #[serde(skip)]
     fetches: Front,
     /// The running context's number and class of privilege.
     context: front::Tag,
@@ -136,6 +140,7 @@ pub struct Mmu {
     /// Where the running context is among them, if it still is, and where the one before it, which often is the next.
     index: usize,
     before: usize,
+    #[serde(with = "crate::stored::map")]
     by_key: HashMap<u64, usize>,
     spaces: Vec<Space>,
     space: usize,

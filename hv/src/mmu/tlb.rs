@@ -5,6 +5,8 @@
 //!
 //! See: SDM "Caching Translation Information" and "Information That May Be Cached".
 
+use serde::{Deserialize, Serialize};
+
 /// The size of a cached page: 4 KiB, 2 MiB or 1 GiB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
@@ -38,7 +40,7 @@ impl PageSize {
 }
 
 /// What a cached translation is tagged with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Tag {
     /// The VPID; 0 for guest-physical mappings, which have none.
     pub vpid: u16,
@@ -81,7 +83,7 @@ pub(super) mod flag {
 }
 
 /// An entry.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Entry {
     /// The page's number (its first address, less 12 bits), and its size above bit 60.
     key: u64,
@@ -105,7 +107,7 @@ impl Entry {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct TagRow {
     tag: Tag,
     epoch: u32,
@@ -139,7 +141,7 @@ pub(super) struct Inserted {
 }
 
 /// A TLB.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Tlb {
     entries: Vec<Entry>,
     /// Which way of each set goes next.

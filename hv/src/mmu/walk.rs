@@ -8,9 +8,10 @@ use super::{Access, Fault, Mmu, PHYSICAL_BITS};
 use crate::memory::Memory;
 use hv_defs::addr::Hpa;
 use hv_defs::x86::{Cr0, Cr4, Efer, PageFaultCode};
+use serde::{Deserialize, Serialize};
 
 /// How linear addresses are translated: the control bits that decide it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Mode(pub(super) u16);
 
 macro_rules! mode {

@@ -8,9 +8,10 @@ use hv_defs::controls::{
 };
 use hv_defs::vmcs::TABLE;
 use hv_defs::x86::{Cr4, msr};
+use serde::{Deserialize, Serialize};
 
 /// The capabilities of some VMX: the silicon's, or what a hypervisor shows its guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Capabilities {
     /// IA32_VMX_BASIC.
     pub basic: u64,

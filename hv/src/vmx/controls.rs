@@ -9,9 +9,10 @@ use hv_defs::controls::{EntryControls, ExitControls, PinBased, PrimaryControls, 
 use hv_defs::ept::Eptp;
 use hv_defs::vmcs::*;
 use hv_defs::x86::Vector;
+use serde::{Deserialize, Serialize};
 
 /// The controls that the CPU runs under.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Controls {
     /// Pin-based controls.
     pub pin: PinBased,

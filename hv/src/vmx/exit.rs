@@ -2,10 +2,11 @@
 
 use crate::mmu::Fault;
 use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
+use serde::{Deserialize, Serialize};
 
 /// What an exit leaves in the exit-information fields of the VMCS. The default is all zero: no interruption information
 /// is valid, and the reason is that of an exception.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ExitInfo {
     /// The whole exit-reason field.
     pub reason: ExitReason,

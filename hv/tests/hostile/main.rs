@@ -237,6 +237,7 @@ impl Case {
                     self.bus.vector[vcpu] = Some(0x41);
                 }
                 Ran::Ready | Ran::Slice | Ran::Spins => idle = 0,
+                Ran::Paused => unreachable!("nobody watches"),
             }
         }
         if self.told.end.is_empty() {

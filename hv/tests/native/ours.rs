@@ -130,6 +130,7 @@ impl Ours {
         let mut after = *case;
         match trap {
             Trap::Unsupported(what) => return Outcome::Unsupported(what.what),
+            Trap::Paused => unreachable!("nobody watches"),
             Trap::Exit(exit) => match exit.reason.reason() {
                 Reason::EXTERNAL_INTERRUPT => after.vector = NONE,
                 Reason::EXCEPTION_NMI if exit.intr_info.vector() == 1 => {

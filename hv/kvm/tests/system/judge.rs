@@ -165,6 +165,7 @@ impl Ours {
         loop {
             let info = match run(cpu, &mut self.memory, &mut self.blocks, &mut self.clock, until) {
                 Trap::Unsupported(what) => return End::Cannot(what.what),
+                Trap::Paused => unreachable!("nobody watches"),
                 Trap::Exit(info) => info,
             };
             let trap = match info.reason.reason() {

@@ -220,6 +220,7 @@ fn blocks_are_steps(mode: Mode, who: Who, cases: u32) {
         let reason = |trap: &Trap| match trap {
             Trap::Exit(exit) => format!("{:?}", exit.reason.reason()),
             Trap::Unsupported(report) => report.what.clone(),
+            Trap::Paused => "paused".to_owned(),
         };
         let clocks = (blocks.clock - start, steps.clock - start);
         let told = (whole != step)

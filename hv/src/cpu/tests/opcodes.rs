@@ -79,7 +79,7 @@ fn check(mode: Mode, bits: u32, opcodes: &[Vec<u8>]) {
 /// Whether running an instruction ended as its feature says.
 fn fits(instruction: &Instruction, trap: &Trap) -> bool {
     match trap {
-        Trap::Unsupported(_) => false,
+        Trap::Unsupported(_) | Trap::Paused => false,
         Trap::Exit(info) if is_absent(instruction) => {
             info.reason.reason() == Reason::EXCEPTION_NMI && info.intr_info.vector() == Vector::UD.0
         }

@@ -2,6 +2,8 @@
 //! does nothing between questions: what it holds are moments.
 //! See: SDM "APIC Timer" and "TSC-Deadline Mode".
 
+use serde::{Deserialize, Serialize};
+
 /// Instructions (nanoseconds of the board) in a period of the core crystal clock: 25 MHz, as CPUID leaf 0x15 says.
 const CRYSTAL_TICK: u64 = 40;
 
@@ -10,7 +12,7 @@ const CRYSTAL_TICK: u64 = 40;
 const NEVER: u64 = 1 << 62;
 
 /// What the LVT's timer-mode field selects.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) enum Mode {
     #[default]
     OneShot,
@@ -33,7 +35,7 @@ impl Mode {
 }
 
 /// The timer.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Timer {
     mode: Mode,
     /// The divide configuration register.

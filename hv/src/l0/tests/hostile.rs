@@ -147,6 +147,7 @@ fn check(policy: Policy, seed: u64, steps: u32) {
             // Nothing but an interrupt goes on from here.
             Ran::Halted => bench.bus.interrupt = Some(0x40),
             Ran::Ready | Ran::Slice | Ran::Spins => {}
+            Ran::Paused => panic!("nobody watches"),
         }
     }
     assert!(entered_l2 > steps / 100, "L2 ran {entered_l2} times in {steps}: not much of a test");
