@@ -229,6 +229,18 @@ impl Machine {
         }
     }
 
+    /// Tells the world what happened while the machine was built, which it would hear of with the first exit.
+    pub fn tell(&mut self, world: &mut dyn World) {
+        // A world that wants no more says so again.
+        let _ = self.drain(world);
+    }
+
+    /// Has [`Machine::advance`] return after each exit, instead of after some dozens that concern L0 alone. The run is the
+    /// same, and slower.
+    pub fn set_fine(&mut self, fine: bool) {
+        self.l0.set_fine(fine);
+    }
+
     /// Whether the guest whose turn it is was stopped between two of its instructions.
     pub fn is_paused(&self) -> bool {
         self.l0.is_paused(self.vcpu)

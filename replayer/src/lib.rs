@@ -4,8 +4,11 @@
 //! every event as it happens. It stops at the first difference and says what differed. [`replay_many`] does so again and
 //! again; [`state_at`] stops at an event and hands the machine over.
 
+mod checkpoint;
+mod cursor;
 mod recorded;
 
+pub use cursor::{Arrived, Cursor};
 pub use recorded::{Divergence, Side};
 
 use hv::machine::{Machine, MachineError};
@@ -110,7 +113,7 @@ fn replay_machine(
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Machine, Verdict), Error> {
     let mut machine = machine(reader.header())?;
-    let mut world = Recorded::new(reader, options.to, progress)?;
+    let mut world = Recorded::new(reader, options.to, Box::new(progress))?;
     let end = options.to.map_or(reader.len(), |to| reader.len().min(to.saturating_add(1)));
     // A replay to no event at all, as of a trace that was cut before its first block, asks nothing of the machine.
     let stop = if end == 0 { None } else { Some(machine.run(&mut world)) };

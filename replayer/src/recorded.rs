@@ -71,11 +71,25 @@ pub(crate) struct Recorded<'a> {
     last: Option<Stop>,
     divergence: Option<Divergence>,
     failed: Option<traces::Error>,
-    progress: &'a mut dyn FnMut(u64),
+    /// The machine is not broken off, whatever happens: who runs it asks [`Recorded::is_over`] between two steps.
+    lenient: bool,
+    watcher: Box<dyn FnMut(u64) + 'a>,
+}
+
+/// How far a comparison has come.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    /// Events that were the same.
+    pub(crate) events: u64,
+    next_input: usize,
+    instructions: u64,
+    digest: u64,
+    last: Option<Stop>,
 }
 
 impl<'a> Recorded<'a> {
-    pub(crate) fn new(reader: &'a Reader, to: Option<u64>, progress: &'a mut dyn FnMut(u64)) -> Result<Self, Error> {
+    /// `watcher` is told, now and then, how many events have been compared.
+    pub(crate) fn new(reader: &'a Reader, to: Option<u64>, watcher: Box<dyn FnMut(u64) + 'a>) -> Result<Self, Error> {
         Ok(Self {
             reader,
             expected: reader.events(0),
@@ -88,8 +102,65 @@ impl<'a> Recorded<'a> {
             last: None,
             divergence: None,
             failed: None,
-            progress,
+            lenient: false,
+            watcher,
         })
+    }
+
+    /// The same, but it never breaks the machine off.
+    pub(crate) fn lenient(self) -> Self {
+        Self { lenient: true, ..self }
+    }
+
+    /// How far it has come.
+    pub(crate) fn progress(&self) -> Progress {
+        let Self { events, next_input, instructions, digest, last, .. } = self;
+        Progress {
+            events: *events,
+            next_input: *next_input,
+            instructions: *instructions,
+            digest: *digest,
+            last: last.clone(),
+        }
+    }
+
+    /// Goes on from where it was before.
+    pub(crate) fn resume(&mut self, progress: Progress) {
+        let Progress { events, next_input, instructions, digest, last } = progress;
+        self.expected = self.reader.events(events);
+        (self.events, self.next_input, self.instructions) = (events, next_input, instructions);
+        (self.digest, self.last) = (digest, last);
+        (self.divergence, self.failed) = (None, None);
+    }
+
+    /// Events that were the same.
+    pub(crate) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The first difference.
+    pub(crate) fn divergence(&self) -> Option<&Divergence> {
+        self.divergence.as_ref()
+    }
+
+    /// Why the trace could not be read on.
+    pub(crate) fn take_failure(&mut self) -> Option<traces::Error> {
+        self.failed.take()
+    }
+
+    /// Whether nothing more can be compared.
+    pub(crate) fn is_over(&self) -> bool {
+        self.divergence.is_some() || self.failed.is_some() || self.done()
+    }
+
+    /// If the machine's run is over, nothing more may be recorded.
+    pub(crate) fn check_end(&mut self, ended: bool) -> Result<(), Error> {
+        if ended && self.divergence.is_none() && !self.done() {
+            let left = self.expected.next().transpose();
+            let left = left.map_err(|source| Error::Trace { event: self.events, source })?;
+            self.divergence = Divergence::new(self.events, left, None);
+        }
+        Ok(())
     }
 
     /// Whether there is nothing left to compare, so that the machine may stop.
@@ -98,7 +169,7 @@ impl<'a> Recorded<'a> {
     }
 
     fn compare(&mut self, got: &Event) -> ControlFlow<()> {
-        if self.done() {
+        if self.is_over() {
             return ControlFlow::Break(());
         }
         if !self.expected.accept(got) {
@@ -121,7 +192,7 @@ impl<'a> Recorded<'a> {
             self.last = Some(stop.clone());
         }
         if self.events.is_multiple_of(PROGRESS) {
-            (self.progress)(self.events);
+            (self.watcher)(self.events);
         }
         ControlFlow::Continue(())
     }
@@ -131,12 +202,7 @@ impl<'a> Recorded<'a> {
         if let Some(source) = self.failed {
             return Err(Error::Trace { event: self.events, source });
         }
-        // The machine ended by itself: then nothing more may be recorded.
-        if ended.is_some() && self.divergence.is_none() && !self.done() {
-            let left = self.expected.next().transpose();
-            let left = left.map_err(|source| Error::Trace { event: self.events, source })?;
-            self.divergence = Divergence::new(self.events, left, None);
-        }
+        self.check_end(ended.is_some())?;
         Ok(Verdict {
             events: self.events,
             instructions: self.instructions,
@@ -151,9 +217,17 @@ impl<'a> Recorded<'a> {
 impl World for Recorded<'_> {
     fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
         for event in events {
-            self.compare(event)?;
+            if self.compare(event).is_break() {
+                return if self.lenient { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+            }
         }
-        if self.done() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.lenient {
+            ControlFlow::Continue(())
+        } else if self.done() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     fn console(&mut self, _: &[u8]) {}

@@ -333,10 +333,10 @@ impl Cpu {
             self.external_interrupt(memory)?;
             return self.boundary(memory, until);
         }
-        if self.exec.now >= self.exec.pause {
+        if self.exec.now >= self.exec.pause.0 {
             return Err(Trap::Paused);
         }
-        let goal = until.min(deadline).min(self.exec.pause);
+        let goal = until.min(deadline).min(self.exec.pause.0);
         if self.activity != ActivityState::Active {
             // Nothing but time can end this, or whoever watches.
             self.exec.now = goal;

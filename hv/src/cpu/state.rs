@@ -110,9 +110,9 @@ pub(super) struct Exec {
     pub(super) now: u64,
     /// No block begins that would reach beyond this clock without a look at what there is to do.
     pub(super) limit: u64,
-    /// The clock at which whoever watches the CPU wants it stopped; all ones for never.
-    #[serde(skip, default = "never")]
-    pub(super) pause: u64,
+    /// The clock at which whoever watches the CPU wants it stopped.
+    #[serde(skip)]
+    pub(super) pause: Pause,
     /// The address of the op that ended the last block.
     #[serde(skip)]
     pub(super) left: usize,
@@ -148,8 +148,14 @@ pub(super) struct Exec {
     pub(super) first_pause: u64,
 }
 
-fn never() -> u64 {
-    u64::MAX
+/// A clock to pause at; all ones for never.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause(pub(super) u64);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(u64::MAX)
+    }
 }
 
 /// What becomes of a store to a page that holds decoded instructions.
@@ -236,14 +242,14 @@ impl Cpu {
             la57: false,
             controls: Controls::default(),
             mmu: Mmu::new(tlb_entries),
-            exec: Exec { pause: never(), ..Exec::default() },
+            exec: Exec::default(),
         }
     }
 
     /// Has [`super::run`] return [`Trap::Paused`] at the first instruction boundary at which the clock is not below
     /// `clock`; `None` for never. The guest notices nothing.
     pub fn pause_at(&mut self, clock: Option<u64>) {
-        self.exec.pause = clock.unwrap_or(u64::MAX);
+        self.exec.pause = clock.map_or_else(Pause::default, Pause);
     }
 
     /// RFLAGS.

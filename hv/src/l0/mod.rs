@@ -204,6 +204,9 @@ pub struct L0<S: Silicon> {
     vcpus: Vec<Vcpu>,
     /// By physical CPU: the vCPU whose registers it holds.
     residents: Vec<Option<usize>>,
+    /// Every exit ends [`L0::run_turn`].
+    #[serde(skip)]
+    fine: bool,
 }
 
 /// Whether L0 can run under a configuration, whatever the silicon.
@@ -303,7 +306,7 @@ impl<S: Silicon> L0<S> {
             });
         }
         let residents = vec![None; config.pcpus.into()];
-        Ok(Self { silicon, shared, ept02: Ept02::new(config.memory), vcpus, residents })
+        Ok(Self { silicon, shared, ept02: Ept02::new(config.memory), vcpus, residents, fine: false })
     }
 
     /// What a handler works on.

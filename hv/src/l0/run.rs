@@ -29,13 +29,14 @@ impl<S: Silicon> L0<S> {
     /// # Panics
     /// As [`L0::run_vcpu`].
     pub fn run_turn(&mut self, vcpu: usize, cpu: Pcpu, bus: &mut dyn Bus, log: &mut Log, until: u64) -> Ran {
+        let alone = if self.fine { 0 } else { ALONE };
         let paused = self.vcpus[vcpu].paused.is_some();
         if !paused {
             self.bring(vcpu, cpu, bus, log);
         }
         let mut cx = self.cx(vcpu, cpu, bus, log);
         let mut ran = if paused { cx.enter(until, until) } else { cx.run(until) };
-        for _ in 0..ALONE {
+        for _ in 0..alone {
             if ran != Ran::Ready || !cx.is_calm() || cx.at.instruction >= until {
                 break;
             }
@@ -46,6 +47,11 @@ impl<S: Silicon> L0<S> {
 }
 
 impl<S: Silicon> L0<S> {
+    /// Has [`L0::run_turn`] return after each exit.
+    pub(crate) fn set_fine(&mut self, fine: bool) {
+        self.fine = fine;
+    }
+
     /// Whether silicon was stopped inside a vCPU's guest by who watches it.
     ///
     /// # Panics

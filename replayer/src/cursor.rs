@@ -1,0 +1,254 @@
+//! A place in a recorded run, with the machine as it was there: it goes to any event or instruction, forwards and back.
+//!
+//! Forwards it replays and compares; back it goes to a checkpoint before the place and forwards again. Checkpoints are taken
+//! on the way, so that a place that was passed once is near ever after.
+
+use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::recorded::Recorded;
+use crate::{Divergence, Error, machine};
+use hv::machine::{Advance, Machine};
+use hv_defs::event::{Kind, Stop};
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use traces::Reader;
+
+/// Instructions between two checkpoints: what the software CPU does in a second or less.
+const APART: u64 = 1 << 25;
+/// Instructions before a place that was gone to, where one more is taken, so that a step back is short.
+const CLOSE: [u64; 2] = [1 << 21, 1 << 15];
+/// The most bytes that checkpoints may take.
+const MOST: usize = 1 << 30;
+
+/// Why a cursor stopped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Arrived {
+    /// It is where it was told to go.
+    There,
+    /// The recorded run ends before that, for this reason; `None` where a trace was cut short.
+    End(Option<Stop>),
+    /// The replay differs from the recording before that. The machine stands behind the first event that differs.
+    Diverged(Box<Divergence>),
+}
+
+/// A place in a recorded run.
+pub struct Cursor<'a> {
+    reader: &'a Reader,
+    machine: Machine,
+    world: Recorded<'a>,
+    checkpoints: Checkpoints,
+    /// Pages of memory as the guest's images left them, made when one is asked for.
+    initial: OnceCell<BTreeMap<u32, Arc<[u8]>>>,
+    ended: Option<Stop>,
+}
+
+impl std::fmt::Debug for Cursor<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cursor").field("event", &self.event()).field("instruction", &self.instruction()).finish()
+    }
+}
+
+impl<'a> Cursor<'a> {
+    /// Before the first instruction of a trace's run.
+    ///
+    /// # Errors
+    /// The machine cannot be built, or the trace's inputs cannot be read.
+    pub fn open(reader: &'a Reader) -> Result<Self, Error> {
+        let mut machine = machine(reader.header())?;
+        let mut checkpoints = Checkpoints::new(&mut machine, MOST);
+        let mut world = Recorded::new(reader, None, Box::new(|_| {}))?.lenient();
+        machine.tell(&mut world);
+        checkpoints.take(&mut machine, world.progress());
+        Ok(Self { reader, machine, world, checkpoints, initial: OnceCell::new(), ended: None })
+    }
+
+    /// The trace.
+    pub fn reader(&self) -> &'a Reader {
+        self.reader
+    }
+
+    /// How many events have happened: the number of the next one.
+    pub fn event(&self) -> u64 {
+        self.world.events()
+    }
+
+    /// Instructions retired.
+    pub fn instruction(&self) -> u64 {
+        self.machine.now()
+    }
+
+    /// The machine at this place. It is to be looked at, not to be run.
+    pub fn machine(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// The first difference that was met on the way here.
+    pub fn divergence(&self) -> Option<&Divergence> {
+        self.world.divergence()
+    }
+
+    /// Goes to where `event` has just happened. L0 makes the events of one exit together, so the machine stands behind the
+    /// last of them.
+    ///
+    /// # Errors
+    /// A block of the trace cannot be read.
+    pub fn to_event(&mut self, event: u64) -> Result<Arrived, Error> {
+        let Some(last) = self.reader.len().checked_sub(1) else { return Ok(Arrived::End(None)) };
+        let broken = |source| Error::Trace { event, source };
+        let at = self.reader.event(event.min(last)).map_err(broken)?.at.instruction;
+        // A machine that stands behind the event may stand behind others too.
+        if self.event() > event || self.at_end() {
+            self.back(|checkpoint| checkpoint.progress.events <= event);
+        } else {
+            self.forward(|checkpoint| checkpoint.progress.events <= event);
+        }
+        if let Some(arrived) = self.run_to(at)? {
+            return Ok(arrived);
+        }
+        self.machine.set_fine(true);
+        let arrived = loop {
+            if self.event() > event {
+                break Arrived::There;
+            }
+            if let Some(arrived) = self.advance()? {
+                break arrived;
+            }
+        };
+        self.machine.set_fine(false);
+        Ok(arrived)
+    }
+
+    /// Goes to where `instruction` instructions are retired, and the next is about to be executed by whichever guest runs;
+    /// where a halted machine's clock passes that, to the first instruction behind it.
+    ///
+    /// # Errors
+    /// As [`Cursor::to_event`].
+    pub fn to_instruction(&mut self, instruction: u64) -> Result<Arrived, Error> {
+        if self.instruction() > instruction || self.at_end() {
+            self.back(|checkpoint| checkpoint.instruction <= instruction);
+        } else {
+            self.forward(|checkpoint| checkpoint.instruction <= instruction);
+        }
+        Ok(self.run_to(instruction)?.unwrap_or(Arrived::There))
+    }
+
+    /// Goes to where the mark with this value was set for the `count`th time, counted from 1.
+    ///
+    /// # Errors
+    /// As [`Cursor::to_event`]. `None` when there is no such mark.
+    pub fn to_mark(&mut self, value: u32, count: u64) -> Result<Option<Arrived>, Error> {
+        let mut left = count;
+        for block in 0..self.reader.blocks().len() {
+            let event = self.reader.blocks()[block].first;
+            let broken = |source| Error::Trace { event, source };
+            let rows = self.reader.block_columns(block, Kind::Mark).map_err(broken)?;
+            let values = rows.column("value").unwrap_or_default();
+            for (number, _) in rows.event.iter().zip(values).filter(|(_, mark)| **mark == u64::from(value)) {
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    return self.to_event(*number).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn at_end(&self) -> bool {
+        self.ended.is_some() || self.world.is_over()
+    }
+
+    /// Goes back to the last checkpoint that is early enough.
+    fn back(&mut self, early: impl Fn(&Checkpoint) -> bool) {
+        // The first one is at the start, where everything is still to come.
+        let number = self.checkpoints.find(early).unwrap_or(0);
+        self.jump(number);
+    }
+
+    /// Goes on at a later checkpoint, if one is early enough and not behind this place.
+    fn forward(&mut self, early: impl Fn(&Checkpoint) -> bool) {
+        let found = self.checkpoints.find(early);
+        let ahead =
+            |number: usize| self.checkpoints.get(number).is_some_and(|found| found.instruction > self.instruction());
+        if let Some(number) = found.filter(|&number| ahead(number)) {
+            self.jump(number);
+        }
+    }
+
+    fn jump(&mut self, number: usize) {
+        let Self { reader, machine, checkpoints, initial, .. } = self;
+        let first = |page: u32| {
+            let pages = initial.get_or_init(|| initial_pages(reader));
+            pages.get(&page).cloned()
+        };
+        if let Some(progress) = checkpoints.restore(number, machine, first) {
+            self.world.resume(progress);
+            self.ended = None;
+        }
+    }
+
+    /// Runs on to an instruction, taking checkpoints on the way. `None` when it is there.
+    fn run_to(&mut self, instruction: u64) -> Result<Option<Arrived>, Error> {
+        while self.instruction() < instruction {
+            let end = self.checkpoints.end().unwrap_or(0);
+            let mut stops =
+                CLOSE.iter().filter_map(|before| instruction.checked_sub(*before)).filter(|&stop| stop > end);
+            let next =
+                stops.next().unwrap_or(instruction).min((end + APART).max(self.instruction() + 1)).min(instruction);
+            if let Some(arrived) = self.run_on(next)? {
+                return Ok(Some(arrived));
+            }
+            if next < instruction && self.instruction() > end {
+                self.checkpoints.take(&mut self.machine, self.world.progress());
+            }
+        }
+        Ok(None)
+    }
+
+    fn run_on(&mut self, instruction: u64) -> Result<Option<Arrived>, Error> {
+        if let Some(arrived) = self.arrived()? {
+            return Ok(Some(arrived));
+        }
+        let advance = self.machine.run_to(&mut self.world, instruction);
+        self.after(advance)
+    }
+
+    fn advance(&mut self) -> Result<Option<Arrived>, Error> {
+        if let Some(arrived) = self.arrived()? {
+            return Ok(Some(arrived));
+        }
+        let advance = self.machine.advance(&mut self.world);
+        self.after(advance)
+    }
+
+    fn after(&mut self, advance: Advance) -> Result<Option<Arrived>, Error> {
+        if let Advance::Ended(stop) = advance {
+            self.ended = Some(stop);
+        }
+        self.world.check_end(self.ended.is_some())?;
+        self.arrived()
+    }
+
+    /// What there is to say of this place, if the run does not go on from here.
+    fn arrived(&mut self) -> Result<Option<Arrived>, Error> {
+        if let Some(source) = self.world.take_failure() {
+            return Err(Error::Trace { event: self.event(), source });
+        }
+        if let Some(divergence) = self.world.divergence() {
+            return Ok(Some(Arrived::Diverged(Box::new(divergence.clone()))));
+        }
+        Ok(match (&self.ended, self.world.is_over()) {
+            (Some(stop), _) => Some(Arrived::End(Some(stop.clone()))),
+            (None, true) => Some(Arrived::End(None)),
+            (None, false) => None,
+        })
+    }
+}
+
+/// The pages of memory that are not zeros before the first instruction.
+fn initial_pages(reader: &Reader) -> BTreeMap<u32, Arc<[u8]>> {
+    // The same was built when the cursor was opened.
+    let Ok(mut machine) = machine(reader.header()) else { return BTreeMap::new() };
+    let numbers: Vec<u32> =
+        (0..).zip(machine.page_digests()).filter(|(_, digest)| **digest != 0).map(|(page, _)| page).collect();
+    numbers.into_iter().filter_map(|page| Some((page, machine.page(page as usize)?.into()))).collect()
+}
