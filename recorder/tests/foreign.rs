@@ -130,6 +130,9 @@ fn nested(rounds: u64) -> Vec<Event> {
         }
         let info = InterruptionInfo::from(0x8000_0041);
         push(4000, What::Injection(Injection { level: 1, info, error_code: 0 }));
+        let (fault, undefined) = (InterruptionInfo::from(0x8000_0b0e), InterruptionInfo::from(0x8000_0306));
+        let (exception, error_code) = if round % 2 == 0 { (fault, 0x12) } else { (undefined, 0) };
+        push(4000, What::Injection(Injection { level: 1, info: exception, error_code }));
         push(4001, What::Entry(Entry { injected: info, ..entry(1, NO_ADDRESS) }));
         push(5000, What::Exit(exit(1, Reason::VMRESUME, 0x40_0000 + round)));
     }
@@ -204,6 +207,60 @@ fn exits_of_amd_are_in_words_of_vmx() {
             let what = What::Exit(Exit { qualification, length, gpa, ..exit(1, reason, 0x1000) });
             expected.push(Event { at: at(time, 0, 0), what });
             expected.push(Event { at: at(time + 500, 0, 0), what: What::Entry(entry(1, NO_ADDRESS)) });
+        }
+        check(&tape, |_| expected.clone());
+    }
+}
+
+/// L2 on AMD: a hypercall for L1, a page fault for L0, an interrupt that L1 is given.
+#[test]
+fn nested_exits_of_amd_come_back() {
+    for layout in [Layout::Linux6, Layout::Linux4, Layout::Host] {
+        let mut tape = Tape::new(layout);
+        let thread = tape.thread(50, 51, "CPU 0/KVM");
+        let mut expected = Vec::new();
+        let rows = [
+            (0x081_u64, 0_u64, Reason::VMCALL, 0, Actor::L1),
+            (0x400, 0x5000, Reason::EPT_VIOLATION, 1, Actor::L0),
+            (0x060, 0, Reason::EXTERNAL_INTERRUPT, 0, Actor::L1),
+        ];
+        let mut level = 1;
+        for (row, (code, info2, reason, qualification, handled_by)) in (0_u64..).zip(rows) {
+            let time = row * 100;
+            let at_time = |after: u64| (time + after, 0, thread);
+            let event = |after: u64, what| Event { at: at(time + after, 0, 0), what };
+            if level == 1 {
+                for name in ["kvm_nested_vmenter", "kvm_nested_vmrun"] {
+                    tape.hit(at_time(0), name, &[("vmcb", 0x7000), ("isa", 2)]);
+                }
+            }
+            tape.hit(at_time(0), "kvm_entry", &[("vcpu_id", 0)]);
+            expected.push(event(0, What::Entry(entry(2, 0x7000))));
+            let values = [
+                ("exit_reason", code),
+                ("exit_code", code),
+                ("guest_rip", 0x1000),
+                ("isa", 2),
+                ("info2", info2),
+                ("exit_info2", info2),
+            ];
+            tape.hit(at_time(10), "kvm_exit", &values);
+            tape.hit(at_time(11), "kvm_nested_vmexit", &values);
+            if code == 0x060 {
+                tape.hit(at_time(12), "kvm_nested_intr_vmexit", &[("rip", 0x1000)]);
+            }
+            level = 2;
+            if handled_by == Actor::L1 {
+                tape.hit(at_time(13), "kvm_nested_vmexit_inject", &values);
+                tape.hit(at_time(14), "kvm_entry", &[("vcpu_id", 0)]);
+                level = 1;
+            }
+            let vmcs12 = 0x7000;
+            let exit = Exit { qualification, gpa: info2, vmcs12, handled_by, ..exit(2, reason, 0x1000) };
+            expected.push(event(10, What::Exit(exit)));
+            if level == 1 {
+                expected.push(event(14, What::Entry(entry(1, NO_ADDRESS))));
+            }
         }
         check(&tape, |_| expected.clone());
     }

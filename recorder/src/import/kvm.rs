@@ -256,6 +256,8 @@ impl<W: Write> State<W> {
                     Some(_) => Some(needed("error_code")?),
                     None => line.words.split_once('(').and_then(|(_, code)| number(code.split(')').next()?)),
                 };
+                // Old kernels print one, 0, where there is none.
+                let code = code.filter(|_| svm::has_code(vector as u32));
                 let has_code = u32::from(code.is_some()) << 11;
                 self.inject(line, vector as u32 | 3 << 8 | has_code, code.unwrap_or(0) as u32)?;
             }

@@ -63,9 +63,14 @@ pub(super) fn said(code: u32, [info1, info2]: [u64; 2], rip: u64, intr_info: Int
     }
 }
 
+/// Whether an exception comes with an error code.
+pub(super) fn has_code(vector: u32) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+}
+
 fn exception(vector: u32, [_, info2]: [u64; 2], said: Said) -> Said {
     let kind = if matches!(vector, 3 | 4) { 6 } else { 3 };
-    let has_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
+    let has_code = has_code(vector);
     let intr_info = InterruptionInfo::from(1 << 31 | u32::from(has_code) << 11 | kind << 8 | vector);
     // Of a page fault, EXITINFO2 is the address.
     Said { qualification: if vector == 14 { info2 } else { 0 }, intr_info, ..said }
