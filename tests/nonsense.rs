@@ -1,0 +1,105 @@
+//! Traces that make no sense, through every command that reads one: an answer or an error in one line, never a panic.
+//! `NVMX_NONSENSE=N` takes N traces of each kind.
+
+mod common;
+#[path = "../traces/tests/common/frames.rs"]
+mod frames;
+#[path = "../traces/tests/common/hostile.rs"]
+mod hostile;
+#[path = "../traces/tests/common/nonsense.rs"]
+mod nonsense;
+
+use common::{folder, nvmx, word};
+use nonsense::Random;
+use std::fs;
+use std::path::Path;
+
+/// What is asked of every trace; `FILE` is its path, `OUT` one to write to.
+const COMMANDS: &[&str] = &[
+    "info FILE",
+    "info --json FILE",
+    "dump FILE",
+    "dump --json FILE",
+    "report FILE",
+    "report --format json FILE",
+    "report --format html -o OUT FILE",
+    "query FILE|SELECT * FROM exit",
+    "query FILE|SELECT actor, field, count(*) AS n FROM vmcs GROUP BY actor, field",
+    "check FILE --max-redundant-flushes 0",
+    "diff FILE OTHER",
+    "verify FILE",
+    "verify FILE --salvage OUT",
+    "replay FILE",
+    "export FILE -o OUT --to csv",
+    "export FILE -o OUT --to perfetto",
+];
+
+/// Runs all commands on a trace. Whatever a command makes of it, it ends as it should.
+fn check(name: &str, file: &Path, other: &Path) {
+    let out = file.with_extension("out");
+    for command in COMMANDS {
+        let (plain, sql) = command.split_once('|').map_or((*command, None), |(plain, sql)| (plain, Some(sql)));
+        let words = plain.split_whitespace().map(|of| match of {
+            "FILE" => word(file),
+            "OTHER" => word(other),
+            "OUT" => word(&out),
+            of => of,
+        });
+        let ran = nvmx(&words.chain(sql).collect::<Vec<_>>());
+        let ended = (0..=3).contains(&ran.status) && !ran.err.contains("panicked");
+        assert!(ended, "{name}: nvmx {command}: status {}: {}", ran.status, ran.err);
+        assert!(ran.status != 2 || ran.err.lines().count() == 1, "{name}: nvmx {command}: {}", ran.err);
+    }
+    let _ = fs::remove_file(out);
+}
+
+/// Numbers of a trace's messages, changed under right checksums: most are the columns', and then out of any range.
+fn wild(bytes: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut parts = frames::frames(bytes);
+    let blocks = parts.len() - 2;
+    for _ in 0..=random.below(4) {
+        let message = &mut parts[1 + random.below(blocks)].message;
+        let at = 64 + random.below(message.len().saturating_sub(72));
+        let number = random.number().to_le_bytes();
+        let width = 1 << random.below(4);
+        if let Some(place) = message.get_mut(at / width * width..at / width * width + width) {
+            place.copy_from_slice(&number[..width]);
+        }
+    }
+    let mut plain = bytes[..16].to_vec();
+    for frame in parts {
+        let number = |at: usize| frames::u32_at(&frame.head, at) as u32;
+        let tag = frame.head[..4].try_into().expect("4 bytes");
+        let first = u64::from(number(16)) | u64::from(number(20)) << 32;
+        plain.extend(hostile::frame(&tag, (first, number(12)), &frame.message));
+    }
+    plain.extend(&bytes[bytes.len() - 32..]);
+    hostile::mend(&plain)
+}
+
+fn traces() -> u64 {
+    std::env::var("NVMX_NONSENSE").map_or(6, |words| words.parse().expect("a number"))
+}
+
+#[test]
+fn events_without_sense() {
+    let folder = folder("nonsense");
+    let (file, other) = (folder.join("nonsense.nvmx"), folder.join("other.nvmx"));
+    fs::write(&other, nonsense::trace(0, 100)).unwrap();
+    for seed in 1..=traces() {
+        fs::write(&file, nonsense::trace(seed, [300, 20, 2000][seed as usize % 3])).unwrap();
+        check(&format!("seed {seed}"), &file, &other);
+    }
+}
+
+#[test]
+fn numbers_out_of_range() {
+    let folder = folder("wild");
+    let (file, other) = (folder.join("wild.nvmx"), folder.join("other.nvmx"));
+    fs::write(&other, nonsense::trace(0, 100)).unwrap();
+    for seed in 1..=traces() {
+        let bytes = wild(&nonsense::trace(seed, 300), &mut Random::new(seed));
+        fs::write(&file, bytes).unwrap();
+        check(&format!("seed {seed}"), &file, &other);
+    }
+}
