@@ -10,6 +10,7 @@ pub mod words;
 mod bench;
 mod console;
 mod demo;
+mod dump;
 mod export;
 mod import;
 mod manual;
@@ -53,7 +54,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Check(args) => study::check(&args, print),
         Command::Diff(args) => trace::diff(&args, print),
         Command::Tui(args) => study::tui(&args),
-        Command::Dump(args) => trace::dump(&args, print),
+        Command::Dump(args) => dump::dump(&args, print),
         Command::Info(args) => trace::info(&args, print),
         Command::Verify(args) => trace::verify(&args, print),
         Command::Import(args) => import::import(&args, print),

@@ -1,8 +1,9 @@
 //! `nvmx replay`: the run again, and what it says.
 
+use super::dump::line_of;
 use super::fail::{Failure, Result, Status};
 use super::print::{Print, count, of};
-use super::trace::{line_of, open, unreadable};
+use super::trace::{open, unreadable};
 use super::words::ReplayArgs;
 use hv_defs::fields::Value;
 use replayer::{Divergence, Error, Options, Runs};

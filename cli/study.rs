@@ -18,6 +18,12 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
     let reader = open(path, print)?;
     let Some(sql) = &args.sql else {
         let mut text = String::new();
+        if let Some(origin) = &reader.header().origin {
+            text.push_str(&format!(
+                "-- Imported from {}: `instruction` counts {}.\n-- What the source does not tell of has no rows.\n",
+                origin.source, origin.clock
+            ));
+        }
         for table in analyzer::schema::TABLES {
             text.push_str(&format!("{}: {}\n", table.name, table.about));
             for column in table.columns() {

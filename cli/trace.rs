@@ -1,16 +1,17 @@
 //! What looks at a trace as it is: its header, its events, its blocks, and another trace beside it.
 
+use super::dump::line_of;
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, bytes, count, of};
-use super::words::{DiffArgs, DumpArgs, InfoArgs, VerifyArgs};
+use super::words::{DiffArgs, InfoArgs, VerifyArgs};
 use hv_defs::config::{Clock, Config, Guest};
-use hv_defs::event::{Event, Kind, Stamp};
-use hv_defs::fields::{Value, compare};
+use hv_defs::event::Kind;
+use hv_defs::fields::compare;
 use serde_json::{Map, json};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use traces::{Error, Header, Reader, Stored};
+use traces::{Error, Header, Reader};
 
 /// Opens a trace. A cut one is opened up to its last whole block, with a note.
 pub fn open(path: &Path, print: &Print) -> Result<Reader> {
@@ -47,124 +48,6 @@ pub fn unreadable(path: &Path, error: Error) -> Failure {
     Failure::new(Status::Usage, what, error, hint)
 }
 
-/// `nvmx dump`.
-pub fn dump(args: &DumpArgs, print: &Print) -> Result<Status> {
-    let path = &args.trace.trace;
-    let reader = open(path, print)?;
-    if args.from > reader.len() {
-        let what = format!("cannot dump {} from event {}", path.display(), args.from);
-        return Err(Failure::new(
-            Status::Usage,
-            what,
-            format!("it has {}", of(reader.len(), "event")),
-            "use a smaller --from",
-        ));
-    }
-    let mut out = print.out();
-    let mut left = args.count.unwrap_or(u64::MAX);
-    let newer = reader.header().version > traces::VERSION;
-    for (number, event) in (args.from..).zip(reader.events(args.from)) {
-        if left == 0 {
-            break;
-        }
-        let event = match event {
-            Ok(event) => Some(event),
-            Err(Error::NewerKind { .. }) => None,
-            Err(error) => {
-                // What was read goes out before the error does.
-                let _ = out.flush();
-                return Err(unreadable(path, error));
-            }
-        };
-        let kind = event.as_ref().map(|event| event.what.kind());
-        if !args.kind.is_empty() && kind.is_none_or(|kind| !args.kind.contains(&kind)) {
-            continue;
-        }
-        left -= 1;
-        let stored = match newer || event.is_none() {
-            true => Some(reader.stored(number).map_err(|error| unreadable(path, error))?),
-            false => None,
-        };
-        if args.json {
-            let mut object = event.map_or_else(Map::new, |event| json_of(number, &event));
-            stored.iter().for_each(|stored| add_stored(number, stored, &mut object));
-            writeln!(out, "{}", serde_json::Value::from(object))?;
-        } else {
-            let mut line = event.map_or_else(String::new, |event| line_of(number, &event));
-            stored.iter().for_each(|stored| write_stored(number, stored, &mut line));
-            writeln!(out, "{line}")?;
-        }
-    }
-    out.flush()?;
-    Ok(Status::Done)
-}
-
-/// An event in one line, for a reader.
-pub fn line_of(number: u64, event: &Event) -> String {
-    let mut line = beginning(number, &event.at, event.what.kind().name());
-    for (field, value) in event.values().filter(|(_, value)| *value != Value::None) {
-        line.push_str(&format!(" {}={value}", field.name));
-    }
-    line
-}
-
-fn beginning(number: u64, at: &Stamp, kind: &str) -> String {
-    format!("{number:>8} {:>12} {}/{} {kind:<9}", at.instruction, at.vcpu, at.pcpu)
-}
-
-/// The columns of an event that a newer version of the format added: all, if it added the kind.
-fn newer_columns(stored: &Stored) -> impl Iterator<Item = (&str, u64)> {
-    let known = Kind::by_name(&stored.table).map_or(&[][..], Kind::columns);
-    let newer = move |name: &str| known.iter().all(|column| column.name != name);
-    stored.columns.iter().map(|(name, value)| (&name[..], *value)).filter(move |(name, _)| newer(name))
-}
-
-/// Adds to an event's line what a newer version of the format has of it. An empty line is an event that is not known.
-fn write_stored(number: u64, stored: &Stored, line: &mut String) {
-    if line.is_empty() {
-        *line = beginning(number, &stored.at, &stored.table);
-        stored.columns.iter().for_each(|(name, value)| line.push_str(&format!(" {name}={value}")));
-    } else {
-        newer_columns(stored).for_each(|(name, value)| line.push_str(&format!(" {name}={value}")));
-    }
-}
-
-/// As [`write_stored`], to an event's object.
-fn add_stored(number: u64, stored: &Stored, object: &mut Map<String, serde_json::Value>) {
-    if object.is_empty() {
-        *object = json_beginning(number, &stored.at, &stored.table);
-        object.extend(stored.columns.iter().map(|(name, value)| (name.clone(), (*value).into())));
-    } else {
-        object.extend(newer_columns(stored).map(|(name, value)| (name.to_owned(), value.into())));
-    }
-}
-
-fn json_beginning(number: u64, at: &Stamp, kind: &str) -> Map<String, serde_json::Value> {
-    let mut object = Map::new();
-    object.insert("event".into(), number.into());
-    object.insert("instruction".into(), at.instruction.into());
-    object.insert("vcpu".into(), at.vcpu.into());
-    object.insert("pcpu".into(), at.pcpu.into());
-    object.insert("kind".into(), kind.into());
-    object
-}
-
-/// An event as an object: addresses and bits are strings in hexadecimal, for JSON's numbers end at 53 bits.
-fn json_of(number: u64, event: &Event) -> Map<String, serde_json::Value> {
-    let mut object = json_beginning(number, &event.at, event.what.kind().name());
-    for (field, value) in event.values() {
-        let value = match value {
-            Value::None => serde_json::Value::Null,
-            Value::Unsigned(number) => number.into(),
-            Value::Hex(_) => value.to_string().into(),
-            Value::Word(word) => word.into_owned().into(),
-            Value::Text(text) => text.into(),
-        };
-        object.insert(field.name.into(), value);
-    }
-    object
-}
-
 /// `nvmx info`.
 pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
     let path = &args.trace.trace;
@@ -196,13 +79,14 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
             "truncated": reader.truncated(),
             "events": reader.len(),
             "blocks": reader.blocks().len(),
-            "instructions": last,
+            "instructions": (header.clock() == Clock::Instructions).then_some(last),
+            "last": last,
             "counts": kinds,
             "clock": header.clock().name(),
             "origin": header.origin.as_ref().map(|origin| {
                 json!({ "source": origin.source, "name": origin.name, "note": origin.note })
             }),
-            "config": config_json(&header.config),
+            "config": header.origin.is_none().then(|| config_json(&header.config)),
             "images": images,
         });
         writeln!(out, "{object:#}")?;
@@ -223,6 +107,7 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
         Some(origin) => {
             let note = if origin.note.is_empty() { String::new() } else { format!(": {}", origin.note) };
             writeln!(out, "imported      {}, from {}{note}", origin.name, origin.source)?;
+            writeln!(out, "clock         {}", origin.clock)?;
         }
         None => machine(&mut out, header)?,
     }
@@ -343,9 +228,16 @@ fn hex(bytes: &[u8]) -> String {
 pub fn diff(args: &DiffArgs, print: &Print) -> Result<Status> {
     let (a, b) = (open(&args.a, print)?, open(&args.b, print)?);
     let mut out = print.out();
-    let configs = config_differences(&config_json(&a.header().config), &config_json(&b.header().config));
-    for (key, in_a, in_b) in &configs {
-        writeln!(out, "configuration: {key}: {in_a} and {in_b}")?;
+    let (in_a, in_b) = (whence(a.header()), whence(b.header()));
+    match in_a == in_b {
+        false => writeln!(out, "origin: {in_a} and {in_b}")?,
+        true if a.header().origin.is_some() => writeln!(out, "origin: {in_a}, both")?,
+        true => {
+            let configs = config_differences(&config_json(&a.header().config), &config_json(&b.header().config));
+            for (key, in_a, in_b) in &configs {
+                writeln!(out, "configuration: {key}: {in_a} and {in_b}")?;
+            }
+        }
     }
     let (mut events_a, mut events_b) = (a.events(0), b.events(0));
     let mut number = 0;
@@ -388,6 +280,14 @@ pub fn diff(args: &DiffArgs, print: &Print) -> Result<Status> {
     }
     out.flush()?;
     Ok(if equal { Status::Done } else { Status::No })
+}
+
+/// Where a trace comes from, and what its stamps count.
+pub fn whence(header: &Header) -> String {
+    match &header.origin {
+        None => "recorded by nvmx".into(),
+        Some(origin) => format!("imported from {}, times are {}", origin.source, origin.clock),
+    }
 }
 
 /// The leaves in which two objects of the same shape differ.

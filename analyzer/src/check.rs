@@ -3,6 +3,7 @@
 use crate::Findings;
 use crate::findings::PoolFinding;
 use crate::judge::Verdict;
+use hv_defs::event::Kind;
 
 /// The limits; `None` for what is not checked.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -39,20 +40,27 @@ impl Checked {
 
 /// Holds findings against limits: a line for each limit that is set.
 pub fn check(of: &Findings, limits: &Limits) -> Vec<Checked> {
-    let count = |verdict| Some(of.flushes.count(verdict) as f64);
-    let misses = of.pools.iter().map(PoolFinding::missed).sum::<u64>() as f64;
+    let told = |kind: Kind, found: f64| of.overview.tells_of(kind).then_some(found);
+    let count = |verdict| told(Kind::Flush, of.flushes.count(verdict) as f64);
+    let misses = told(Kind::Pool, of.pools.iter().map(PoolFinding::missed).sum::<u64>() as f64);
     let whole = |limit: Option<u64>| limit.map(|limit| limit as f64);
     let rows = [
         ("missing-flushes", whole(limits.missing_flushes), count(Verdict::Missing)),
         ("redundant-flushes", whole(limits.redundant_flushes), count(Verdict::Redundant)),
-        ("pool-misses", whole(limits.pool_misses), Some(misses)),
+        ("pool-misses", whole(limits.pool_misses), misses),
         ("exits-per-l2-exit", limits.exits_per_l2_exit, of.multiplication.factor()),
     ];
     let checked = rows.into_iter().filter_map(|(name, limit, found)| {
         let limit = limit?;
         let shown = |value: f64| if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") };
         let text = match found {
-            None => format!("{name}: nothing to count, limit {}", shown(limit)),
+            None => {
+                let why = match &of.overview.origin {
+                    Some(origin) => format!("the trace is imported from {}, which does not tell", origin.source),
+                    None => "nothing to count".into(),
+                };
+                format!("{name}: {why}, limit {}", shown(limit))
+            }
             Some(found) if found <= limit => format!("{name}: {}, limit {}", shown(found), shown(limit)),
             Some(found) => format!("{name}: {} exceeds the limit of {}", shown(found), shown(limit)),
         };

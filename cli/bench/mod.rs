@@ -74,7 +74,7 @@ fn one(name: &str, built_in: bool, events: &[Event], args: &BenchTraceArgs, prin
     let rows = measure::measure(events, &mut || bar.inc(1))
         .map_err(|error| Failure::new(Status::Failed, &what, error, "check the trace by `nvmx verify`"))?;
     let peers = match args.peers {
-        true => peers::measure(events, trace::line_of, &mut || bar.inc(1)).map_err(|error| {
+        true => peers::measure(events, super::dump::line_of, &mut || bar.inc(1)).map_err(|error| {
             Failure::new(Status::Failed, &what, error, "make room in the folder for temporary files")
         })?,
         false => None,

@@ -26,7 +26,7 @@ mod update;
 mod view;
 mod work;
 
-use hv_defs::config::Guest;
+use hv_defs::config::{Clock, Guest};
 use model::About;
 use std::io;
 use std::path::Path;
@@ -58,18 +58,37 @@ pub fn run(path: &Path) -> Result<(), Error> {
 }
 
 fn about(reader: &Reader, name: String) -> About {
-    let config = &reader.header().config;
+    let header = reader.header();
+    let config = &header.config;
     let guest = match &config.guest {
         Guest::BuiltIn(name) => name,
         Guest::Kernel { name, .. } => name,
     };
+    let (machine, vcpus) = match &header.origin {
+        None => (format!("{guest}, policy {}", config.policy.name().unwrap_or("of its own")), config.vcpus),
+        Some(origin) => (format!("imported from {}, times are {}", origin.source, origin.clock), vcpus_seen(reader)),
+    };
     About {
         name,
-        machine: format!("{guest}, policy {}", config.policy.name().unwrap_or("of its own")),
+        machine,
+        time: match header.clock() {
+            Clock::Instructions => "instruction",
+            Clock::Nanoseconds => "ns",
+            Clock::Ticks => "tick",
+            Clock::Exits => "exit",
+        },
         len: reader.len(),
         firsts: reader.blocks().iter().map(|block| block.first).collect(),
         // A header may claim more than a screen could show.
-        vcpus: config.vcpus.clamp(1, 64),
+        vcpus: vcpus.clamp(1, 64),
         truncated: reader.truncated(),
     }
+}
+
+/// How many vCPUs a trace has whose configuration does not say: what some of its blocks, all over it, show.
+fn vcpus_seen(reader: &Reader) -> u16 {
+    let step = (reader.blocks().len() / 16).max(1);
+    let blocks = (0..reader.blocks().len()).step_by(step).filter_map(|block| reader.block(block).ok());
+    let most = blocks.map(|block| (0..block.len()).filter_map(|place| block.stamp(place)).map(|at| at.vcpu).max());
+    most.flatten().max().unwrap_or(0).saturating_add(1)
 }

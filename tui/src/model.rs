@@ -18,8 +18,10 @@ use std::sync::Arc;
 pub(crate) struct About {
     /// The file's name.
     pub(crate) name: String,
-    /// The guest and the policy, in a few words.
+    /// The guest and the policy, in a few words; of an imported trace, where it comes from.
     pub(crate) machine: String,
+    /// What a stamp counts, one of it.
+    pub(crate) time: &'static str,
     /// Events.
     pub(crate) len: u64,
     /// The first event of each block.

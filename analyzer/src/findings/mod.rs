@@ -18,6 +18,7 @@ pub use vmcs::{FieldRow, Vmcs};
 
 use crate::judge::Bench;
 use crate::{Error, Source};
+use hv_defs::config::{Clock, Guest, Origin};
 use hv_defs::cost::Costs;
 use hv_defs::event::{Event, Kind, Stop, What};
 
@@ -73,6 +74,11 @@ pub struct Overview {
     pub pcpus: u64,
     /// VM entries that a check refused, by the check's name.
     pub failed_entries: Vec<(String, u64)>,
+    /// Where it was imported from; `None` for our own recordings.
+    pub origin: Option<Origin>,
+    /// Of an imported trace, the kinds of event that it has none of and that its source may not tell of: nothing can be
+    /// found about them, be it that there were none.
+    pub untold: Vec<Kind>,
     /// The guest, as its configuration names it; empty when unknown.
     pub guest: String,
     /// The policy: a preset's name, or `custom`; empty when unknown.
@@ -81,6 +87,21 @@ pub struct Overview {
     pub truncated: bool,
     /// How the run ended.
     pub stop: Option<Stop>,
+}
+
+/// What findings are about that a foreign source may not tell of.
+const TOLD_BY_US: [Kind; 6] = [Kind::Entry, Kind::Flush, Kind::Vmcs, Kind::Pool, Kind::Vpid, Kind::Ept];
+
+impl Overview {
+    /// What the stamps count.
+    pub fn clock(&self) -> Clock {
+        self.origin.as_ref().map_or(Clock::Instructions, |origin| origin.clock)
+    }
+
+    /// Whether anything can be found about events of that kind.
+    pub fn tells_of(&self, kind: Kind) -> bool {
+        !self.untold.contains(&kind)
+    }
 }
 
 /// The findings of a trace. `name` is what reports call it.
@@ -93,12 +114,21 @@ pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
     let mut found = pass.finish();
     found.name = name.to_owned();
     if let Source::Trace(reader) = source {
-        let config = &reader.header().config;
-        found.overview.guest = match &config.guest {
-            hv_defs::config::Guest::BuiltIn(name) => name.clone(),
-            hv_defs::config::Guest::Kernel { name, .. } => name.clone(),
-        };
-        found.overview.policy = config.policy.name().unwrap_or("custom").to_owned();
+        let header = reader.header();
+        match &header.origin {
+            Some(origin) => {
+                found.overview.origin = Some(origin.clone());
+                let had = |kind: Kind| found.overview.counts.iter().any(|(known, _)| *known == kind);
+                found.overview.untold = TOLD_BY_US.into_iter().filter(|&kind| !had(kind)).collect();
+            }
+            None => {
+                found.overview.guest = match &header.config.guest {
+                    Guest::BuiltIn(name) => name.clone(),
+                    Guest::Kernel { name, .. } => name.clone(),
+                };
+                found.overview.policy = header.config.policy.name().unwrap_or("custom").to_owned();
+            }
+        }
         found.overview.truncated = reader.truncated();
         found.overview.events = reader.len();
     }

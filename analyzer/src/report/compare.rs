@@ -5,6 +5,7 @@ use crate::Findings;
 use crate::findings::PoolFinding;
 use crate::judge::Verdict;
 use crate::number::grouped;
+use hv_defs::event::Kind;
 
 /// A measure of a trace: less is better, unless it only sizes the trace.
 pub(super) struct Measure {
@@ -32,12 +33,25 @@ fn pool(of: &Findings, pick: fn(&PoolFinding) -> u64) -> Option<f64> {
     (!of.pools.is_empty()).then(|| of.pools.iter().map(pick).sum::<u64>() as f64)
 }
 
+/// A number of our own recordings alone.
+fn ours(of: &Findings, number: u64) -> Option<f64> {
+    of.overview.origin.is_none().then_some(number as f64)
+}
+
+fn flushes(of: &Findings, number: u64) -> Option<f64> {
+    of.overview.tells_of(Kind::Flush).then_some(number as f64)
+}
+
+fn accesses(of: &Findings, number: u64) -> Option<f64> {
+    of.overview.tells_of(Kind::Vmcs).then_some(number as f64)
+}
+
 /// What is compared, in order.
 pub(super) const MEASURES: &[Measure] = &[
-    cost("missing flushes", "missing_flushes", |of| Some(of.flushes.count(Verdict::Missing) as f64)),
+    cost("missing flushes", "missing_flushes", |of| flushes(of, of.flushes.count(Verdict::Missing))),
     size("events", "events", |of| Some(of.overview.events as f64)),
-    size("instructions", "instructions", |of| Some(of.overview.instructions as f64)),
-    cost("modelled cycles", "cycles", |of| Some(of.overview.cycles as f64)),
+    size("instructions", "instructions", |of| ours(of, of.overview.instructions)),
+    cost("modelled cycles", "cycles", |of| ours(of, of.overview.cycles)),
     cost("L1 exits", "l1_exits", |of| Some(level_exits(of, false))),
     size("L2 exits", "l2_exits", |of| Some(level_exits(of, true))),
     Measure {
@@ -47,14 +61,14 @@ pub(super) const MEASURES: &[Measure] = &[
         judged: true,
         decimals: true,
     },
-    cost("flushes", "flushes", |of| Some(of.flushes.made() as f64)),
-    cost("redundant flushes", "redundant_flushes", |of| Some(of.flushes.count(Verdict::Redundant) as f64)),
-    cost("too broad flushes", "too_broad_flushes", |of| Some(of.flushes.count(Verdict::TooBroad) as f64)),
-    cost("TLB entries dropped", "dropped", |of| Some(of.flushes.dropped() as f64)),
+    cost("flushes", "flushes", |of| flushes(of, of.flushes.made())),
+    cost("redundant flushes", "redundant_flushes", |of| flushes(of, of.flushes.count(Verdict::Redundant))),
+    cost("too broad flushes", "too_broad_flushes", |of| flushes(of, of.flushes.count(Verdict::TooBroad))),
+    cost("TLB entries dropped", "dropped", |of| flushes(of, of.flushes.dropped())),
     cost("pool misses", "pool_misses", |of| pool(of, PoolFinding::missed)),
-    cost("VMWRITEs", "vmwrites", |of| Some(of.vmcs.writes() as f64)),
-    cost("VMWRITEs of the same value", "same_value_vmwrites", |of| Some(of.vmcs.same_writes() as f64)),
-    cost("VMREADs", "vmreads", |of| Some(of.vmcs.reads() as f64)),
+    cost("VMWRITEs", "vmwrites", |of| accesses(of, of.vmcs.writes())),
+    cost("VMWRITEs of the same value", "same_value_vmwrites", |of| accesses(of, of.vmcs.same_writes())),
+    cost("VMREADs", "vmreads", |of| accesses(of, of.vmcs.reads())),
 ];
 
 /// A rise by less than this part of the first is no regression.
@@ -64,7 +78,10 @@ pub(super) fn document(of: &[Findings]) -> Document {
     let first = &of[0];
     let names = |of: &Findings| {
         let rest = [&of.overview.guest, &of.overview.policy].into_iter().filter(|text| !text.is_empty());
-        let rest: Vec<&str> = rest.map(String::as_str).collect();
+        let mut rest: Vec<String> = rest.cloned().collect();
+        if let Some(origin) = &of.overview.origin {
+            rest.push(format!("imported from {}, times are {}", origin.source, origin.clock));
+        }
         if rest.is_empty() { of.name.clone() } else { format!("{} ({})", of.name, rest.join(", ")) }
     };
     // A trace a row reads well however many there are; measures a row reads well when there are few.

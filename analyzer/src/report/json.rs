@@ -5,6 +5,7 @@ use crate::Findings;
 use crate::findings::{NestedExit, PoolFinding};
 use crate::histogram::Histogram;
 use crate::judge::Verdict;
+use hv_defs::event::Kind;
 use serde_json::{Value, json};
 
 /// The object of a report: the findings of a trace, or of several a list of them under `traces`.
@@ -54,7 +55,7 @@ fn trace(of: &Findings) -> Value {
         overview.counts.iter().map(|(kind, count)| (kind.name().to_owned(), (*count).into())).collect();
     let failed: serde_json::Map<String, Value> =
         overview.failed_entries.iter().map(|(check, count)| (check.clone(), (*count).into())).collect();
-    json!({
+    let mut object = json!({
         "trace": of.name,
         "guest": overview.guest,
         "policy": overview.policy,
@@ -187,7 +188,24 @@ fn trace(of: &Findings) -> Value {
             "text": advice.text,
             "saves_cycles": advice.saves,
         })).collect::<Vec<_>>(),
-    })
+    });
+    object["clock"] = overview.clock().name().into();
+    object["origin"] = Value::Null;
+    object["untold"] = overview.untold.iter().map(|kind| kind.name()).collect();
+    // What a foreign source does not tell of is not 0.
+    if let Some(origin) = &overview.origin {
+        object["origin"] = json!({ "source": origin.source, "name": origin.name, "note": origin.note });
+        for key in ["guest", "policy", "instructions", "cycles"] {
+            object[key] = Value::Null;
+        }
+        for (kind, key) in [(Kind::Flush, "flushes"), (Kind::Pool, "pool"), (Kind::Vmcs, "vmcs"), (Kind::Vpid, "vpids")]
+        {
+            if !overview.tells_of(kind) {
+                object[key] = Value::Null;
+            }
+        }
+    }
+    object
 }
 
 fn sum(of: &Findings, pick: impl Fn(&PoolFinding) -> u64) -> u64 {

@@ -5,7 +5,8 @@ use crate::findings::{Findings, FlushRow, PoolFinding};
 use crate::histogram::Histogram;
 use crate::judge::Verdict;
 use crate::number::{grouped, percent};
-use hv_defs::event::Actor;
+use hv_defs::config::Clock;
+use hv_defs::event::{Actor, Kind};
 use hv_defs::vmcs::Shadowed;
 
 /// Rows that a table shows before it sums up the rest.
@@ -15,6 +16,7 @@ const TOP: usize = 20;
 pub(super) fn document(of: &Findings) -> Document {
     let all = [
         overview(of),
+        untold(of),
         missing(of),
         advice(of),
         exits(of),
@@ -52,6 +54,11 @@ fn overview(of: &Findings) -> Option<Section> {
             facts.push((name, Cell::text(text)));
         }
     };
+    if let Some(origin) = &overview.origin {
+        text("imported from", &format!("{}, by {}", origin.name, origin.source));
+        text("", &origin.note);
+        text("clock", origin.clock.name());
+    }
     text("guest", &overview.guest);
     text("policy", &overview.policy);
     if let Some(stop) = &overview.stop {
@@ -60,8 +67,15 @@ fn overview(of: &Findings) -> Option<Section> {
         text("", &stop.text);
     }
     facts.push(("events", Cell::count(overview.events)));
-    facts.push(("instructions", Cell::count(overview.instructions)));
-    facts.push(("modelled cycles", Cell::count(overview.cycles)));
+    match overview.clock() {
+        _ if overview.origin.is_none() => {
+            facts.push(("instructions", Cell::count(overview.instructions)));
+            facts.push(("modelled cycles", Cell::count(overview.cycles)));
+        }
+        // The exits are counted below.
+        Clock::Exits => {}
+        clock => facts.push((clock.name(), Cell::count(overview.instructions))),
+    }
     facts.push(("vCPUs on CPUs", Cell::text(format!("{} on {}", overview.vcpus, overview.pcpus))));
     let exits: u64 = of.exits.iter().map(|row| row.count).sum();
     facts.push(("exits", Cell::count(exits)));
@@ -70,8 +84,13 @@ fn overview(of: &Findings) -> Option<Section> {
     if let Some(factor) = of.multiplication.factor() {
         facts.push(("exits per L2 exit", Cell::number(format!("{factor:.2}"), factor)));
     }
-    facts.push(("flushes", Cell::count(of.flushes.made())));
-    for verdict in [Verdict::Missing, Verdict::Redundant, Verdict::TooBroad] {
+    let verdicts: &[Verdict] = if overview.tells_of(Kind::Flush) {
+        facts.push(("flushes", Cell::count(of.flushes.made())));
+        &[Verdict::Missing, Verdict::Redundant, Verdict::TooBroad]
+    } else {
+        &[]
+    };
+    for &verdict in verdicts {
         let count = of.flushes.count(verdict);
         let tone = if count == 0 { Tone::Good } else { verdict_tone(verdict) };
         let name = match verdict {
@@ -90,6 +109,32 @@ fn overview(of: &Findings) -> Option<Section> {
         ));
     }
     section("overview", "Overview", vec![Part::Facts(facts)])
+}
+
+/// What a foreign source does not tell of, and what is therefore not found.
+fn untold(of: &Findings) -> Option<Section> {
+    let overview = &of.overview;
+    let origin = overview.origin.as_ref()?;
+    let missed = overview.untold.iter().filter_map(|kind| {
+        Some(match kind {
+            Kind::Entry => "VM entries: how long handling took, and failed entries, are not known.",
+            Kind::Flush => "Flushes: whether any are redundant, too broad or missing cannot be judged.",
+            Kind::Vmcs => "VMCS accesses: redundant VMWRITEs, and which fields to shadow, cannot be found.",
+            Kind::Pool => "The vmcs02 pool: its misses, and the size it should have, cannot be found.",
+            Kind::Vpid => "The VPID map: how VPIDs are reused is not known.",
+            Kind::Ept => "Changes of EPT02s: only EPT violations are seen.",
+            _ => return None,
+        })
+    });
+    let mut parts = vec![Part::Note(format!(
+        "The trace was imported from {}. It has no events of these, and its source may not tell of them:",
+        origin.source
+    ))];
+    parts.extend(missed.map(|text| Part::Note(text.into())));
+    if parts.len() == 1 {
+        return None;
+    }
+    section("untold", "What cannot be judged", parts)
 }
 
 fn missing(of: &Findings) -> Option<Section> {
@@ -176,12 +221,26 @@ fn exits(of: &Findings) -> Option<Section> {
             Cell::share(row.handling.sum(), cycles),
         ]
     });
-    let rows: Vec<_> = shown.collect();
+    let mut rows: Vec<_> = shown.collect();
     let rest: u64 = of.exits.iter().skip(TOP).map(|row| row.count).sum();
     let mut note =
         "`run before` is what the guest ran from its entry to the exit, in instructions. Cycles are modelled: \
                     the exit, what L0 did, and the entry that followed."
             .to_owned();
+    let mut columns = columns;
+    if of.overview.origin.is_some() {
+        // Nothing says what a foreign machine's cycles would be, nor, without entries, since when a guest ran.
+        let timed = of.overview.tells_of(Kind::Entry);
+        let kept = if timed { 7 } else { 5 };
+        columns.truncate(kept);
+        rows.iter_mut().for_each(|row| row.truncate(kept));
+        let clock = of.overview.clock();
+        note = if timed {
+            format!("`run before` is from the guest's entry to the exit, in {clock}.")
+        } else {
+            String::new()
+        };
+    }
     if rest > 0 {
         note += &format!(" {} exits of {} other kinds are not shown.", grouped(rest), of.exits.len() - TOP);
     }
@@ -226,13 +285,20 @@ fn multiplication(of: &Findings) -> Option<Section> {
             Cell::count(reason.accesses),
         ]
     });
-    let table = Table {
+    let mut table = Table {
         columns,
         rows: shown.collect(),
         note: "`exits each` is what silicon takes for one such exit, itself included, where L2 ran again. Cycles are \
                modelled, from the exit to the next entry of L2."
             .into(),
     };
+    if of.overview.origin.is_some() {
+        // The columns from what L1 ran on count instructions and cycles.
+        table.columns.truncate(6);
+        table.rows.iter_mut().for_each(|row| row.truncate(6));
+        table.note =
+            "`exits each` is what silicon takes for one such exit, itself included, where L2 ran again.".into();
+    }
     let parts = all.reasons.iter().filter(|reason| reason.resumed > 0).map(|reason| {
         let caused = reason.caused.iter().map(|caused| (caused.reason.to_string(), caused.count)).collect();
         (format!("L2 {}", reason.reason), reason.resumed + reason.caused_total(), caused)
@@ -555,7 +621,7 @@ fn phases(of: &Findings) -> Option<Section> {
 
 fn about(of: &Findings) -> Option<Section> {
     let costs = hv_defs::cost::DEFAULT;
-    let mut parts = vec![Part::Note(format!(
+    let modelled = Part::Note(format!(
         "Modelled cycles: an instruction {}, an entry {}, an exit {}, VMREAD {}, VMWRITE {}, INVVPID {}, INVEPT {}, refilling a \
          TLB entry {}. They are of the order that is published, and make counts comparable; they are no measurement.",
         costs.instruction,
@@ -566,7 +632,15 @@ fn about(of: &Findings) -> Option<Section> {
         costs.invvpid,
         costs.invept,
         costs.nested_walk,
-    ))];
+    ));
+    let mut parts = vec![modelled];
+    if let Some(origin) = &of.overview.origin {
+        parts.push(Part::Note(format!(
+            "Times are {}, and so is what is called instructions here. docs/import.md says what the events of a trace from \
+             {} are made of.",
+            origin.clock, origin.source
+        )));
+    }
     if of.overview.events == 0 {
         parts.insert(0, Part::Note("The trace has no events.".into()));
     }

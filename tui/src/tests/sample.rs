@@ -1,6 +1,6 @@
 //! A made-up run of two vCPUs, with every kind of event in it.
 
-use hv_defs::config::{Config, Guest};
+use hv_defs::config::{Clock, Config, Guest, Origin};
 use hv_defs::event::*;
 use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
 use hv_defs::vmcs::{self, VmcsField};
@@ -179,8 +179,24 @@ pub(crate) fn events() -> Vec<Event> {
 pub(crate) fn trace() -> Vec<u8> {
     let mut config = Config::new(Guest::BuiltIn("sample".into()));
     config.vcpus = 2;
+    write(&Header::new(config, Vec::new()))
+}
+
+/// The run as a trace that was imported, whose header says nothing of a machine.
+pub(crate) fn imported() -> Vec<u8> {
+    let mut header = Header::new(Config::new(Guest::BuiltIn("perf.data".into())), Vec::new());
+    header.origin = Some(Origin {
+        source: "perf".into(),
+        name: "perf.data".into(),
+        clock: Clock::Nanoseconds,
+        note: String::new(),
+    });
+    write(&header)
+}
+
+fn write(header: &Header) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut writer = Writer::create(&mut bytes, &Header::new(config, Vec::new())).expect("memory takes all");
+    let mut writer = Writer::create(&mut bytes, header).expect("memory takes all");
     for (number, event) in events().iter().enumerate() {
         if number > 0 && number.is_multiple_of(100) {
             writer.end_block().expect("memory takes all");

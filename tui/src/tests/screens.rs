@@ -59,3 +59,12 @@ fn awkward_traces_and_terminals() {
     damaged[middle] ^= 0xff;
     settings("damaged", open(damaged, SMALL).keys(":250\n").screen());
 }
+
+#[test]
+fn an_imported_trace_names_its_origin_and_its_clock() {
+    let session = Session::open(super::sample::imported(), SMALL);
+    let screen = session.screen();
+    assert!(screen.contains("imported from perf, times are nanoseconds"), "{screen}");
+    assert!(screen.contains("ns ") && !screen.contains("policy"), "{screen}");
+    assert_eq!(session.model.about.vcpus, 2, "the header does not say it, the events do");
+}

@@ -189,7 +189,7 @@ fn position(model: &Model) -> Vec<Piece> {
         .add(Role::Strong, thousands(model.cursor))
         .add(Role::Dim, format!(" of {}, {percent:.0}%", thousands(model.about.len)));
     if let Some(event) = model.selected() {
-        line = line.field("instruction", thousands(event.at.instruction)).field("vcpu", event.at.vcpu.to_string());
+        line = line.field(model.about.time, thousands(event.at.instruction)).field("vcpu", event.at.vcpu.to_string());
     }
     line.0
 }
