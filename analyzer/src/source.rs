@@ -107,16 +107,16 @@ impl Source<'_> {
                     let read = reader.block_columns_of(block, kind, &names)?;
                     rows.event.extend(&read.event);
                     rows.instruction.extend(&read.instruction);
-                    rows.vcpu.extend(&read.vcpu);
-                    rows.pcpu.extend(&read.pcpu);
+                    rows.vcpu.extend(read.vcpu.iter().map(|cpu| cpu as u16));
+                    rows.pcpu.extend(read.pcpu.iter().map(|cpu| cpu as u16));
                     for (all, column) in rows.columns.iter_mut().zip(columns) {
                         let Some(values) = read.column(column.name) else { continue };
                         if column.form == hv_defs::fields::Form::Text {
                             let texts = &mut rows.texts;
                             // A block numbers its texts for itself.
-                            all.extend(values.iter().map(|&text| texts.number(read.texts.text(text).unwrap_or(""))));
+                            all.extend(values.iter().map(|text| texts.number(read.texts.text(text).unwrap_or(""))));
                         } else {
-                            all.extend(values);
+                            values.append_to(all);
                         }
                     }
                 }

@@ -47,7 +47,7 @@ pub fn vmcs_at(source: Source<'_>, event: u64) -> Result<Vmcss, Error> {
                 let mut row = vec![0; width];
                 for (at, &number) in rows.event.iter().enumerate().take_while(|(_, number)| **number < event) {
                     for (cell, column) in row.iter_mut().zip(&rows.columns) {
-                        *cell = column.values[at];
+                        *cell = column.values.at(at);
                     }
                     if let Some(What::Vmcs(access)) = What::from_row(Kind::Vmcs, &row, &rows.texts) {
                         fold(&mut all, number, &access);

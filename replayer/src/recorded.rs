@@ -254,7 +254,7 @@ fn inputs(reader: &Reader) -> Result<Vec<Input>, Error> {
             Err(source) => return Err(Error::Trace { event, source }),
         };
         for row in 0..rows.len() {
-            let cells: Vec<u64> = rows.columns.iter().map(|column| column.values[row]).collect();
+            let cells: Vec<u64> = rows.columns.iter().map(|column| column.values.at(row)).collect();
             if let Some(What::Input(input)) = What::from_row(Kind::Input, &cells, &rows.texts) {
                 inputs.push(input);
             }

@@ -4,13 +4,17 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../tests/common/frames.rs"]
+mod frames;
 
+use frames::{frames, stored_file};
 use hv_defs::event::*;
 use hv_defs::exit::{ExitReason, InterruptionInfo};
 use hv_defs::vmcs::VmcsField;
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::time::{Duration, Instant};
-use traces::{Reader, Writer};
+use traces::{Batch, Reader, Writer};
 
 /// The exits and VMCS accesses of a file of seeds: lines of hexadecimal, three a record.
 fn iris(text: &str) -> Vec<Event> {
@@ -66,60 +70,144 @@ fn spent(since: Instant) -> Duration {
     nanoseconds.map_or_else(|| since.elapsed(), Duration::from_nanos)
 }
 
-/// The best of some runs, in millions of `count` a second of CPU time.
-fn rate(count: usize, mut run: impl FnMut()) -> f64 {
+/// What one run takes, in nanoseconds of CPU time: the best of some tries.
+fn nanoseconds(mut run: impl FnMut()) -> f64 {
     let since = Instant::now();
     let best = (0..5).map(|_| {
         let (start, mut runs, mut took) = (spent(since), 0, Duration::ZERO);
-        while took < Duration::from_millis(100) {
+        while took < Duration::from_millis(60) {
             run();
             (runs, took) = (runs + 1, spent(since) - start);
         }
         took / runs
     });
-    count as f64 / best.min().unwrap_or_default().as_secs_f64() / 1e6
+    best.min().unwrap_or_default().as_secs_f64() * 1e9
 }
+
+/// So few events that they stay in the cache, as those of a machine are when it tells them.
+const CACHED: usize = 2048;
+
+/// Bytes of a ring to append records to.
+const RING: usize = 1 << 20;
 
 fn measure(name: &str, events: &[Event]) {
     let bytes = write(events);
-    let empty = write(&[]).len();
-    println!("{name}: {} events, {:.2} bytes an event", events.len(), bytes.len() as f64 / events.len() as f64);
+    let (count, empty) = (events.len() as f64, write(&[]).len());
+    println!("{name}: {} events, {:.2} bytes an event", events.len(), (bytes.len() - empty) as f64 / count);
     for &kind in Kind::ALL {
         let only: Vec<Event> = events.iter().filter(|event| event.what.kind() == kind).cloned().collect();
         if only.len() > 100 {
             let size = (write(&only).len() - empty) as f64 / only.len() as f64;
-            println!("  {kind:10} {size:6.2} bytes each alone");
+            println!("  {kind:10} {:9} events, {size:6.2} bytes each alone", only.len());
         }
     }
-    let copied = rate(events.len(), || assert_eq!(events.to_vec().len(), events.len()));
-    let header = common::header();
-    let encoded = rate(events.len(), || {
-        let mut writer = Writer::create(std::io::sink(), &header).expect("a sink takes all");
-        events.iter().for_each(|event| writer.push(event).expect("a sink takes all"));
-        writer.finish().expect("a sink takes all");
+    let row = |what: &str, took: f64| {
+        let each = took / count;
+        println!("  {what:44} {each:7.2} ns an event {:8.1} million/s", 1e3 / each);
+    };
+
+    // Writing, stage by stage.
+    let few = &events[..events.len().min(CACHED)];
+    let scale = count / few.len() as f64;
+    let mut ring = vec![[0_u64; 8]; RING / 64];
+    let appended = nanoseconds(|| {
+        for (at, event) in few.iter().enumerate() {
+            ring[at % (RING / 64)] = [event.at.instruction, at as u64, 2, 3, 4, 5, 6, 7];
+        }
+        black_box(&mut ring);
     });
-    let reader = Reader::from_bytes(bytes).expect("sound");
-    let decoded = rate(events.len(), || assert_eq!(reader.events(0).filter(Result::is_ok).count(), events.len()));
-    let columns = rate(events.len(), || {
-        for block in 0..reader.blocks().len() {
-            for kind in [Kind::Exit, Kind::Entry, Kind::Vmcs] {
-                reader.block_columns(block, kind).expect("sound");
+    row("floor: append a record of 64 bytes to a ring", appended * scale);
+    let mut batch = Batch::default();
+    let mut moved = few.to_vec();
+    let pushed = nanoseconds(|| {
+        for event in &mut moved {
+            event.at.instruction += 1;
+            if batch.push(event) {
+                batch.clear();
             }
         }
     });
-    println!(
-        "  millions a second: copy {copied:.1}, write {encoded:.1}, read events {decoded:.1}, read columns {columns:.1}"
-    );
+    row("push to a batch, from the cache", pushed * scale);
+    let mut batches = vec![Batch::default()];
+    for event in events {
+        let last = batches.len() - 1;
+        if batches[last].push(event) {
+            batches.push(Batch::default());
+        }
+    }
+    let header = common::header();
+    let written = nanoseconds(|| {
+        let mut writer = Writer::create(std::io::sink(), &header).expect("a sink takes all");
+        batches.iter().for_each(|batch| writer.write(batch).expect("a sink takes all"));
+        writer.finish().expect("a sink takes all");
+    });
+    row("write batches to a sink", written);
+    row("push and write", pushed * scale + written);
+    let messages: Vec<Vec<u8>> = frames(&bytes).into_iter().map(|frame| frame.message).collect();
+    let length: usize = messages.iter().map(Vec::len).sum();
+    println!("  messages: {:.2} bytes an event before compression", length as f64 / count);
+    let mut room = vec![0; 33 << 20];
+    let mut compressor = zstd::bulk::Compressor::new(1).expect("a compressor");
+    let compressed = nanoseconds(|| {
+        for message in &messages {
+            compressor.compress_to_buffer(message, &mut room[..]).expect("room for all");
+        }
+    });
+    row("  of which zstd", compressed);
+    let copied = nanoseconds(|| {
+        for message in &messages {
+            room[..message.len()].copy_from_slice(black_box(message));
+        }
+    });
+    row("floor: copy the messages", copied);
+    drop(batches);
+
+    // Reading.
+    let small: Vec<Vec<u8>> =
+        messages.iter().map(|message| zstd::bulk::compress(message, 1).expect("a compressor")).collect();
+    let mut decompressor = zstd::bulk::Decompressor::new().expect("a decompressor");
+    let expanded = nanoseconds(|| {
+        for small in &small {
+            decompressor.decompress_to_buffer(small, &mut room[..]).expect("room for all");
+        }
+    });
+    row("floor: zstd, decompressing", expanded);
+    let stored = stored_file(&frames(&bytes));
+    for (how, bytes) in [("compressed", bytes), ("not compressed", stored)] {
+        let reader = Reader::from_bytes(bytes).expect("sound");
+        let kinds: Vec<Kind> =
+            reader.counts().expect("indexed").iter().filter_map(|(name, _)| Kind::by_name(name)).collect();
+        let columns = nanoseconds(|| {
+            for block in 0..reader.blocks().len() {
+                for &kind in &kinds {
+                    black_box(reader.block_columns(block, kind).expect("sound"));
+                }
+            }
+        });
+        row(&format!("read columns, {how}"), columns);
+        let some = nanoseconds(|| {
+            for block in 0..reader.blocks().len() {
+                black_box(reader.block_columns_of(block, Kind::Vmcs, &["field", "op"]).expect("sound"));
+            }
+        });
+        row(&format!("read two columns of vmcs, {how}"), some);
+        let decoded = nanoseconds(|| assert_eq!(reader.events(0).filter(Result::is_ok).count(), events.len()));
+        row(&format!("read events, {how}"), decoded);
+    }
 }
 
 fn main() {
+    let loads = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("load before: {}", loads.trim());
     measure("nested", &common::nested(60_000));
-    if let Ok(text) = std::env::var("NVMX_IRIS")
-        .and_then(|path| std::fs::read_to_string(path).map_err(|_| std::env::VarError::NotPresent))
-    {
+    let file = |name: &str| std::env::var(name).ok();
+    if let Some(text) = file("NVMX_IRIS").and_then(|path| std::fs::read_to_string(path).ok()) {
         let seeds = iris(&text);
-        measure("iris", &seeds);
         let more: Vec<Event> = (0..10).flat_map(|_| seeds.clone()).collect();
         measure("iris, 10 times", &more);
+    }
+    if let Some(reader) = file("NVMX_TRACE").and_then(|path| Reader::open(path).ok()) {
+        let events: Vec<Event> = reader.events(0).filter_map(Result::ok).take(2_000_000).collect();
+        measure("NVMX_TRACE", &events);
     }
 }

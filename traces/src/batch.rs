@@ -1,6 +1,6 @@
 //! Events on their way into a block: batches, and how they become messages.
 
-use crate::coding::{self, Coding, Lasts, chosen};
+use crate::coding::{Coder, Coding, TILE, chosen};
 use crate::wire::Word;
 use crate::wire::{self, BlockOut, ColumnOut, TableOut};
 use hv_defs::event::{Event, Kind, Stamp};
@@ -11,8 +11,6 @@ const BLOCK_EVENTS: usize = 1 << 15;
 /// A block that spans so many instructions ends too, so that a machine that is killed loses a second or so: it is what the
 /// software CPU does in one.
 const BLOCK_INSTRUCTIONS: u64 = 1 << 26;
-/// Rows that are turned into columns together: so few that the first-level cache holds them.
-const TILE: usize = 256;
 /// Texts are for what is rare.
 const BLOCK_TEXTS: usize = 256;
 
@@ -105,7 +103,7 @@ impl Batch {
 #[derive(Default)]
 pub(crate) struct Encoder {
     columns: Vec<Vec<u64>>,
-    lasts: Lasts,
+    coder: Coder,
     words: Vec<Word>,
 }
 
@@ -176,7 +174,10 @@ impl Encoder {
     ) -> ColumnOut<'a> {
         let key_columns: Vec<&[u64]> = keys.iter().map(|&key| &table[usize::from(key)][..]).collect();
         let mut stored = self.columns.pop().unwrap_or_default();
-        coding::encode(coding, &key_columns, values, &mut self.lasts, &mut stored);
+        stored.clear();
+        stored.extend_from_slice(values);
+        self.coder.begin();
+        self.coder.code(coding, &key_columns, &mut stored);
         ColumnOut::new(name, coding, keys, stored)
     }
 }

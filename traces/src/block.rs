@@ -1,9 +1,11 @@
 //! A block that is read back: whole, or the rows of one table.
 
+use crate::coding::TILE;
+use crate::values::Values;
 use crate::wire::Word;
 use crate::wire::{self, Wrong};
 use hv_defs::event::{Event, Kind, Stamp, What};
-use hv_defs::fields::{MAX_COLUMNS, Texts};
+use hv_defs::fields::{Form, MAX_COLUMNS, Texts};
 
 /// One column of a table that was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,7 +13,7 @@ pub struct Column {
     /// Its name.
     pub name: String,
     /// A number a row. What it means is its kind's to say: see [`Kind::columns`].
-    pub values: Vec<u64>,
+    pub values: Values,
 }
 
 /// The rows of one kind of event in one block, by columns. All lists have a number for each row.
@@ -21,10 +23,10 @@ pub struct Rows {
     pub event: Vec<u64>,
     /// Their stamps: instructions retired.
     pub instruction: Vec<u64>,
-    /// Their stamps: virtual CPU.
-    pub vcpu: Vec<u16>,
-    /// Their stamps: physical CPU.
-    pub pcpu: Vec<u16>,
+    /// Their stamps: virtual CPU. Below 2^16.
+    pub vcpu: Values,
+    /// Their stamps: physical CPU. Below 2^16.
+    pub pcpu: Values,
     /// The columns that were asked for: those of [`Kind::columns`] in its order, then any that a newer version added.
     pub columns: Vec<Column>,
     /// What the numbers of text columns stand for.
@@ -33,8 +35,8 @@ pub struct Rows {
 
 impl Rows {
     /// The column of that name, if it was asked for.
-    pub fn column(&self, name: &str) -> Option<&[u64]> {
-        self.columns.iter().find(|column| column.name == name).map(|column| &column.values[..])
+    pub fn column(&self, name: &str) -> Option<&Values> {
+        self.columns.iter().find(|column| column.name == name).map(|column| &column.values)
     }
 
     /// How many rows there are.
@@ -55,8 +57,17 @@ struct Table {
     /// `None` for a kind that a newer version added.
     kind: Option<Kind>,
     rows: u32,
-    /// Those of [`Kind::columns`] first, in its order.
-    columns: Vec<Column>,
+    /// The names of its columns: those of [`Kind::columns`] first, in its order.
+    columns: Vec<String>,
+    /// The rows, one after another: who asks for an event wants all that there is of it.
+    cells: Vec<u64>,
+}
+
+impl Table {
+    fn row(&self, row: u32) -> &[u64] {
+        let (row, width) = (row as usize, self.columns.len());
+        &self.cells[row * width..(row + 1) * width]
+    }
 }
 
 /// An event as it is stored: what there is of one that this program does not know, or not all of.
@@ -70,7 +81,7 @@ pub struct Stored {
     pub columns: Vec<(String, u64)>,
 }
 
-/// A block in memory: the events of a stretch of the trace, by columns.
+/// A block in memory: the events of a stretch of the trace.
 #[derive(Debug)]
 pub struct Block {
     first: u64,
@@ -82,93 +93,175 @@ pub struct Block {
     texts: Texts,
 }
 
-/// What a block's message says, checked: the parts add up.
-struct Parts {
+/// A block's message, checked as far as tables go: the parts add up. Columns are decoded when they are asked for.
+#[derive(Debug)]
+pub(crate) struct Message {
+    words: Vec<Word>,
     first: u64,
     /// For each event, its table.
     order: Vec<u8>,
-    /// Runs of events with one stamp; together as many as there are events.
-    runs: Vec<(usize, Stamp)>,
-    tables: Vec<Table>,
+    /// The stamps, for each event.
+    instruction: Vec<u64>,
+    vcpu: Values,
+    pcpu: Values,
+    /// Names and rows.
+    tables: Vec<(String, u32)>,
     texts: Texts,
 }
 
-impl Parts {
-    /// Reads a block's message, decoding the columns that are wanted. `head` is what its frame says: the first event's
-    /// number and how many there are.
-    fn read(words: &[Word], head: (u64, u32), wanted: &dyn Fn(&str, &str) -> bool) -> Result<Self, Wrong> {
-        let block = wire::read_block(words, wanted)?;
-        if (block.first, block.order.len()) != (head.0, head.1 as usize) {
-            return Err(format!("its frame and its message differ on its events: {} and {}", head.0, block.first));
+impl Message {
+    /// Reads a block's message. `head` is what its frame says: the first event's number and how many there are.
+    pub(crate) fn read(words: Vec<Word>, head: (u64, u32)) -> Result<Self, Wrong> {
+        let wire::BlockIn { first, order, stamps, runs, tables, texts } = wire::read_block(&words)?;
+        if (first, order.len()) != (head.0, head.1 as usize) {
+            return Err(format!("its frame and its message differ on its events: {} and {first}", head.0));
         }
-        let mut counts = [0_u32; 1 << u8::BITS];
-        block.order.iter().for_each(|&table| counts[usize::from(table)] += 1);
-        if let Some(table) = (block.tables.len()..counts.len()).find(|&table| counts[table] > 0) {
-            return Err(format!("an event belongs to table {table} of {}", block.tables.len()));
+        let counts = count(&order);
+        if let Some(table) = (tables.len()..counts.len()).find(|&table| counts[table] > 0) {
+            return Err(format!("an event belongs to table {table} of {}", tables.len()));
         }
-        let mut tables: Vec<Table> = Vec::with_capacity(block.tables.len());
-        for (table, rows) in block.tables.into_iter().zip(counts) {
-            if table.rows != rows {
-                return Err(format!("table '{}' has {} rows for {rows} events", table.name, table.rows));
+        for (at, ((name, rows), counted)) in tables.iter().zip(counts).enumerate() {
+            if *rows != counted {
+                return Err(format!("table '{name}' has {rows} rows for {counted} events"));
             }
-            if tables.iter().any(|other| other.name == table.name) {
-                return Err(format!("it has two tables '{}'", table.name));
+            if tables[..at].iter().any(|(other, _)| other == name) {
+                return Err(format!("it has two tables '{name}'"));
             }
-            tables.push(read_table(table, wanted));
         }
-        let runs = read_runs(&block.stamps, block.order.len())?;
-        Ok(Self { first: block.first, order: block.order, runs, tables, texts: Texts { list: block.texts } })
+        let (instruction, vcpu, pcpu) = read_stamps(stamps, runs as usize, order.len())?;
+        Ok(Self { words, first, order, instruction, vcpu, pcpu, tables, texts: Texts { list: texts } })
+    }
+
+    /// The names and rows of its tables.
+    pub(crate) fn counts(&self) -> &[(String, u32)] {
+        &self.tables
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.words.len() * 8 + self.order.len() * 9 + self.vcpu.bytes() + self.pcpu.bytes()
+    }
+
+    /// The rows of one table, with all columns or those that are named.
+    pub(crate) fn rows(&self, name: &str, columns: Option<&[&str]>) -> Result<Rows, Wrong> {
+        let Some(at) = self.tables.iter().position(|(table, _)| table == name) else { return Ok(Rows::default()) };
+        let columns = self.columns(at, &|column| columns.is_none_or(|names| names.contains(&column)))?;
+        let places = places(&self.order, at as u8, self.tables[at].1 as usize);
+        Ok(Rows {
+            event: places.iter().map(|&place| self.first + u64::from(place)).collect(),
+            instruction: places.iter().map(|&place| self.instruction[place as usize]).collect(),
+            vcpu: pick(&self.vcpu, &places),
+            pcpu: pick(&self.pcpu, &places),
+            texts: if columns.iter().any(|column| has_texts(name, column)) {
+                self.texts.clone()
+            } else {
+                Texts::default()
+            },
+            columns,
+        })
+    }
+
+    /// The columns of a table that are wanted: those of [`Kind::columns`] in its order, then the others.
+    fn columns(&self, at: usize, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Column>, Wrong> {
+        let (name, rows) = &self.tables[at];
+        let mut found = wire::read_table(&self.words, at, (name, *rows), wanted)?;
+        let mut columns = Vec::with_capacity(found.len());
+        for known in Kind::by_name(name).into_iter().flat_map(Kind::columns) {
+            let at = found.iter().position(|(name, _)| name == known.name);
+            let values = at.and_then(|at| found.remove(at).1);
+            if wanted(known.name) {
+                // A column that was left out is all zeros.
+                let values = values.unwrap_or(Values::Same { value: 0, rows: *rows as usize });
+                columns.push(Column { name: known.name.into(), values });
+            }
+        }
+        let newer = found.into_iter().filter(|(name, _)| wanted(name));
+        columns.extend(newer.filter_map(|(name, values)| Some(Column { name, values: values? })));
+        Ok(columns)
+    }
+
+    fn table(&self, at: usize) -> Result<Table, Wrong> {
+        let (name, rows) = &self.tables[at];
+        let columns = self.columns(at, &|_| true)?;
+        let width = columns.len();
+        let mut cells = vec![0; width * *rows as usize];
+        let mut wide = [0; TILE];
+        for (tile, cells) in cells.chunks_mut((width * TILE).max(1)).enumerate() {
+            for (at, column) in columns.iter().enumerate() {
+                let wide = &mut wide[..cells.len() / width];
+                column.values.widen(tile * TILE, wide);
+                cells.chunks_exact_mut(width).zip(wide).for_each(|(row, number)| row[at] = *number);
+            }
+        }
+        let columns = columns.into_iter().map(|column| column.name).collect();
+        Ok(Table { name: name.clone(), kind: Kind::by_name(name), rows: *rows, columns, cells })
     }
 }
 
-/// The names and rows of a block's tables.
-pub(crate) fn read_counts(words: &[Word], head: (u64, u32)) -> Result<Vec<(String, u32)>, Wrong> {
-    let tables = Parts::read(words, head, &|_, _| false)?.tables;
-    Ok(tables.into_iter().map(|table| (table.name, table.rows)).collect())
+/// Whether a column of a table may stand for texts.
+fn has_texts(table: &str, column: &Column) -> bool {
+    let known = Kind::by_name(table).and_then(|kind| kind.columns().iter().find(|known| known.name == column.name));
+    known.is_none_or(|known| known.form == Form::Text)
 }
 
-/// The rows of one of a block's tables, with all columns or those that are named.
-pub(crate) fn read_rows(words: &[Word], head: (u64, u32), name: &str, columns: Option<&[&str]>) -> Result<Rows, Wrong> {
-    let wanted = |table: &str, column: &str| table == name && columns.is_none_or(|names| names.contains(&column));
-    let mut parts = Parts::read(words, head, &wanted)?;
-    let Some(at) = parts.tables.iter().position(|table| table.name == name) else { return Ok(Rows::default()) };
-    let table = parts.tables.swap_remove(at);
-    let count = table.rows as usize;
-    let mut rows = Rows {
-        event: Vec::with_capacity(count),
-        instruction: Vec::with_capacity(count),
-        vcpu: Vec::with_capacity(count),
-        pcpu: Vec::with_capacity(count),
-        columns: table.columns,
-        texts: parts.texts,
-    };
-    let mut place = 0;
-    for (run, stamp) in parts.runs {
-        let tables = parts.order[place..place + run].iter();
-        let first = parts.first + place as u64;
-        rows.event.extend(tables.zip(first..).filter(|(table, _)| usize::from(**table) == at).map(|(_, event)| event));
-        rows.instruction.resize(rows.event.len(), stamp.instruction);
-        rows.vcpu.resize(rows.event.len(), stamp.vcpu);
-        rows.pcpu.resize(rows.event.len(), stamp.pcpu);
-        place += run;
+/// How often each number occurs.
+fn count(order: &[u8]) -> [u32; 256] {
+    // Four counts of each, since equal numbers follow one another and would wait for one another.
+    let mut counts = [[0_u32; 256]; 4];
+    let mut fours = order.chunks_exact(4);
+    for four in &mut fours {
+        four.iter().zip(&mut counts).for_each(|(&table, counts)| counts[usize::from(table)] += 1);
     }
-    Ok(rows)
+    fours.remainder().iter().for_each(|&table| counts[0][usize::from(table)] += 1);
+    std::array::from_fn(|table| counts.iter().map(|counts| counts[table]).sum())
+}
+
+/// The places of a table's events in their block: `rows` of them, which was counted.
+fn places(order: &[u8], table: u8, rows: usize) -> Vec<u32> {
+    // Room for one more, so that each place can be written before it is known whether it is kept.
+    let (mut places, mut found) = (vec![0; rows + 1], 0);
+    for (eight, from) in order.chunks(8).zip((0..).step_by(8)) {
+        if rows * 16 < order.len() && !eight.contains(&table) {
+            continue;
+        }
+        for (&of, place) in eight.iter().zip(from..) {
+            places[found] = place;
+            found += usize::from(of == table);
+        }
+    }
+    places.truncate(rows);
+    places
+}
+
+fn pick(of: &Values, places: &[u32]) -> Values {
+    match of {
+        Values::Same { value, .. } => Values::Same { value: *value, rows: places.len() },
+        of => Values::U16(places.iter().map(|&place| of.at(place as usize) as u16).collect()),
+    }
 }
 
 impl Block {
-    /// Reads a block's message, as [`Parts::read`].
-    pub(crate) fn read(words: &[Word], head: (u64, u32)) -> Result<Self, Wrong> {
-        let Parts { first, order, runs, tables, texts } = Parts::read(words, head, &|_, _| true)?;
+    /// Decodes all of a block's message.
+    pub(crate) fn read(message: &Message) -> Result<Self, Wrong> {
+        let tables = (0..message.tables.len()).map(|at| message.table(at)).collect::<Result<Vec<_>, _>>()?;
         let mut next = vec![0_u32; tables.len()];
-        let mut rows = Vec::with_capacity(order.len());
-        for &table in &order {
+        let mut rows = Vec::with_capacity(message.order.len());
+        for &table in &message.order {
             let row = &mut next[usize::from(table)];
             rows.push(*row);
             *row += 1;
         }
-        let mut stamps = Vec::with_capacity(order.len());
-        runs.into_iter().for_each(|(run, stamp)| stamps.resize(stamps.len() + run, stamp));
+        let cpus = message.vcpu.iter().zip(&message.pcpu).map(|(vcpu, pcpu)| (vcpu as u16, pcpu as u16));
+        let stamps = message.instruction.iter().zip(cpus);
+        let stamps = stamps.map(|(&instruction, (vcpu, pcpu))| Stamp { instruction, vcpu, pcpu }).collect();
+        let (first, order, texts) = (message.first, message.order.clone(), message.texts.clone());
         Ok(Self { first, order, rows, stamps, tables, texts })
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let cells: usize = self.tables.iter().map(|table| table.cells.len() * 8).sum();
+        cells + self.order.len() * (1 + size_of::<u32>() + size_of::<Stamp>())
     }
 
     /// The number of its first event.
@@ -191,23 +284,19 @@ impl Block {
         self.tables.iter().map(|table| (&table.name[..], table.rows))
     }
 
-    /// The event at a place in the block, which must have been read whole; or what is wrong with it.
+    /// The event at a place in the block, or what is wrong with it.
     pub(crate) fn event(&self, place: usize) -> Result<Event, Refused> {
         let table = &self.tables[usize::from(self.order[place])];
         let kind = table.kind.ok_or_else(|| Refused::NewerKind(table.name.clone()))?;
-        let mut row = [0; MAX_COLUMNS];
-        for (cell, column) in row.iter_mut().zip(&table.columns[..kind.columns().len()]) {
-            *cell = column.values[self.rows[place] as usize];
-        }
-        let what = What::from_row(kind, &row[..kind.columns().len()], &self.texts);
+        let what = What::from_row(kind, table.row(self.rows[place]), &self.texts);
         let what = what.ok_or_else(|| Refused::OutOfRange(self.first + place as u64, table.name.clone()))?;
         Ok(Event { at: self.stamps[place], what })
     }
 
-    /// The event at a place in the block, which must have been read whole, as it is stored.
+    /// The event at a place in the block, as it is stored.
     pub(crate) fn stored(&self, place: usize) -> Stored {
-        let (table, row) = (&self.tables[usize::from(self.order[place])], self.rows[place] as usize);
-        let columns = table.columns.iter().map(|column| (column.name.clone(), column.values[row])).collect();
+        let table = &self.tables[usize::from(self.order[place])];
+        let columns = table.columns.iter().cloned().zip(table.row(self.rows[place]).iter().copied()).collect();
         Stored { at: self.stamps[place], table: table.name.clone(), columns }
     }
 
@@ -220,9 +309,8 @@ impl Block {
         }
         let (mut row, mut texts) = ([0; MAX_COLUMNS], Texts::default());
         event.what.row(&mut row, &mut texts);
-        let at = self.rows[place] as usize;
-        let same = table.columns.iter().zip(row).take(event.what.kind().columns().len());
-        same.fold(true, |same, (column, number)| same & (column.values[at] == number)) && texts.list.is_empty()
+        let same = table.row(self.rows[place]).iter().zip(row).take(event.what.kind().columns().len());
+        same.fold(true, |same, (cell, number)| same & (*cell == number)) && texts.list.is_empty()
     }
 
     /// The kind of the event at a place; `None` for one that this program does not know.
@@ -244,42 +332,36 @@ pub(crate) enum Refused {
     OutOfRange(u64, String),
 }
 
-fn read_runs(table: &wire::TableIn, events: usize) -> Result<Vec<(usize, Stamp)>, Wrong> {
-    let zeros = vec![0; table.rows as usize];
-    let column = |name: &str| {
-        let found = table.columns.iter().find(|(known, _)| known == name);
-        found.and_then(|(_, values)| values.as_deref()).unwrap_or(&zeros)
+/// The stamps of each event: instructions, virtual and physical CPUs. `runs` is how many stamps there are.
+fn read_stamps(table: wire::Columns, runs: usize, events: usize) -> Result<(Vec<u64>, Values, Values), Wrong> {
+    let mut columns = table;
+    let mut column = |name: &str| {
+        let at = columns.iter().position(|(known, _)| known == name);
+        at.and_then(|at| columns.swap_remove(at).1).unwrap_or(Values::Same { value: 0, rows: runs })
     };
     let (counts, instructions, vcpus, pcpus) =
         (column("events"), column("instruction"), column("vcpu"), column("pcpu"));
-    let (mut runs, mut left) = (Vec::with_capacity(zeros.len()), events as u64);
-    for run in 0..zeros.len() {
-        let (vcpu, pcpu) = match (u16::try_from(vcpus[run]), u16::try_from(pcpus[run])) {
-            (Ok(vcpu), Ok(pcpu)) => (vcpu, pcpu),
-            _ => return Err(format!("a stamp names CPU {} on {}", vcpus[run], pcpus[run])),
-        };
-        left = left.checked_sub(counts[run]).ok_or("it has more stamps than events")?;
-        runs.push((counts[run] as usize, Stamp { instruction: instructions[run], vcpu, pcpu }));
+    if let Some(run) = (0..runs).find(|&run| vcpus.at(run).max(pcpus.at(run)) > u16::MAX.into()) {
+        return Err(format!("a stamp names CPU {} on {}", vcpus.at(run), pcpus.at(run)));
     }
-    if left == 0 { Ok(runs) } else { Err(format!("it has {} stamps for {events} events", events as u64 - left)) }
-}
-
-fn read_table(table: wire::TableIn, wanted: &dyn Fn(&str, &str) -> bool) -> Table {
-    let kind = Kind::by_name(&table.name);
-    let mut found = table.columns;
-    let mut columns = Vec::new();
-    for known in kind.into_iter().flat_map(Kind::columns) {
-        // A column that was left out is all zeros.
-        let at = found.iter().position(|(name, _)| name == known.name);
-        let values = at.and_then(|at| found.remove(at).1);
-        if wanted(&table.name, known.name) {
-            let values = values.unwrap_or_else(|| vec![0; table.rows as usize]);
-            columns.push(Column { name: known.name.into(), values });
+    let (mut all, mut left) = (Vec::with_capacity(events), events as u64);
+    for (count, instruction) in counts.iter().zip(&instructions) {
+        left = left.checked_sub(count).ok_or("it has more stamps than events")?;
+        all.resize(all.len() + count as usize, instruction);
+    }
+    if left > 0 {
+        return Err(format!("it has {} stamps for {events} events", events as u64 - left));
+    }
+    let each = |of: Values| match of {
+        Values::Same { value, .. } => Values::Same { value, rows: events },
+        of => {
+            let mut all = Vec::with_capacity(events);
+            counts.iter().zip(&of).for_each(|(count, cpu)| all.resize(all.len() + count as usize, cpu as u16));
+            Values::U16(all)
         }
-    }
-    let newer = found.into_iter().filter(|(name, _)| wanted(&table.name, name));
-    columns.extend(newer.filter_map(|(name, values)| Some(Column { name, values: values? })));
-    Table { name: table.name, kind, rows: table.rows, columns }
+    };
+    let (vcpu, pcpu) = (each(vcpus), each(pcpus));
+    Ok((all, vcpu, pcpu))
 }
 
 #[cfg(test)]
@@ -316,15 +398,15 @@ mod tests {
 
     #[test]
     fn tables_and_columns_of_newer_versions_are_kept() {
-        let message = newer(&[1, 0], 7).expect("a message");
-        let block = Block::read(&message, (10, 2)).expect("a sound block");
+        let message = newer(&[1, 0], 7).and_then(|words| Message::read(words, (10, 2))).expect("a sound block");
+        let block = Block::read(&message).expect("a sound block");
         let mark = Event { at: Stamp { instruction: 5, vcpu: 0, pcpu: 0 }, what: What::Mark(7) };
         assert!(matches!(block.event(0), Ok(event) if event == mark));
         assert!(matches!(block.event(1), Err(Refused::NewerKind(name)) if name == "teleport"));
         assert_eq!((block.kind(0), block.kind(1)), (Some(Kind::Mark), None));
         let columns = |name: &str| -> Vec<(String, Vec<u64>)> {
-            let rows = read_rows(&message, (10, 2), name, None).expect("a sound block");
-            rows.columns.into_iter().map(|column| (column.name, column.values)).collect()
+            let rows = message.rows(name, None).expect("a sound block");
+            rows.columns.into_iter().map(|column| (column.name, column.values.into_vec())).collect()
         };
         assert_eq!(columns("mark"), [("value".into(), vec![7]), ("colour".into(), vec![4])]);
         assert_eq!(columns("teleport"), [("distance".into(), vec![300])]);
@@ -339,10 +421,10 @@ mod tests {
             (&[1, 0, 0], "its tables hold 2 rows for 3 events"),
         ] {
             let message = newer(order, 7).expect("a message");
-            assert_eq!(Block::read(&message, (10, order.len() as u32)).err().as_deref(), Some(why));
+            assert_eq!(Message::read(message, (10, order.len() as u32)).err().as_deref(), Some(why));
         }
-        let message = newer(&[1, 0], 1 << 32).expect("a message");
-        let block = Block::read(&message, (10, 2)).expect("it adds up");
+        let message = newer(&[1, 0], 1 << 32).and_then(|words| Message::read(words, (10, 2))).expect("it adds up");
+        let block = Block::read(&message).expect("it adds up");
         assert!(matches!(block.event(0), Err(Refused::OutOfRange(10, table)) if table == "mark"));
     }
 }

@@ -3,7 +3,9 @@
 //! Every coding but the plain one stores the zigzag of a wrapping difference from a prediction, so that a good prediction
 //! leaves zeros and a narrow column.
 
+use crate::values::Values;
 use hv_defs::event::Kind;
+use std::collections::HashMap;
 
 /// How a column's numbers are coded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,67 +42,125 @@ const fn unzigzag(stored: u64) -> u64 {
     stored >> 1 ^ (stored & 1).wrapping_neg()
 }
 
-/// Codes `values`. `keys` are the columns that the coding refers to, uncoded and as long.
-pub(crate) fn encode(coding: Coding, keys: &[&[u64]], values: &[u64], lasts: &mut Lasts, out: &mut Vec<u64>) {
-    out.clear();
-    match (coding, keys) {
-        (Coding::Relative, [base, ..]) => {
-            out.extend(values.iter().zip(*base).map(|(value, base)| zigzag(value.wrapping_sub(*base))));
+/// Rows that are worked on together: so few that the first-level cache holds them.
+pub(crate) const TILE: usize = 256;
+
+/// Codes a column, some rows after others.
+#[derive(Default)]
+pub(crate) struct Coder {
+    last: u64,
+    lasts: Lasts,
+}
+
+impl Coder {
+    /// Begins a column.
+    pub(crate) fn begin(&mut self) {
+        self.last = 0;
+        self.lasts.forget();
+    }
+
+    /// Codes the column's next values in place. `keys` are the columns that the coding refers to, uncoded and as long.
+    #[inline]
+    pub(crate) fn code(&mut self, coding: Coding, keys: &[&[u64]], values: &mut [u64]) {
+        match (coding, keys) {
+            (Coding::Relative, [base, ..]) => {
+                values.iter_mut().zip(*base).for_each(|(value, base)| *value = zigzag(value.wrapping_sub(*base)));
+            }
+            (Coding::Keyed, [key]) => values.iter_mut().zip(*key).for_each(|(value, &key)| {
+                let last = std::mem::replace(self.lasts.of(key), *value);
+                *value = zigzag(value.wrapping_sub(last));
+            }),
+            (Coding::Keyed, [key, other, ..]) => {
+                values.iter_mut().zip(key.iter().zip(*other)).for_each(|(value, (&key, &other))| {
+                    let last = std::mem::replace(self.lasts.at([key, other]), *value);
+                    *value = zigzag(value.wrapping_sub(last));
+                });
+            }
+            (Coding::Delta, _) => {
+                for value in values {
+                    let last = std::mem::replace(&mut self.last, *value);
+                    *value = zigzag(value.wrapping_sub(last));
+                }
+            }
+            _ => {}
         }
-        (Coding::Keyed, [keys @ .., key]) => {
-            lasts.forget();
-            let zeros = [0; 0];
-            let other = keys.first().copied().unwrap_or(&zeros);
-            out.extend(values.iter().zip(*key).enumerate().map(|(row, (&value, &key))| {
-                let last = lasts.at([key, other.get(row).copied().unwrap_or(0)]);
-                zigzag(value.wrapping_sub(std::mem::replace(last, value)))
-            }));
-        }
-        (Coding::Delta, _) => {
-            let mut last = 0;
-            out.extend(values.iter().map(|&value| zigzag(value.wrapping_sub(std::mem::replace(&mut last, value)))));
-        }
-        _ => out.extend_from_slice(values),
     }
 }
 
-/// Undoes [`encode`] in place. `keys` are as long as `values`.
-pub(crate) fn decode(coding: Coding, keys: &[&[u64]], values: &mut [u64]) {
+/// What was coded, from what is stored. `keys` are the columns that the coding refers to, decoded and as long.
+pub(crate) fn decode(coding: Coding, keys: &[&Values], stored: Values) -> Values {
+    match (coding, keys, &stored) {
+        (Coding::Plain, ..) => return stored,
+        // Predictions that all hold: the columns that compress best.
+        (Coding::Relative, [base, ..], Values::Same { value: 0, .. }) => return Values::clone(base),
+        (Coding::Keyed | Coding::Delta, _, Values::Same { value: 0, .. }) => return stored,
+        _ => {}
+    }
+    let mut values = stored.into_vec();
     match (coding, keys) {
-        (Coding::Relative, [base, ..]) => {
-            for (value, base) in values.iter_mut().zip(*base) {
-                *value = base.wrapping_add(unzigzag(*value));
-            }
-        }
-        (Coding::Keyed, [keys @ .., key]) => {
+        (Coding::Relative, [base, ..]) => by_tiles(&mut values, [*base], |values, [base]| {
+            values.iter_mut().zip(base).for_each(|(value, base)| *value = base.wrapping_add(unzigzag(*value)));
+        }),
+        (Coding::Keyed, [key]) => {
             let mut lasts = Lasts::default();
-            let zeros = [0; 0];
-            let other = keys.first().copied().unwrap_or(&zeros);
-            for (row, (value, &key)) in values.iter_mut().zip(*key).enumerate() {
-                let last = lasts.at([key, other.get(row).copied().unwrap_or(0)]);
-                *last = last.wrapping_add(unzigzag(*value));
-                *value = *last;
-            }
+            by_tiles(&mut values, [*key], |values, [key]| {
+                for (value, key) in values.iter_mut().zip(key) {
+                    let last = lasts.of(*key);
+                    *last = last.wrapping_add(unzigzag(*value));
+                    *value = *last;
+                }
+            });
+        }
+        (Coding::Keyed, [key, other, ..]) => {
+            let mut lasts = Lasts::default();
+            by_tiles(&mut values, [*key, *other], |values, [key, other]| {
+                for (value, (key, other)) in values.iter_mut().zip(key.iter().zip(other)) {
+                    let last = lasts.at([*key, *other]);
+                    *last = last.wrapping_add(unzigzag(*value));
+                    *value = *last;
+                }
+            });
         }
         (Coding::Delta, _) => {
             let mut last = 0_u64;
-            for value in values {
+            for value in &mut values {
                 last = last.wrapping_add(unzigzag(*value));
                 *value = last;
             }
         }
         _ => {}
     }
+    Values::U64(values)
+}
+
+/// Shows `work` the values of some rows after others, with those of the key columns.
+#[inline]
+fn by_tiles<const N: usize>(values: &mut [u64], keys: [&Values; N], mut work: impl FnMut(&mut [u64], [&[u64]; N])) {
+    let mut wide = [[0; TILE]; N];
+    let mut from = 0;
+    for tile in values.chunks_mut(TILE) {
+        wide.iter_mut().zip(keys).for_each(|(wide, key)| key.widen(from, &mut wide[..tile.len()]));
+        let count = tile.len();
+        work(tile, wide.each_ref().map(|wide| &wide[..count]));
+        from += count;
+    }
 }
 
 /// The most key columns that a coding may have.
 pub(crate) const KEYS: usize = 2;
 
-/// The last value by key: a table of open addressing that is emptied by a new age, and grows when it is half full.
+/// Slots for pairs of keys, and how many of them a pair may be in. The keys that hypervisors make fill a small part.
+const SLOTS: usize = 2048;
+const PROBES: usize = 8;
+
+/// The last value by key. A few small keys and pairs of keys have places of their own; a trace that was made to have
+/// pairs collide is slower, but each row costs no more than a look into a map.
 pub(crate) struct Lasts {
+    small: [u64; 256],
     slots: Vec<Slot>,
+    /// Slots of another age are free.
     age: u32,
-    used: usize,
+    others: HashMap<[u64; KEYS], u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -114,14 +174,15 @@ const EMPTY: Slot = Slot { key: [0; KEYS], value: 0, age: 0 };
 
 impl Default for Lasts {
     fn default() -> Self {
-        Self { slots: vec![EMPTY; 512], age: 1, used: 0 }
+        Self { small: [0; 256], slots: Vec::new(), age: 1, others: HashMap::new() }
     }
 }
 
 impl Lasts {
     /// Forgets all keys.
     fn forget(&mut self) {
-        self.used = 0;
+        self.small.fill(0);
+        self.others.clear();
         self.age = self.age.wrapping_add(1);
         if self.age == 0 {
             self.age = 1;
@@ -129,46 +190,40 @@ impl Lasts {
         }
     }
 
-    /// Where the key's last value is kept: 0 at first.
+    /// Where the last value of a lone key is kept: 0 at first.
+    #[inline(always)]
+    fn of(&mut self, key: u64) -> &mut u64 {
+        if key < 256 { &mut self.small[key as usize] } else { self.at([key, 0]) }
+    }
+
+    /// Where the last value of a pair of keys is kept: 0 at first.
     #[inline(always)]
     fn at(&mut self, key: [u64; KEYS]) -> &mut u64 {
-        let at = self.find(key);
-        if self.slots[at].age != self.age {
-            return self.take(at, key);
-        }
-        &mut self.slots[at].value
-    }
-
-    /// The key's slot, or the free one that it would take.
-    #[inline(always)]
-    fn find(&self, key: [u64; KEYS]) -> usize {
-        let slots = &self.slots[..];
         let hash = (key[0].wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ key[1]).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        let mut at = (hash >> 32) as usize & (slots.len() - 1);
-        while slots[at].age == self.age && slots[at].key != key {
-            at = (at + 1) & (slots.len() - 1);
+        let at = (hash >> (u64::BITS - SLOTS.ilog2())) as usize;
+        match self.slots.get(at) {
+            Some(slot) if slot.key == key && slot.age == self.age => &mut self.slots[at].value,
+            _ => self.probe(at, key),
         }
-        at
     }
 
-    /// Gives a key that was not known the free slot that [`Lasts::find`] found.
-    #[cold]
-    fn take(&mut self, mut at: usize, key: [u64; KEYS]) -> &mut u64 {
-        if self.used * 2 >= self.slots.len() {
-            self.grow();
-            at = self.find(key);
+    /// As [`Lasts::at`], where the pair's first slot is not its own.
+    #[inline(never)]
+    fn probe(&mut self, at: usize, key: [u64; KEYS]) -> &mut u64 {
+        if self.slots.is_empty() {
+            self.slots.resize(SLOTS + PROBES, EMPTY);
         }
-        self.used += 1;
-        self.slots[at] = Slot { key, value: 0, age: self.age };
-        &mut self.slots[at].value
-    }
-
-    fn grow(&mut self) {
-        let larger = vec![EMPTY; self.slots.len() * 4];
-        for slot in std::mem::replace(&mut self.slots, larger).into_iter().filter(|slot| slot.age == self.age) {
-            let at = self.find(slot.key);
-            self.slots[at] = slot;
+        for at in at..at + PROBES {
+            let slot = &self.slots[at];
+            if slot.age != self.age {
+                self.slots[at] = Slot { key, value: 0, age: self.age };
+                return &mut self.slots[at].value;
+            }
+            if slot.key == key {
+                return &mut self.slots[at].value;
+            }
         }
+        self.others.entry(key).or_default()
     }
 }
 
@@ -186,11 +241,19 @@ mod tests {
 
     #[track_caller]
     fn check(coding: Coding, keys: &[&[u64]], values: &[u64], stored: &[u64]) {
-        let mut out = Vec::new();
-        encode(coding, keys, values, &mut Lasts::default(), &mut out);
-        assert_eq!(out, stored);
-        decode(coding, keys, &mut out);
-        assert_eq!(out, values);
+        let mut coder = Coder::default();
+        for _ in 0..2 {
+            coder.begin();
+            let mut out = values.to_vec();
+            let half = values.len() / 2;
+            let (before, after): (Vec<_>, Vec<_>) = keys.iter().map(|key| key.split_at(half)).unzip();
+            coder.code(coding, &before, &mut out[..half]);
+            coder.code(coding, &after, &mut out[half..]);
+            assert_eq!(out, stored);
+        }
+        let keys: Vec<Values> = keys.iter().map(|key| Values::U64(key.to_vec())).collect();
+        let keys: Vec<&Values> = keys.iter().collect();
+        assert_eq!(decode(coding, &keys, Values::U64(stored.to_vec())).into_vec(), values);
     }
 
     #[test]
@@ -208,5 +271,21 @@ mod tests {
         let keys: Vec<u64> = (0..10_000).map(|row| row % 4001).collect();
         let stored: Vec<u64> = keys.iter().enumerate().map(|(row, key)| if row < 4001 { key * 2 } else { 0 }).collect();
         check(Coding::Keyed, &[&keys], &keys, &stored);
+        check(Coding::Keyed, &[&keys, &keys], &keys, &stored);
+        let zeros = vec![0; keys.len()];
+        check(Coding::Keyed, &[&zeros, &keys], &keys, &stored);
+    }
+
+    #[test]
+    fn predictions_that_all_hold_cost_nothing() {
+        let (zeros, key) = (Values::Same { value: 0, rows: 3 }, Values::U16(vec![1, 300, 1]));
+        for (coding, keys, expected) in [
+            (Coding::Plain, &[][..], &zeros),
+            (Coding::Delta, &[], &zeros),
+            (Coding::Keyed, &[&key], &zeros),
+            (Coding::Relative, &[&key], &key),
+        ] {
+            assert_eq!(decode(coding, keys, zeros.clone()), *expected);
+        }
     }
 }

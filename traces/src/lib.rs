@@ -15,6 +15,7 @@ mod source;
 #[allow(clippy::all, missing_docs, unreachable_pub, unsafe_code, unused_qualifications)] // Generated.
 #[rustfmt::skip]
 mod trace_capnp;
+mod values;
 mod verify;
 mod wire;
 mod writer;
@@ -26,6 +27,7 @@ pub use frame::MAX_BLOCK_EVENTS;
 pub use header::{Header, Image, sha256};
 pub use queue::{Feed, beside};
 pub use reader::{BlockInfo, Events, Reader};
+pub use values::{Iter, Values};
 pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, salvage_bytes, verify};
 pub use writer::{Summary, Writer};
 

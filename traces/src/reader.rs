@@ -1,6 +1,6 @@
 //! Reading a trace: by its index, or by a scan where there is none.
 
-use crate::block::{self, Block, Refused, Rows, Stored};
+use crate::block::{Block, Message, Refused, Rows, Stored};
 use crate::error::Error;
 use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
@@ -31,17 +31,52 @@ pub struct Reader {
     blocks: Vec<BlockInfo>,
     counts: Option<Vec<(String, Vec<u32>)>>,
     truncated: bool,
-    cache: Mutex<Vec<(usize, Arc<Block>)>>,
-    messages: Mutex<Vec<(usize, Message)>>,
+    /// Decoded whole: where one reads and where one looks aside.
+    cache: Kept<Block, 3>,
+    /// For readers that take one table after another: one for each of a few threads.
+    messages: Kept<Message, 2>,
 }
 
-/// A block's message, decompressed.
-type Message = Arc<Vec<wire::Word>>;
+/// Bytes of blocks of which more than one is kept. What a recording makes is far below it.
+const KEPT_BYTES: usize = 48 << 20;
 
-/// Decoded blocks kept: where one reads and where one looks aside.
-const CACHED: usize = 3;
-/// Messages kept, for readers that take one table after another: one for each of a few threads.
-const MESSAGES: usize = 2;
+/// What was read last, by the number of its block: at most `MOST`.
+#[derive(Debug)]
+struct Kept<T, const MOST: usize>(Mutex<Vec<(usize, Arc<T>, usize)>>);
+
+impl<T, const MOST: usize> Default for Kept<T, MOST> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T, const MOST: usize> Kept<T, MOST> {
+    /// What is kept of that block, or what is read now. `bytes` is how much memory that takes.
+    fn or_read(
+        &self,
+        block: usize,
+        read: impl FnOnce() -> Result<T, Error>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> Result<Arc<T>, Error> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = kept.iter().position(|(number, ..)| *number == block) {
+            kept[at..].rotate_left(1);
+            return Ok(kept[kept.len() - 1].1.clone());
+        }
+        drop(kept);
+        // Read without the lock held, so that threads do not wait for one another's blocks.
+        let read = Arc::new(read()?);
+        let bytes = bytes(&read);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while kept.len() >= MOST
+            || !kept.is_empty() && kept.iter().map(|(_, _, bytes)| bytes).sum::<usize>() + bytes > KEPT_BYTES
+        {
+            kept.remove(0);
+        }
+        kept.push((block, read.clone(), bytes));
+        Ok(read)
+    }
+}
 
 impl Reader {
     /// Opens the trace in a file.
@@ -70,7 +105,7 @@ impl Reader {
                 (scan.blocks, None, !all)
             }
         };
-        Ok(Self { source, header, blocks, counts, truncated, cache: Mutex::default(), messages: Mutex::default() })
+        Ok(Self { source, header, blocks, counts, truncated, cache: Kept::default(), messages: Kept::default() })
     }
 
     /// The header.
@@ -118,8 +153,7 @@ impl Reader {
             }
             None => {
                 for block in 0..self.blocks.len() {
-                    let counts = self.read_block(block, block::read_counts)?;
-                    counts.iter().for_each(|(name, rows)| add(name, (*rows).into()));
+                    self.message(block)?.counts().iter().for_each(|(name, rows)| add(name, (*rows).into()));
                 }
             }
         }
@@ -155,23 +189,7 @@ impl Reader {
 
     /// A block, decoded whole. Recently used ones are kept.
     pub fn block(&self, block: usize) -> Result<Arc<Block>, Error> {
-        let kept = |cache: &mut Vec<(usize, Arc<Block>)>| {
-            let at = cache.iter().position(|(number, _)| *number == block)?;
-            let found = cache.remove(at);
-            cache.push(found.clone());
-            Some(found.1)
-        };
-        if let Some(found) = kept(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(found);
-        }
-        // Decoded without the lock held, so that threads do not wait for one another's blocks.
-        let read = Arc::new(self.read_block(block, Block::read)?);
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= CACHED {
-            cache.remove(0);
-        }
-        cache.push((block, read.clone()));
-        Ok(read)
+        self.cache.or_read(block, || self.decoded(block), Block::bytes)
     }
 
     /// The rows of one kind in one block, with all columns. Empty where the block has no such event.
@@ -191,28 +209,8 @@ impl Reader {
 
     /// The rows of a table. The block's message is kept, since who reads one table is like to read another.
     fn read_rows(&self, number: usize, table: &str, columns: Option<&[&str]>) -> Result<Rows, Error> {
-        let kept = |messages: &Vec<(usize, Message)>| {
-            messages.iter().find(|(other, _)| *other == number).map(|(_, message)| message.clone())
-        };
-        let found = kept(&self.messages.lock().unwrap_or_else(PoisonError::into_inner));
-        let message = match found {
-            Some(found) => found,
-            None => {
-                let read = Arc::new(self.message(number)?);
-                let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
-                if messages.len() >= MESSAGES {
-                    messages.remove(0);
-                }
-                messages.push((number, read.clone()));
-                read
-            }
-        };
-        let block = &self.blocks[number];
-        block::read_rows(&message, (block.first, block.events), table, columns).map_err(|why| Error::Block {
-            block: number,
-            offset: block.offset,
-            why,
-        })
+        let message = self.messages.or_read(number, || self.message(number), Message::bytes)?;
+        message.rows(table, columns).map_err(|why| self.damaged(number, why))
     }
 
     /// Whether the index was read, rather than rebuilt.
@@ -222,7 +220,7 @@ impl Reader {
 
     /// Reads a block whole and makes every event of it, to see that it can be done.
     pub(crate) fn check_block(&self, number: usize) -> Result<(), Error> {
-        let block = self.read_block(number, Block::read)?;
+        let block = self.decoded(number)?;
         for event in block.first()..block.first() + block.len() as u64 {
             match self.event_in(number, &block, event) {
                 Ok(_) | Err(Error::NewerKind { .. }) => {}
@@ -232,31 +230,26 @@ impl Reader {
         Ok(())
     }
 
-    fn read_block<T>(
-        &self,
-        number: usize,
-        read: impl FnOnce(&[wire::Word], (u64, u32)) -> Result<T, String>,
-    ) -> Result<T, Error> {
-        let words = self.message(number)?;
-        let block = &self.blocks[number];
-        read(&words, (block.first, block.events)).map_err(|why| Error::Block {
-            block: number,
-            offset: block.offset,
-            why,
-        })
+    fn decoded(&self, number: usize) -> Result<Block, Error> {
+        Block::read(&self.message(number)?).map_err(|why| self.damaged(number, why))
     }
 
     /// A block's message, whose frame is as the index says.
-    fn message(&self, number: usize) -> Result<Vec<wire::Word>, Error> {
+    fn message(&self, number: usize) -> Result<Message, Error> {
         let block = self.blocks.get(number).ok_or(Error::NoBlock { block: number, blocks: self.blocks.len() })?;
-        let damaged = |why: String| Error::Block { block: number, offset: block.offset, why };
+        let damaged = |why: String| self.damaged(number, why);
         let head = read_head(&self.source, block.offset)?.ok_or_else(|| damaged("its frame is damaged".into()))?;
         let agrees = (head.tag, head.first, head.events) == (Tag::Block, block.first, block.events);
         if !agrees || HEAD as u64 + u64::from(head.stored) != block.bytes {
             return Err(damaged("its frame is not the one that the index tells of".into()));
         }
         let stored = self.source.take(block.offset + HEAD as u64, head.stored as usize)?;
-        frame::unpack(&head, &stored).map_err(damaged)
+        let words = frame::unpack(&head, &stored).map_err(damaged)?;
+        Message::read(words, (block.first, block.events)).map_err(damaged)
+    }
+
+    fn damaged(&self, block: usize, why: String) -> Error {
+        Error::Block { block, offset: self.blocks[block].offset, why }
     }
 
     fn event_in(&self, number: usize, block: &Block, event: u64) -> Result<Event, Error> {
@@ -265,11 +258,9 @@ impl Reader {
             Refused::NewerKind(table) => Error::NewerKind { event, table },
             // A newer version may have more words in a list.
             Refused::OutOfRange(_, table) if self.header.version > crate::VERSION => Error::NewerKind { event, table },
-            Refused::OutOfRange(event, table) => Error::Block {
-                block: number,
-                offset: self.blocks[number].offset,
-                why: format!("event {event} of table '{table}' has a number out of range"),
-            },
+            Refused::OutOfRange(event, table) => {
+                self.damaged(number, format!("event {event} of table '{table}' has a number out of range"))
+            }
         })
     }
 }

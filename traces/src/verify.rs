@@ -1,6 +1,6 @@
 //! Checking every byte of a trace, and saving what can be saved of a damaged one.
 
-use crate::block::Block;
+use crate::block::{Block, Message};
 use crate::error::Error;
 use crate::frame::{self, HEAD, Tag};
 use crate::reader::{self, BlockInfo, Reader};
@@ -147,7 +147,8 @@ fn next_whole_block(tags: &mut Tags<'_>, mut offset: u64, next: u64) -> Result<O
         if let Some(head) = head.filter(|head| source.has(found, HEAD as u64 + u64::from(head.stored))) {
             let stored = source.take(found + HEAD as u64, head.stored as usize)?;
             let words = frame::unpack(&head, &stored);
-            let read = words.and_then(|words| Block::read(&words, (head.first, head.events)));
+            let message = words.and_then(|words| Message::read(words, (head.first, head.events)));
+            let read = message.and_then(|message| Block::read(&message));
             if let Ok(block) = read {
                 let bytes = HEAD as u64 + u64::from(head.stored);
                 return Ok(Some((BlockInfo { offset: found, bytes, first: head.first, events: head.events }, block)));

@@ -7,6 +7,7 @@ use crate::coding::{self, Coding, KEYS};
 use crate::frame::MAX_BLOCK_EVENTS;
 use crate::header::{Header, Image, sha256};
 use crate::trace_capnp as schema;
+use crate::values::Values;
 pub(crate) use capnp::Word;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions, ScratchSpaceHeapAllocator};
 use capnp::serialize;
@@ -343,24 +344,23 @@ fn write_column(column: &ColumnOut<'_>, mut out: schema::column::Builder<'_>) {
     }
 }
 
-/// A table that was read: its columns in the order of the block, those that were asked for decoded.
-pub(crate) struct TableIn {
-    pub(crate) name: String,
-    pub(crate) rows: u32,
-    pub(crate) columns: Vec<(String, Option<Vec<u64>>)>,
-}
-
-/// A block that was read.
+/// A block that was read, but for the columns of its tables.
 pub(crate) struct BlockIn {
     pub(crate) first: u64,
     pub(crate) order: Vec<u8>,
-    pub(crate) stamps: TableIn,
-    pub(crate) tables: Vec<TableIn>,
+    pub(crate) stamps: Columns,
+    /// How many stamps there are.
+    pub(crate) runs: u32,
+    /// The tables' names and rows.
+    pub(crate) tables: Vec<(String, u32)>,
     pub(crate) texts: Vec<String>,
 }
 
-/// Reads the block in `words`, decoding the columns that `wanted` says, by table and column.
-pub(crate) fn read_block(words: &[Word], wanted: &dyn Fn(&str, &str) -> bool) -> Result<BlockIn, Wrong> {
+/// The columns of a table in the order of the block, those that were asked for decoded.
+pub(crate) type Columns = Vec<(String, Option<Values>)>;
+
+/// Reads the block in `words`, without its tables' columns.
+pub(crate) fn read_block(words: &[Word]) -> Result<BlockIn, Wrong> {
     open(words, |message| {
         let root = message.get_root::<schema::block::Reader<'_>>().map_err(wrong)?;
         let events = root.get_events();
@@ -368,59 +368,82 @@ pub(crate) fn read_block(words: &[Word], wanted: &dyn Fn(&str, &str) -> bool) ->
             return Err(format!("it claims {events} events"));
         }
         let order = read_order(&root.get_order().map_err(wrong)?, events)?;
-        let stamps = read_table(root.get_stamps().map_err(wrong)?, events, &|_, _| true)?;
+        let stamps = root.get_stamps().map_err(wrong)?;
+        let runs = read_rows(&stamps, "stamps", events)?;
+        let stamps = read_columns(stamps, "stamps", runs, &|_| true)?;
         let found = root.get_tables().map_err(wrong)?;
         if found.len() as usize > MAX_TABLES {
             return Err(format!("it has {} tables", found.len()));
         }
-        let (mut tables, mut left) = (Vec::new(), events);
+        let (mut tables, mut left) = (Vec::with_capacity(found.len() as usize), events);
         for table in found {
-            let table = read_table(table, left, wanted)?;
-            left -= table.rows;
-            tables.push(table);
+            let name = text(table.get_name())?;
+            let rows = read_rows(&table, &name, left)?;
+            left -= rows;
+            tables.push((name, rows));
         }
         if left != 0 {
             return Err(format!("its tables hold {} rows for {events} events", events - left));
         }
-        let texts = root.get_texts().map_err(wrong)?.iter().map(text).collect::<Result<_, _>>()?;
-        Ok(BlockIn { first: root.get_first(), order, stamps, tables, texts })
+        let found = root.get_texts().map_err(wrong)?;
+        if found.len() > events {
+            return Err(format!("it has {} texts for {events} events", found.len()));
+        }
+        let texts = found.iter().map(text).collect::<Result<_, _>>()?;
+        Ok(BlockIn { first: root.get_first(), order, stamps, runs, tables, texts })
     })
 }
 
-fn read_table(
+/// The columns of the table at a place in the block in `words`, which has the name and rows that [`read_block`] found,
+/// decoding those that `wanted` says by name.
+pub(crate) fn read_table(
+    words: &[Word],
+    at: usize,
+    (name, rows): (&str, u32),
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Columns, Wrong> {
+    open(words, |message| {
+        let root = message.get_root::<schema::block::Reader<'_>>().map_err(wrong)?;
+        let table = root.get_tables().map_err(wrong)?.try_get(at as u32);
+        read_columns(table.ok_or_else(|| format!("it has no table {at}"))?, name, rows, wanted)
+    })
+}
+
+fn read_rows(table: &schema::table::Reader<'_>, name: &str, most: u32) -> Result<u32, Wrong> {
+    let rows = table.get_rows();
+    if rows > most { Err(format!("table '{name}' claims {rows} rows")) } else { Ok(rows) }
+}
+
+fn read_columns(
     table: schema::table::Reader<'_>,
-    most_rows: u32,
-    wanted: &dyn Fn(&str, &str) -> bool,
-) -> Result<TableIn, Wrong> {
-    let (name, rows) = (text(table.get_name())?, table.get_rows());
-    if rows > most_rows {
-        return Err(format!("table '{name}' claims {rows} rows"));
-    }
+    name: &str,
+    rows: u32,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Columns, Wrong> {
     let found = table.get_columns().map_err(wrong)?;
     if found.len() as usize > MAX_COLUMNS {
         return Err(format!("table '{name}' has {} columns", found.len()));
     }
     let names = found.iter().map(|column| text(column.get_name())).collect::<Result<Vec<_>, _>>()?;
     let keys = found.iter().enumerate().map(|(at, column)| read_keys(&column, at)).collect::<Result<Vec<_>, _>>()?;
-    let mut needed: Vec<bool> = names.iter().map(|column| wanted(&name, column)).collect();
+    let mut needed: Vec<bool> = names.iter().map(|column| wanted(column)).collect();
     for at in (0..names.len()).rev() {
         if needed[at] {
             keys[at].1.iter().for_each(|&key| needed[key] = true);
         }
     }
-    let mut columns: Vec<(String, Option<Vec<u64>>)> = Vec::with_capacity(names.len());
+    let mut columns: Columns = Vec::with_capacity(names.len());
     for (at, (column, own_name)) in found.iter().zip(names).enumerate() {
         let mut values = None;
         if needed[at] {
-            let mut stored = read_column(&column, rows)?;
+            let stored = read_column(&column, rows)?;
             let (coding, keys) = &keys[at];
-            let keys: Vec<&[u64]> = keys.iter().filter_map(|&key| columns[key].1.as_deref()).collect();
-            coding::decode(*coding, &keys, &mut stored);
-            values = Some(stored);
+            let keys: Vec<&Values> = keys.iter().filter_map(|&key| columns[key].1.as_ref()).collect();
+            values = Some(coding::decode(*coding, &keys, stored));
         }
         columns.push((own_name, values));
     }
-    Ok(TableIn { name, rows, columns })
+    Ok(columns)
 }
 
 /// The coding of the column at place `at`, and the earlier columns that it refers to.
@@ -445,20 +468,20 @@ macro_rules! take {
             return Err(format!("a column has {} numbers for {} rows", list.len(), $rows));
         }
         match list.as_slice() {
-            Some(numbers) if cfg!(target_endian = "little") => numbers.iter().map(|&number| number.into()).collect(),
-            _ => list.iter().map(u64::from).collect(),
+            Some(numbers) if cfg!(target_endian = "little") => numbers.to_vec(),
+            _ => list.iter().collect(),
         }
     }};
 }
 
-fn read_column(column: &schema::column::Reader<'_>, rows: u32) -> Result<Vec<u64>, Wrong> {
+fn read_column(column: &schema::column::Reader<'_>, rows: u32) -> Result<Values, Wrong> {
     use schema::column::{Same, U8, U16, U32, U64};
     Ok(match column.which().map_err(wrong)? {
-        Same(number) => vec![number; rows as usize],
-        U8(list) => take!(list, rows),
-        U16(list) => take!(list, rows),
-        U32(list) => take!(list, rows),
-        U64(list) => take!(list, rows),
+        Same(value) => Values::Same { value, rows: rows as usize },
+        U8(list) => Values::U8(take!(list, rows)),
+        U16(list) => Values::U16(take!(list, rows)),
+        U32(list) => Values::U32(take!(list, rows)),
+        U64(list) => Values::U64(take!(list, rows)),
     })
 }
 
@@ -467,17 +490,12 @@ fn read_order(column: &schema::column::Reader<'_>, events: u32) -> Result<Vec<u8
     if column.get_coding().map_err(wrong)? != schema::Coding::Plain {
         return Err("its order is coded".into());
     }
-    if let schema::column::U8(list) = column.which().map_err(wrong)? {
-        let list = list.map_err(wrong)?;
-        if let Some(tables) = list.as_slice().filter(|tables| tables.len() == events as usize) {
-            return Ok(tables.to_vec());
-        }
+    let narrow = |table: u64| u8::try_from(table).map_err(|_| format!("an event belongs to table {table}"));
+    match read_column(column, events)? {
+        Values::U8(order) => Ok(order),
+        Values::Same { value, rows } => Ok(vec![narrow(value)?; rows]),
+        wide => wide.iter().map(narrow).collect(),
     }
-    let order = read_column(column, events)?;
-    order
-        .into_iter()
-        .map(|table| u8::try_from(table).map_err(|_| format!("an event belongs to table {table}")))
-        .collect()
 }
 
 // --- Index ---

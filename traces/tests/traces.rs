@@ -49,9 +49,10 @@ proptest! {
             for block in 0..reader.blocks().len() {
                 let rows = reader.block_columns(block, kind).unwrap();
                 for at in 0..rows.len() {
-                    let row: Vec<u64> = rows.columns.iter().map(|column| column.values[at]).collect();
+                    let row: Vec<u64> = rows.columns.iter().map(|column| column.values.at(at)).collect();
                     let what = What::from_row(kind, &row, &rows.texts).unwrap();
-                    let stamp = Stamp { instruction: rows.instruction[at], vcpu: rows.vcpu[at], pcpu: rows.pcpu[at] };
+                    let [vcpu, pcpu] = [&rows.vcpu, &rows.pcpu].map(|cpus| cpus.at(at) as u16);
+                    let stamp = Stamp { instruction: rows.instruction[at], vcpu, pcpu };
                     found.push((rows.event[at], Event { at: stamp, what }));
                 }
                 for column in &rows.columns {

@@ -7,24 +7,25 @@ use hv_defs::exit::{EventType, ExitReason};
 use hv_defs::fields::{Form, Texts};
 use hv_defs::vmcs::VmcsField;
 use std::borrow::Cow;
+use traces::Values;
 
 /// Adds the rows of a block, all of whose columns were read.
 pub(super) fn fill(rows: &mut Rows, table: &Table, read: &traces::Rows) {
     let (stamps, mut columns) = rows.columns_mut().split_at_mut(STAMP.len());
     stamps[0].extend_signed(read.event.iter().copied());
     stamps[1].extend_signed(read.instruction.iter().copied());
-    stamps[2].extend_signed(read.vcpu.iter().map(|&cpu| cpu.into()));
-    stamps[3].extend_signed(read.pcpu.iter().map(|&cpu| cpu.into()));
+    stamps[2].extend_signed(read.vcpu.iter());
+    stamps[3].extend_signed(read.pcpu.iter());
     if table.constant_kind {
         read.event.iter().for_each(|_| columns[0].text(Some(table.kind.name())));
         columns = &mut columns[1..];
     }
     // A VMCS access has a field only when it is a read or a write.
-    let ops = read.column("op").unwrap_or_default();
-    let touches =
-        |row: usize| matches!(ops.get(row), Some(&op) if op == VmcsOp::Read as u64 || op == VmcsOp::Write as u64);
+    let none = Values::default();
+    let ops = read.column("op").unwrap_or(&none);
+    let touches = |row: usize| [VmcsOp::Read, VmcsOp::Write].iter().any(|&op| ops.at(row) == op as u64);
     for (column, field) in columns.iter_mut().zip(table.kind.fields()) {
-        let values = read.column(table.kind.columns()[field.column].name).unwrap_or_default().iter().copied();
+        let values = read.column(table.kind.columns()[field.column].name).unwrap_or(&none).iter();
         if table.kind == Kind::Vmcs && matches!(field.name, "old" | "value") {
             column.extend_bits_if(values, |row, _| touches(row));
         } else if table.kind == Kind::Vmcs && field.name == "field" {

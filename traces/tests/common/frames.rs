@@ -26,12 +26,21 @@ pub fn frames(bytes: &[u8]) -> Vec<Frame> {
 
 /// The file of these frames, with right lengths and checksums.
 pub fn file(frames: &[Frame]) -> Vec<u8> {
+    stored(frames, |message| zstd::bulk::compress(message, 1).expect("zstd"))
+}
+
+/// As [`file`], with nothing compressed.
+pub fn stored_file(frames: &[Frame]) -> Vec<u8> {
+    stored(frames, <[u8]>::to_vec)
+}
+
+fn stored(frames: &[Frame], store: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let mut bytes = b"\x89NVMX\r\n\n\x01\x00\x00\x00".to_vec();
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
     let mut index = 0;
     for frame in frames {
         index = bytes.len() as u64;
-        let stored = zstd::bulk::compress(&frame.message, 1).expect("zstd");
+        let stored = store(&frame.message);
         let mut head = frame.head.clone();
         head[4..8].copy_from_slice(&(stored.len() as u32).to_le_bytes());
         head[8..12].copy_from_slice(&(frame.message.len() as u32).to_le_bytes());

@@ -8,7 +8,7 @@ use hv_defs::event::{Event, Kind, NO_ADDRESS};
 use hv_defs::exit::{EventType, Reason};
 use hv_defs::fields::{Form, MAX_COLUMNS, Texts};
 use hv_defs::vmcs;
-use traces::Rows;
+use traces::{Rows, Values};
 
 /// A compiled filter.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,8 +134,8 @@ impl Plan {
     /// Which rows of a kind match. `rows` has at least the columns that [`Plan::columns`] names.
     pub(crate) fn matches(&self, kind: Kind, rows: &Rows) -> Vec<bool> {
         // A column that is not there reads as zeros, which no reader gives for a column of a known kind.
-        let columns: Vec<&[u64]> = kind.columns().iter().map(|of| rows.column(of.name).unwrap_or(&[])).collect();
-        self.kinds[kind as usize].over(rows, &columns)
+        let columns = kind.columns().iter().map(|of| rows.column(of.name).map(Values::to_vec).unwrap_or_default());
+        self.kinds[kind as usize].over(rows, &columns.collect::<Vec<_>>())
     }
 }
 
@@ -162,7 +162,7 @@ impl Test {
         }
     }
 
-    fn over(&self, rows: &Rows, columns: &[&[u64]]) -> Vec<bool> {
+    fn over(&self, rows: &Rows, columns: &[Vec<u64>]) -> Vec<bool> {
         match self {
             Self::Const(constant) => vec![*constant; rows.len()],
             Self::And(a, b) => zip(a.over(rows, columns), b.over(rows, columns), |a, b| a & b),
@@ -173,9 +173,9 @@ impl Test {
                 match *cell {
                     Cell::Event => rows.event.iter().map(|&number| test.holds(number, texts)).collect(),
                     Cell::Instruction => rows.instruction.iter().map(|&number| test.holds(number, texts)).collect(),
-                    Cell::Vcpu => rows.vcpu.iter().map(|&number| test.holds(number.into(), texts)).collect(),
-                    Cell::Pcpu => rows.pcpu.iter().map(|&number| test.holds(number.into(), texts)).collect(),
-                    Cell::Column(at, shift, mask) => over_column(columns[at], rows.len(), shift, mask, test, texts),
+                    Cell::Vcpu => rows.vcpu.iter().map(|number| test.holds(number, texts)).collect(),
+                    Cell::Pcpu => rows.pcpu.iter().map(|number| test.holds(number, texts)).collect(),
+                    Cell::Column(at, shift, mask) => over_column(&columns[at], rows.len(), shift, mask, test, texts),
                 }
             }
         }
