@@ -1,10 +1,11 @@
 //! Events on their way into a block: batches, and how they become messages.
 
 use crate::coding::{Coder, Coding, TILE, chosen};
+use crate::narrow::{Narrow, Spare};
 use crate::wire::Word;
 use crate::wire::{self, BlockOut, ColumnOut, TableOut};
 use hv_defs::event::{Event, Kind, Stamp};
-use hv_defs::fields::Texts;
+use hv_defs::fields::{MAX_COLUMNS, MAX_ROW, Texts};
 
 /// When a block ends. The same for equal runs, so that equal runs give equal files.
 const BLOCK_EVENTS: usize = 1 << 15;
@@ -16,12 +17,11 @@ const BLOCK_TEXTS: usize = 256;
 
 /// Events on their way into a block: what a thread that must not wait fills, and hands to another that writes it with
 /// [`Writer::write`](crate::Writer::write).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Batch {
     order: Vec<u8>,
     stamps: Stamps,
-    /// For each kind, its rows one after another.
-    tables: [Vec<u64>; Kind::ALL.len()],
+    tables: [Packed; Kind::ALL.len()],
     texts: Texts,
 }
 
@@ -29,6 +29,8 @@ pub struct Batch {
 #[derive(Debug, Default)]
 struct Stamps {
     last: Option<Stamp>,
+    /// The first one's instructions.
+    begin: u64,
     events: Vec<u64>,
     instruction: Vec<u64>,
     vcpu: Vec<u64>,
@@ -44,6 +46,9 @@ impl Stamps {
             *events += 1;
             return;
         }
+        if self.events.is_empty() {
+            self.begin = at.instruction;
+        }
         self.last = Some(at);
         self.events.push(1);
         self.instruction.push(at.instruction);
@@ -52,10 +57,33 @@ impl Stamps {
     }
 }
 
-impl Default for Batch {
-    fn default() -> Self {
-        let tables = std::array::from_fn(|_| Vec::new());
-        Self { order: Vec::new(), stamps: Stamps::default(), tables, texts: Texts::default() }
+/// The rows of one kind, one after another, as [`What::pack`](hv_defs::event::What::pack) makes them: most of a recording's cost to its
+/// machine is the memory that it touches.
+#[derive(Debug, Default)]
+struct Packed {
+    bytes: Vec<u8>,
+    /// Bytes that are rows. Behind them is room for at least one more, or the list is empty.
+    used: usize,
+}
+
+impl Packed {
+    fn rows(&self, kind: Kind) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.bytes[..self.used].chunks_exact(kind.widths().iter().sum())
+    }
+
+    #[inline]
+    fn push(&mut self, event: &Event, texts: &mut Texts) {
+        if self.bytes.len() - self.used < MAX_ROW {
+            self.grow();
+        }
+        if let Some(row) = self.bytes[self.used..].first_chunk_mut() {
+            self.used += event.what.pack(row, texts);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.bytes.resize((self.bytes.len() * 2).max(16 * MAX_ROW), 0);
     }
 }
 
@@ -68,18 +96,18 @@ impl Batch {
         for column in [&mut stamps.events, &mut stamps.instruction, &mut stamps.vcpu, &mut stamps.pcpu] {
             column.clear();
         }
-        self.tables.iter_mut().for_each(Vec::clear);
+        self.tables.iter_mut().for_each(|table| table.used = 0);
         self.texts.list.clear();
     }
 
     /// Adds an event. Returns whether the batch is now full: one that is pushed to further may be too long to write.
     #[inline]
     pub fn push(&mut self, event: &Event) -> bool {
-        let kind = event.what.kind();
-        self.order.push(kind as u8);
+        let kind = event.what.kind() as u8;
+        self.order.push(kind);
         self.stamps.push(event.at);
-        event.what.push_row(&mut self.tables[kind as usize], &mut self.texts);
-        let span = event.at.instruction.wrapping_sub(self.stamps.instruction[0]);
+        self.tables[usize::from(kind)].push(event, &mut self.texts);
+        let span = event.at.instruction.wrapping_sub(self.stamps.begin);
         self.order.len() >= BLOCK_EVENTS || span >= BLOCK_INSTRUCTIONS || self.texts.list.len() >= BLOCK_TEXTS
     }
 
@@ -95,89 +123,121 @@ impl Batch {
 
     /// Rows of each kind, in the order of [`Kind::ALL`].
     pub(crate) fn counts(&self) -> impl Iterator<Item = u32> {
-        Kind::ALL.iter().zip(&self.tables).map(|(kind, rows)| (rows.len() / kind.columns().len()) as u32)
+        Kind::ALL.iter().zip(&self.tables).map(|(&kind, table)| table.rows(kind).len() as u32)
     }
 }
 
 /// Makes messages of blocks. What it allots for one it uses again for the next.
 #[derive(Default)]
 pub(crate) struct Encoder {
-    columns: Vec<Vec<u64>>,
-    coder: Coder,
+    /// One for each column of a table.
+    coders: Vec<Coder>,
+    tiles: Vec<[u64; TILE]>,
+    spare: Spare,
     words: Vec<Word>,
 }
 
 impl Encoder {
     /// The message of a block that begins with event `first`, into `message`.
     pub(crate) fn encode(&mut self, first: u64, block: &Batch, message: &mut Vec<u8>) {
+        self.coders.resize_with(MAX_COLUMNS, Coder::default);
+        self.tiles.resize(MAX_COLUMNS, [0; TILE]);
         let Stamps { events, instruction, vcpu, pcpu, .. } = &block.stamps;
         let stamps = TableOut {
             name: "stamps",
             rows: events.len() as u32,
             columns: vec![
-                self.column("events", (Coding::Plain, &[]), &[], events),
-                self.column("instruction", (Coding::Delta, &[]), &[], instruction),
-                self.column("vcpu", (Coding::Plain, &[]), &[], vcpu),
-                self.column("pcpu", (Coding::Plain, &[]), &[], pcpu),
+                self.column("events", Coding::Plain, events),
+                self.column("instruction", Coding::Delta, instruction),
+                self.column("vcpu", Coding::Plain, vcpu),
+                self.column("pcpu", Coding::Plain, pcpu),
             ],
         };
         let (mut tables, mut places) = (Vec::new(), [0; Kind::ALL.len()]);
-        for (&kind, rows) in Kind::ALL.iter().zip(&block.tables).filter(|(_, rows)| !rows.is_empty()) {
-            places[kind as usize] = tables.len() as u64;
-            tables.push(self.table(kind, rows));
+        for (&kind, table) in Kind::ALL.iter().zip(&block.tables).filter(|(_, table)| table.used > 0) {
+            places[kind as usize] = tables.len() as u8;
+            tables.push(self.table(kind, table));
         }
-        let mut order = self.columns.pop().unwrap_or_default();
-        order.clear();
-        order.extend(block.order.iter().map(|&kind| places[usize::from(kind)]));
-        let order = ColumnOut::new("order", Coding::Plain, &[], order);
+        let mut order = Narrow::new();
+        let mut tile = [0; TILE];
+        for kinds in block.order.chunks(TILE) {
+            tile.iter_mut().zip(kinds).for_each(|(place, &kind)| *place = places[usize::from(kind)].into());
+            order.push(&tile[..kinds.len()], &mut self.spare);
+        }
+        let order = ColumnOut { name: "order", coding: Coding::Plain, keys: &[], stored: order.end() };
         let texts = &block.texts.list;
-        let mut out = BlockOut { first, events: block.len() as u32, order, stamps, tables, texts };
+        let out = BlockOut { first, events: block.len() as u32, order, stamps, tables, texts };
         wire::write_block(&out, &mut self.words, message);
-        self.columns.push(out.order.stored);
-        let tables = out.tables.iter_mut().chain([&mut out.stamps]);
-        self.columns.extend(tables.flat_map(|table| table.columns.drain(..)).map(|column| column.stored));
+        let BlockOut { order, stamps, tables, .. } = out;
+        let columns = tables.into_iter().chain([stamps]).flat_map(|table| table.columns).chain([order]);
+        columns.for_each(|column| self.spare.keep(column.stored));
     }
 
-    fn table(&mut self, kind: Kind, rows: &[u64]) -> TableOut<'static> {
-        let width = kind.columns().len();
-        let mut values: Vec<Vec<u64>> = (0..width).map(|_| self.columns.pop().unwrap_or_default()).collect();
-        values.iter_mut().for_each(Vec::clear);
-        for tile in rows.chunks(TILE * width) {
-            for (at, column) in values.iter_mut().enumerate() {
-                column.extend(tile.chunks_exact(width).map(|row| row[at]));
+    fn table(&mut self, kind: Kind, table: &Packed) -> TableOut<'static> {
+        let (columns, widths) = (kind.columns(), kind.widths());
+        let chosen: Vec<_> = columns.iter().map(|column| chosen(kind, column.name)).collect();
+        let mut stored: Vec<Narrow> = columns.iter().map(|_| Narrow::new()).collect();
+        self.coders[..columns.len()].iter_mut().for_each(Coder::begin);
+        let (length, mut coded) = (widths.iter().sum(), [0; TILE]);
+        for rows in table.bytes[..table.used].chunks(TILE * length) {
+            let count = rows.len() / length;
+            let mut offset = 0;
+            for (tile, &width) in self.tiles.iter_mut().zip(widths) {
+                gather(rows, length, offset, width, &mut tile[..count]);
+                offset += width;
+            }
+            for (at, &(coding, keys)) in chosen.iter().enumerate() {
+                if coding == Coding::Plain {
+                    stored[at].push(&self.tiles[at][..count], &mut self.spare);
+                    continue;
+                }
+                let key = |key: u8| &self.tiles[usize::from(key)][..count];
+                let coded = &mut coded[..count];
+                coded.copy_from_slice(&self.tiles[at][..count]);
+                match *keys {
+                    [] => self.coders[at].code(coding, &[], coded),
+                    [one] => self.coders[at].code(coding, &[key(one)], coded),
+                    [one, other, ..] => self.coders[at].code(coding, &[key(one), key(other)], coded),
+                }
+                stored[at].push(coded, &mut self.spare);
             }
         }
-        let mut coded = Vec::with_capacity(width);
-        for (of, own) in kind.columns().iter().zip(&values) {
-            let (coding, keys) = chosen(kind, of.name);
-            coded.push((coding != Coding::Plain).then(|| self.column(of.name, (coding, keys), &values, own)));
-        }
-        let mut columns = Vec::with_capacity(width);
-        for ((of, own), coded) in kind.columns().iter().zip(values).zip(coded) {
-            columns.push(match coded {
-                Some(coded) => {
-                    self.columns.push(own);
-                    coded
-                }
-                None => ColumnOut::new(of.name, Coding::Plain, &[], own),
-            });
-        }
-        TableOut { name: kind.name(), rows: (rows.len() / width) as u32, columns }
+        let columns = columns.iter().zip(chosen).zip(stored).map(|((of, (coding, keys)), stored)| ColumnOut {
+            name: of.name,
+            coding,
+            keys,
+            stored: stored.end(),
+        });
+        TableOut { name: kind.name(), rows: (table.used / length) as u32, columns: columns.collect() }
     }
 
-    fn column<'a>(
-        &mut self,
-        name: &'a str,
-        (coding, keys): (Coding, &'a [u8]),
-        table: &[Vec<u64>],
-        values: &[u64],
-    ) -> ColumnOut<'a> {
-        let key_columns: Vec<&[u64]> = keys.iter().map(|&key| &table[usize::from(key)][..]).collect();
-        let mut stored = self.columns.pop().unwrap_or_default();
-        stored.clear();
-        stored.extend_from_slice(values);
-        self.coder.begin();
-        self.coder.code(coding, &key_columns, &mut stored);
-        ColumnOut::new(name, coding, keys, stored)
+    fn column<'a>(&mut self, name: &'a str, coding: Coding, values: &[u64]) -> ColumnOut<'a> {
+        let (coder, mut stored) = (&mut self.coders[0], Narrow::new());
+        coder.begin();
+        let mut coded = [0; TILE];
+        for tile in values.chunks(TILE) {
+            let coded = &mut coded[..tile.len()];
+            coded.copy_from_slice(tile);
+            coder.code(coding, &[], coded);
+            stored.push(coded, &mut self.spare);
+        }
+        ColumnOut { name, coding, keys: &[], stored: stored.end() }
+    }
+}
+
+/// Takes a column out of packed rows: the numbers of `width` bytes at `offset` in rows of `length` bytes.
+#[inline]
+fn gather(rows: &[u8], length: usize, offset: usize, width: usize, out: &mut [u64]) {
+    fn each<const N: usize>(rows: &[u8], length: usize, offset: usize, out: &mut [u64], number: fn([u8; N]) -> u64) {
+        // From the column's first number on, each row begins with the column's next.
+        for (row, out) in rows[offset..].chunks(length).zip(out) {
+            *out = row.first_chunk().map_or(0, |bytes| number(*bytes));
+        }
+    }
+    match width {
+        1 => each(rows, length, offset, out, |[byte]| byte.into()),
+        2 => each(rows, length, offset, out, |bytes| u16::from_le_bytes(bytes).into()),
+        4 => each(rows, length, offset, out, |bytes| u32::from_le_bytes(bytes).into()),
+        _ => each(rows, length, offset, out, u64::from_le_bytes),
     }
 }

@@ -369,12 +369,17 @@ mod tests {
     use super::*;
     use crate::coding::Coding;
     use crate::frame::{Head, Tag};
+    use crate::narrow::{Narrow, Spare};
     use crate::wire::{BlockOut, ColumnOut, TableOut};
 
     /// A block with one `mark` event, whose table has a column that this version does not know, and one event of a kind
     /// that it does not know.
     fn newer(order: &[u64], mark_value: u64) -> Result<Vec<Word>, Wrong> {
-        let column = |name, stored: &[u64]| ColumnOut::new(name, Coding::Plain, &[], stored.to_vec());
+        let column = |name, numbers: &[u64]| {
+            let mut stored = Narrow::new();
+            stored.push(numbers, &mut Spare::default());
+            ColumnOut { name, coding: Coding::Plain, keys: &[], stored: stored.end() }
+        };
         let table = |name, columns| TableOut { name, rows: 1, columns };
         let stamps = vec![column("events", &[order.len() as u64]), column("instruction", &[5])];
         let out = BlockOut {

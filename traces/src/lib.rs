@@ -9,6 +9,7 @@ mod coding;
 mod error;
 mod frame;
 mod header;
+mod narrow;
 mod queue;
 mod reader;
 mod source;

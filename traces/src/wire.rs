@@ -227,23 +227,12 @@ pub(crate) struct ColumnOut<'a> {
     pub(crate) name: &'a str,
     pub(crate) coding: Coding,
     pub(crate) keys: &'a [u8],
-    pub(crate) stored: Vec<u64>,
-    /// Bits that the widest number needs.
-    bits: u32,
-    /// Whether all numbers are the same.
-    same: bool,
+    pub(crate) stored: Values,
 }
 
-impl<'a> ColumnOut<'a> {
-    pub(crate) fn new(name: &'a str, coding: Coding, keys: &'a [u8], stored: Vec<u64>) -> Self {
-        let first = stored.first().copied().unwrap_or(0);
-        let (any, differ) =
-            stored.iter().fold((0, 0), |(any, differ), &number| (any | number, differ | (number ^ first)));
-        Self { name, coding, keys, stored, bits: u64::BITS - any.leading_zeros(), same: differ == 0 }
-    }
-
-    fn bytes(&self) -> usize {
-        if self.same { 0 } else { self.stored.len() * self.bits.div_ceil(8).next_power_of_two() as usize }
+impl ColumnOut<'_> {
+    fn all_zeros(&self) -> bool {
+        matches!(self.stored, Values::Same { value: 0, .. })
     }
 }
 
@@ -267,7 +256,7 @@ pub(crate) struct BlockOut<'a> {
 /// Writes the block's message into `message`. `words` is room to build it in.
 pub(crate) fn write_block(block: &BlockOut<'_>, words: &mut Vec<Word>, message: &mut Vec<u8>) {
     let columns = block.tables.iter().chain([&block.stamps]).flat_map(|table| &table.columns).chain([&block.order]);
-    let bytes: usize = columns.map(|column| column.bytes() + 96).sum();
+    let bytes: usize = columns.map(|column| column.stored.bytes() + 96).sum();
     let texts: usize = block.texts.iter().map(|text| text.len() + 24).sum();
     // Enough for one segment, so that the list of segments is always the same.
     let room = (bytes + texts) / 8 + 1024;
@@ -301,7 +290,7 @@ fn write_table(table: &TableOut<'_>, mut out: schema::table::Builder<'_>) {
     out.set_name(table.name);
     out.set_rows(table.rows);
     // Columns are referred to by place, so only those at the end may go.
-    let kept = table.columns.iter().rposition(|column| column.bits > 0 || !column.keys.is_empty());
+    let kept = table.columns.iter().rposition(|column| !column.all_zeros() || !column.keys.is_empty());
     let kept = kept.map_or(0, |last| last + 1);
     let mut columns = out.init_columns(kept as u32);
     for (at, column) in table.columns[..kept].iter().enumerate() {
@@ -310,14 +299,12 @@ fn write_table(table: &TableOut<'_>, mut out: schema::table::Builder<'_>) {
 }
 
 macro_rules! fill {
-    ($list:expr, $column:expr, $type:ty) => {{
+    ($list:expr, $numbers:expr) => {{
         let mut list = $list;
         // The list has the column's own length, in the host's byte order or not at all.
         match list.as_slice() {
-            Some(slots) if cfg!(target_endian = "little") => {
-                slots.iter_mut().zip(&$column.stored).for_each(|(slot, &number)| *slot = number as $type);
-            }
-            _ => $column.stored.iter().enumerate().for_each(|(at, &number)| list.set(at as u32, number as $type)),
+            Some(slots) if cfg!(target_endian = "little") => slots.copy_from_slice($numbers),
+            _ => $numbers.iter().enumerate().for_each(|(at, &number)| list.set(at as u32, number)),
         }
     }};
 }
@@ -335,12 +322,12 @@ fn write_column(column: &ColumnOut<'_>, mut out: schema::column::Builder<'_>) {
         column.keys.iter().enumerate().for_each(|(at, &key)| keys.set(at as u32, key));
     }
     let rows = column.stored.len() as u32;
-    match (column.bits, column.same) {
-        (_, true) => out.set_same(column.stored.first().copied().unwrap_or(0)),
-        (0..=8, false) => fill!(out.init_u8(rows), column, u8),
-        (9..=16, false) => fill!(out.init_u16(rows), column, u16),
-        (17..=32, false) => fill!(out.init_u32(rows), column, u32),
-        (_, false) => fill!(out.init_u64(rows), column, u64),
+    match &column.stored {
+        Values::Same { value, .. } => out.set_same(*value),
+        Values::U8(list) => fill!(out.init_u8(rows), list),
+        Values::U16(list) => fill!(out.init_u16(rows), list),
+        Values::U32(list) => fill!(out.init_u32(rows), list),
+        Values::U64(list) => fill!(out.init_u64(rows), list),
     }
 }
 

@@ -162,13 +162,24 @@ impl Form {
 
 /// A part of an event that fits a column.
 trait Cell: Sized {
+    /// How many bytes its number takes at most.
+    const BYTES: usize;
     fn put(&self, texts: &mut Texts) -> u64;
     fn get(number: u64, texts: &Texts) -> Option<Self>;
+
+    /// Puts its number at a place in a row. Returns the place behind it.
+    #[inline(always)]
+    fn pack(&self, row: &mut [u8; MAX_ROW], at: usize, texts: &mut Texts) -> usize {
+        let end = at + Self::BYTES;
+        row[at..end].copy_from_slice(&self.put(texts).to_le_bytes()[..Self::BYTES]);
+        end
+    }
 }
 
 macro_rules! number_cells {
     ($($type:ty),*) => {$(
         impl Cell for $type {
+            const BYTES: usize = size_of::<Self>();
             #[inline]
             fn put(&self, _: &mut Texts) -> u64 {
                 u64::from(*self)
@@ -185,6 +196,7 @@ number_cells!(u8, u16, u32, u64);
 macro_rules! word_cells {
     ($($type:ident),*) => {$(
         impl Cell for $type {
+            const BYTES: usize = 1;
             #[inline]
             fn put(&self, _: &mut Texts) -> u64 {
                 *self as u64
@@ -201,6 +213,7 @@ word_cells!(Actor, Which, VmcsOp, FlushKind, Cause, PoolOp, VpidOp, EptOp, Input
 macro_rules! bits_cells {
     ($($type:ident),*) => {$(
         impl Cell for $type {
+            const BYTES: usize = 4;
             #[inline]
             fn put(&self, _: &mut Texts) -> u64 {
                 u64::from(u32::from(*self))
@@ -215,6 +228,7 @@ macro_rules! bits_cells {
 bits_cells!(ExitReason, InterruptionInfo);
 
 impl Cell for VmcsField {
+    const BYTES: usize = 4;
     #[inline]
     fn put(&self, _: &mut Texts) -> u64 {
         u64::from(self.0)
@@ -226,6 +240,7 @@ impl Cell for VmcsField {
 }
 
 impl Cell for bool {
+    const BYTES: usize = 1;
     #[inline]
     fn put(&self, _: &mut Texts) -> u64 {
         u64::from(*self)
@@ -237,6 +252,7 @@ impl Cell for bool {
 }
 
 impl Cell for String {
+    const BYTES: usize = 4;
     fn put(&self, texts: &mut Texts) -> u64 {
         texts.number(self)
     }
@@ -246,6 +262,7 @@ impl Cell for String {
 }
 
 impl Cell for Option<Check> {
+    const BYTES: usize = 4;
     fn put(&self, texts: &mut Texts) -> u64 {
         self.map_or(0, |check| texts.number(check.name()))
     }
@@ -329,6 +346,17 @@ const fn fields<const N: usize>(table: &[Readings]) -> [Field; N] {
     fields
 }
 
+/// The most bytes that [`What::pack`] makes of an event.
+pub const MAX_ROW: usize = MAX_COLUMNS * 8;
+
+const fn width<S, T: Cell>(_: fn(&S) -> &T) -> usize {
+    T::BYTES
+}
+
+const fn lone_width<T: Cell>(_: fn(T) -> What) -> usize {
+    T::BYTES
+}
+
 /// A kind is either a struct, one column a member in the order given here, or a lone number. After a column's own form
 /// stand the further fields that show it.
 macro_rules! kinds {
@@ -345,6 +373,15 @@ macro_rules! kinds {
             pub const fn fields(self) -> &'static [Field] {
                 match self {
                     $(Self::$kind => const { &fields::<{ count_fields(table(Kind::$kind)) }>(table(Kind::$kind)) },)*
+                }
+            }
+        }
+
+        impl Kind {
+            /// The bytes that each column takes in a row that [`What::pack`] made: 1, 2, 4 or 8.
+            pub const fn widths(self) -> &'static [usize] {
+                match self {
+                    $(Self::$kind => const { &[$(kinds!(@width $shape $kind $column)),*] },)*
                 }
             }
         }
@@ -370,12 +407,17 @@ macro_rules! kinds {
                 }
             }
 
-            /// As [`What::row`], onto the end of a list of rows.
+            /// This event's columns, into the front of `row`, one after another in as many bytes each as
+            /// [`Kind::widths`] says, little-endian. Returns how many bytes that are.
             #[inline]
-            pub fn push_row(&self, rows: &mut Vec<u64>, texts: &mut Texts) {
+            pub fn pack(&self, row: &mut [u8; MAX_ROW], texts: &mut Texts) -> usize {
+                let mut at = 0;
                 match self {
-                    $(Self::$kind(of) => rows.extend_from_slice(&[$(kinds!(@part $shape of $column).put(texts)),*]),)*
+                    $(Self::$kind(of) => {
+                        $(at = kinds!(@part $shape of $column).pack(row, at, texts);)*
+                    })*
                 }
+                at
             }
 
             /// The event of `kind` whose columns are `row`; `None` when a number is out of its column's range or the
@@ -391,6 +433,8 @@ macro_rules! kinds {
     };
     (@part lone $of:ident $column:ident) => { $of };
     (@part $type:ident $of:ident $column:ident) => { $of.$column };
+    (@width lone $kind:ident $column:ident) => { lone_width(What::$kind) };
+    (@width $type:ident $kind:ident $column:ident) => { width(|of: &$type| &of.$column) };
     (@make lone $kind:ident $row:ident $texts:ident $column:ident) => { Cell::get(*$row.next()?, $texts)? };
     (@make $type:ident $kind:ident $row:ident $texts:ident $($column:ident)*) => {
         $type { $($column: Cell::get(*$row.next()?, $texts)?),* }
@@ -644,7 +688,15 @@ mod tests {
         let (mut row, mut texts) = ([0; MAX_COLUMNS], Texts::default());
         let what = What::Exit(exit());
         what.row(&mut row, &mut texts);
-        assert_eq!(What::from_row(Kind::Exit, &row, &texts), Some(what));
+        assert_eq!(What::from_row(Kind::Exit, &row, &texts).as_ref(), Some(&what));
+        let mut packed = [0; MAX_ROW];
+        let length = what.pack(&mut packed, &mut texts);
+        let mut at = 0;
+        for (width, cell) in Kind::Exit.widths().iter().zip(row) {
+            assert_eq!(packed[at..at + width], cell.to_le_bytes()[..*width]);
+            at += width;
+        }
+        assert_eq!((at, length), (51, 51));
         row[0] = 256;
         assert_eq!(What::from_row(Kind::Exit, &row, &texts), None);
         assert_eq!(What::from_row(Kind::Mark, &[], &texts), None);
