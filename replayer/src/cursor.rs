@@ -142,8 +142,8 @@ impl<'a> Cursor<'a> {
             let event = self.reader.blocks()[block].first;
             let broken = |source| Error::Trace { event, source };
             let rows = self.reader.block_columns(block, Kind::Mark).map_err(broken)?;
-            let values = rows.column("value").unwrap_or_default();
-            for (number, _) in rows.event.iter().zip(values).filter(|(_, mark)| **mark == u64::from(value)) {
+            let Some(values) = rows.column("value") else { continue };
+            for (number, _) in rows.event.iter().zip(values).filter(|(_, mark)| *mark == u64::from(value)) {
                 left = left.saturating_sub(1);
                 if left == 0 {
                     return self.to_event(*number).map(Some);

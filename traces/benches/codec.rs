@@ -1,6 +1,6 @@
-//! Bytes an event and events a second, of a synthetic nested workload and, where the variable `NVMX_IRIS` names a file of
-//! VM seeds as the IRIS project publishes them, of that. Figures are of CPU time
-//! and printed beside the floor: copying the same events.
+//! Bytes an event, and what each stage of writing and reading costs, of a synthetic nested workload and of the traces whose
+//! paths are in the variable `NVMX_TRACE`, with `:` between them. Figures are of CPU time, so that other loads of the
+//! machine count little, and stand beside floors: what the same bytes cost to append, to copy and to compress.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -9,55 +9,9 @@ mod frames;
 
 use frames::{frames, stored_file};
 use hv_defs::event::*;
-use hv_defs::exit::{ExitReason, InterruptionInfo};
-use hv_defs::vmcs::VmcsField;
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use traces::{Batch, Reader, Writer};
-
-/// The exits and VMCS accesses of a file of seeds: lines of hexadecimal, three a record.
-fn iris(text: &str) -> Vec<Event> {
-    let mut lines = text.lines().map(|line| u64::from_str_radix(line.trim(), 16).unwrap_or(0));
-    let (mut events, mut values, mut at) = (Vec::new(), BTreeMap::new(), Stamp::default());
-    let mut seed: Vec<(u64, u64, u64)> = Vec::new();
-    let mut end = |seed: &mut Vec<(u64, u64, u64)>| {
-        at.instruction += 1000;
-        let read = |field| seed.iter().find(|&&(f, _, kind)| f == field && kind == 1).map_or(0, |&(_, value, _)| value);
-        let exit = Exit {
-            level: 1,
-            reason: ExitReason::from(read(0x4402) as u32),
-            qualification: read(0x6400),
-            rip: read(0x681e),
-            length: read(0x440c) as u8,
-            gpa: read(0x2400),
-            gla: read(0x640a),
-            intr_info: InterruptionInfo::from(read(0x4404) as u32),
-            vmcs12: NO_ADDRESS,
-            handled_by: Actor::L0,
-        };
-        events.push(Event { at, what: What::Exit(exit) });
-        for (field, value, kind) in seed.drain(..).filter(|&(_, _, kind)| kind < 2) {
-            let (op, old) = match kind {
-                1 => (VmcsOp::Read, value),
-                _ => (VmcsOp::Write, values.get(&field).copied().unwrap_or(0)),
-            };
-            values.insert(field, value);
-            let (actor, which, field) = (Actor::L0, Which::Vmcs01, VmcsField(field as u32));
-            let access = VmcsAccess { actor, which, address: 0x1000, op, field, old, value };
-            events.push(Event { at, what: What::Vmcs(access) });
-        }
-    };
-    while let (Some(encoding), Some(value), Some(kind)) = (lines.next(), lines.next(), lines.next()) {
-        if encoding == 0xffff_ffff && !seed.is_empty() {
-            end(&mut seed);
-        }
-        if encoding & 0x0fff_ffff != 0x0fff_ffff {
-            seed.push((encoding, value, kind));
-        }
-    }
-    events
-}
 
 fn write(events: &[Event]) -> Vec<u8> {
     common::write(events, &[])
@@ -85,7 +39,10 @@ fn nanoseconds(mut run: impl FnMut()) -> f64 {
 }
 
 /// So few events that they stay in the cache, as those of a machine are when it tells them.
-const CACHED: usize = 2048;
+const CACHED: usize = 1024;
+
+/// Events that are read of a trace.
+const MOST: usize = 2_000_000;
 
 /// Bytes of a ring to append records to.
 const RING: usize = 1 << 20;
@@ -200,14 +157,9 @@ fn main() {
     let loads = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load before: {}", loads.trim());
     measure("nested", &common::nested(60_000));
-    let file = |name: &str| std::env::var(name).ok();
-    if let Some(text) = file("NVMX_IRIS").and_then(|path| std::fs::read_to_string(path).ok()) {
-        let seeds = iris(&text);
-        let more: Vec<Event> = (0..10).flat_map(|_| seeds.clone()).collect();
-        measure("iris, 10 times", &more);
-    }
-    if let Some(reader) = file("NVMX_TRACE").and_then(|path| Reader::open(path).ok()) {
-        let events: Vec<Event> = reader.events(0).filter_map(Result::ok).take(2_000_000).collect();
-        measure("NVMX_TRACE", &events);
+    for path in std::env::var("NVMX_TRACE").iter().flat_map(|paths| paths.split(':')) {
+        let reader = Reader::open(path).expect("a trace");
+        let events: Vec<Event> = reader.events(0).filter_map(Result::ok).take(MOST).collect();
+        measure(path, &events);
     }
 }

@@ -220,11 +220,24 @@ fn count(order: &[u8]) -> [u32; 256] {
 fn places(order: &[u8], table: u8, rows: usize) -> Vec<u32> {
     // Room for one more, so that each place can be written before it is known whether it is kept.
     let (mut places, mut found) = (vec![0; rows + 1], 0);
-    for (eight, from) in order.chunks(8).zip((0..).step_by(8)) {
-        if rows * 16 < order.len() && !eight.contains(&table) {
-            continue;
+    if rows * 4 > order.len() {
+        for (&of, place) in order.iter().zip(0..) {
+            places[found] = place;
+            found += usize::from(of == table);
         }
-        for (&of, place) in eight.iter().zip(from..) {
+    } else {
+        // Where there are few, eight at a time are passed over.
+        let eights = order.chunks_exact(8);
+        let (rest, last) = (eights.remainder(), order.len() - eights.remainder().len());
+        for (eight, from) in eights.zip((0..).step_by(8)) {
+            let mut found_in = eight.iter().zip(0..).fold(0_u8, |set, (&of, bit)| set | u8::from(of == table) << bit);
+            while found_in != 0 {
+                places[found] = from + found_in.trailing_zeros();
+                found += 1;
+                found_in &= found_in - 1;
+            }
+        }
+        for (&of, place) in rest.iter().zip(last as u32..) {
             places[found] = place;
             found += usize::from(of == table);
         }

@@ -153,28 +153,26 @@ pub(crate) const KEYS: usize = 2;
 const SLOTS: usize = 2048;
 const PROBES: usize = 8;
 
-/// The last value by key. A few small keys and pairs of keys have places of their own; a trace that was made to have
-/// pairs collide is slower, but each row costs no more than a look into a map.
+/// The last value by key. Small keys and pairs of keys have places of their own; a trace that was made to have pairs
+/// collide is slower, but each row costs no more than a look into a map.
 pub(crate) struct Lasts {
     small: [u64; 256],
     slots: Vec<Slot>,
-    /// Slots of another age are free.
-    age: u32,
     others: HashMap<[u64; KEYS], u64>,
 }
 
+/// A pair of keys, as one number that is never 0, and its last value.
 #[derive(Clone, Copy)]
 struct Slot {
-    key: [u64; KEYS],
+    pair: u64,
     value: u64,
-    age: u32,
 }
 
-const EMPTY: Slot = Slot { key: [0; KEYS], value: 0, age: 0 };
+const FREE: Slot = Slot { pair: 0, value: 0 };
 
 impl Default for Lasts {
     fn default() -> Self {
-        Self { small: [0; 256], slots: Vec::new(), age: 1, others: HashMap::new() }
+        Self { small: [0; 256], slots: Vec::new(), others: HashMap::new() }
     }
 }
 
@@ -182,48 +180,42 @@ impl Lasts {
     /// Forgets all keys.
     fn forget(&mut self) {
         self.small.fill(0);
+        self.slots.fill(FREE);
         self.others.clear();
-        self.age = self.age.wrapping_add(1);
-        if self.age == 0 {
-            self.age = 1;
-            self.slots.fill(EMPTY);
-        }
     }
 
     /// Where the last value of a lone key is kept: 0 at first.
     #[inline(always)]
     fn of(&mut self, key: u64) -> &mut u64 {
-        if key < 256 { &mut self.small[key as usize] } else { self.at([key, 0]) }
+        if key < 256 { &mut self.small[key as usize] } else { self.at([0, key]) }
     }
 
     /// Where the last value of a pair of keys is kept: 0 at first.
     #[inline(always)]
     fn at(&mut self, key: [u64; KEYS]) -> &mut u64 {
-        let hash = (key[0].wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ key[1]).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        let at = (hash >> (u64::BITS - SLOTS.ilog2())) as usize;
+        let pair = (key[0] << 32 | key[1]).wrapping_add(1);
+        let at = (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SLOTS.ilog2())) as usize;
+        let narrow = key[0] >> 31 | key[1] >> 32 == 0;
         match self.slots.get(at) {
-            Some(slot) if slot.key == key && slot.age == self.age => &mut self.slots[at].value,
-            _ => self.probe(at, key),
+            Some(slot) if narrow && slot.pair == pair => &mut self.slots[at].value,
+            _ => self.probe(at, narrow.then_some(pair), key),
         }
     }
 
-    /// As [`Lasts::at`], where the pair's first slot is not its own.
+    /// As [`Lasts::at`], where the pair's first slot is not its own, or it is too wide to have one.
     #[inline(never)]
-    fn probe(&mut self, at: usize, key: [u64; KEYS]) -> &mut u64 {
+    fn probe(&mut self, at: usize, pair: Option<u64>, key: [u64; KEYS]) -> &mut u64 {
+        let Some(pair) = pair else { return self.others.entry(key).or_default() };
         if self.slots.is_empty() {
-            self.slots.resize(SLOTS + PROBES, EMPTY);
+            self.slots.resize(SLOTS + PROBES, FREE);
         }
-        for at in at..at + PROBES {
-            let slot = &self.slots[at];
-            if slot.age != self.age {
-                self.slots[at] = Slot { key, value: 0, age: self.age };
-                return &mut self.slots[at].value;
+        match (at..at + PROBES).find(|&at| [0, pair].contains(&self.slots[at].pair)) {
+            Some(at) => {
+                self.slots[at].pair = pair;
+                &mut self.slots[at].value
             }
-            if slot.key == key {
-                return &mut self.slots[at].value;
-            }
+            None => self.others.entry(key).or_default(),
         }
-        self.others.entry(key).or_default()
     }
 }
 
@@ -274,6 +266,13 @@ mod tests {
         check(Coding::Keyed, &[&keys, &keys], &keys, &stored);
         let zeros = vec![0; keys.len()];
         check(Coding::Keyed, &[&zeros, &keys], &keys, &stored);
+        // Keys on both sides of what fits a slot.
+        for shift in [18, 20, 31, 40, 52] {
+            let wide: Vec<u64> = keys.iter().map(|key| key << shift).collect();
+            check(Coding::Keyed, &[&wide], &keys, &stored);
+            check(Coding::Keyed, &[&wide, &zeros], &keys, &stored);
+            check(Coding::Keyed, &[&zeros, &wide], &keys, &stored);
+        }
     }
 
     #[test]

@@ -179,11 +179,23 @@ pub(crate) fn pack(
     Ok(Head { tag, stored: stored.len() as u32, message: length, events, first, crc })
 }
 
+/// The message that `read` puts into the bytes it is given, of a frame that stores its message as it is.
+pub(crate) fn read_stored<E>(
+    head: &Head,
+    read: impl FnOnce(&mut [u8]) -> Result<(), E>,
+) -> Result<Result<Vec<crate::wire::Word>, String>, E> {
+    let mut words = crate::wire::Word::allocate_zeroed_vec(head.message as usize / 8);
+    read(crate::wire::Word::words_to_bytes_mut(&mut words))?;
+    Ok(check(head, crate::wire::Word::words_to_bytes(&words)).map(|()| words))
+}
+
+fn check(head: &Head, stored: &[u8]) -> Result<(), String> {
+    if crc32fast::hash(stored) == head.crc { Ok(()) } else { Err("its bytes do not match their checksum".into()) }
+}
+
 /// The message in `stored`, as aligned words; or what is wrong with it.
 pub(crate) fn unpack(head: &Head, stored: &[u8]) -> Result<Vec<crate::wire::Word>, String> {
-    if crc32fast::hash(stored) != head.crc {
-        return Err("its bytes do not match their checksum".into());
-    }
+    check(head, stored)?;
     let length = head.message as usize;
     if stored.len() != length && stored.len().saturating_mul(MAX_ZSTD_RATIO) < length {
         return Err(format!("{} bytes cannot be {length} that were compressed", stored.len()));

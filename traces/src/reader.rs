@@ -243,8 +243,13 @@ impl Reader {
         if !agrees || HEAD as u64 + u64::from(head.stored) != block.bytes {
             return Err(damaged("its frame is not the one that the index tells of".into()));
         }
-        let stored = self.source.take(block.offset + HEAD as u64, head.stored as usize)?;
-        let words = frame::unpack(&head, &stored).map_err(damaged)?;
+        let offset = block.offset + HEAD as u64;
+        let words = if head.stored == head.message {
+            frame::read_stored(&head, |bytes| self.source.read(offset, bytes))?
+        } else {
+            frame::unpack(&head, &self.source.take(offset, head.stored as usize)?)
+        };
+        let words = words.map_err(damaged)?;
         Message::read(words, (block.first, block.events)).map_err(damaged)
     }
 

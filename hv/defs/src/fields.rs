@@ -407,6 +407,14 @@ macro_rules! kinds {
                 }
             }
 
+            /// As [`What::row`], onto the end of a list of rows.
+            #[inline]
+            pub fn push_row(&self, rows: &mut Vec<u64>, texts: &mut Texts) {
+                match self {
+                    $(Self::$kind(of) => rows.extend_from_slice(&[$(kinds!(@part $shape of $column).put(texts)),*]),)*
+                }
+            }
+
             /// This event's columns, into the front of `row`, one after another in as many bytes each as
             /// [`Kind::widths`] says, little-endian. Returns how many bytes that are.
             #[inline]
