@@ -98,9 +98,14 @@ impl Arrow {
     /// Writes a group of rows.
     pub(crate) fn group(&mut self, out: &mut impl Write, rows: &Rows) -> io::Result<()> {
         for (at, column) in rows.columns().iter().enumerate() {
-            if let Cells::Word(_, words) = column.cells()
-                && words.texts().len() > self.words[at]
-            {
+            let Cells::Word(_, words) = column.cells() else { continue };
+            if words.forgot() {
+                return Err(io::Error::other(format!(
+                    "the column '{}' has too many words for an Arrow file",
+                    rows.fields()[at].name
+                )));
+            }
+            if words.texts().len() > self.words[at] {
                 self.dictionary(out, at, words)?;
             }
         }

@@ -230,7 +230,10 @@ impl Column {
             Cells::Bits(cells) => cells.clear(),
             Cells::Flag(cells) => cells.clear(),
             Cells::Float(cells) => cells.clear(),
-            Cells::Word(keys, _) => keys.clear(),
+            Cells::Word(keys, words) => {
+                keys.clear();
+                words.relieve();
+            }
             Cells::Text(texts, ends) => {
                 texts.clear();
                 ends.clear();
@@ -288,7 +291,8 @@ impl Rows {
         self.len() == 0
     }
 
-    /// Forgets the rows; the words stay.
+    /// Forgets the rows. The words stay, unless there are more than 2^16 of a column: then those stay that were known
+    /// beforehand.
     pub fn clear(&mut self) {
         self.columns.iter_mut().for_each(Column::clear);
     }

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 /// Codes below this have their key in a list; the others, of which only odd files have many, in a map.
 const NEAR: usize = 1 << 15;
 const UNKNOWN: u32 = u32::MAX;
+/// More words than any column has, unless its file is made to fill the memory.
+const MANY: usize = 1 << 16;
 
 /// Texts by key, and keys by code.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,9 @@ pub struct Words {
     keys: BTreeMap<String, u32>,
     near: Vec<u32>,
     far: BTreeMap<u64, u32>,
+    /// How many were known beforehand.
+    known: usize,
+    forgot: bool,
 }
 
 impl Words {
@@ -21,12 +26,31 @@ impl Words {
     pub fn of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut words = Self::default();
         texts.into_iter().for_each(|text| _ = words.key(text));
+        words.known = words.texts.len();
         words
     }
 
     /// The words so far, by key.
     pub fn texts(&self) -> &[String] {
         &self.texts
+    }
+
+    /// Whether words were forgotten, so that keys no longer mean what they did.
+    pub fn forgot(&self) -> bool {
+        self.forgot
+    }
+
+    /// Forgets all words but those that were known beforehand, where there are too many; while no key is in use.
+    pub(crate) fn relieve(&mut self) {
+        if self.texts.len() <= MANY.max(self.known) {
+            return;
+        }
+        let known = self.known as u32;
+        self.texts.truncate(self.known);
+        self.keys.retain(|_, key| *key < known);
+        self.far.retain(|_, key| *key < known);
+        self.near.iter_mut().filter(|key| **key >= known).for_each(|key| *key = UNKNOWN);
+        self.forgot = true;
     }
 
     /// The key of a word, which is added if need be.
@@ -72,6 +96,20 @@ impl Words {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_many_words_are_forgotten_but_not_those_known_beforehand() {
+        let mut words = Words::of(["a", "b"]);
+        let name = |code: u64| Cow::Owned(format!("word_{code}"));
+        (0..MANY as u64 - 2).for_each(|code| _ = words.coded(code * 3, name));
+        words.relieve();
+        assert!(!words.forgot() && words.texts().len() == MANY);
+        words.coded(1 << 40, name);
+        words.relieve();
+        assert!(words.forgot() && words.texts() == ["a", "b"]);
+        assert_eq!((words.key("b"), words.coded(3, name), words.coded(1 << 40, name)), (1, 2, 3));
+        assert_eq!(words.texts()[2..], ["word_3", "word_1099511627776"]);
+    }
 
     #[test]
     fn a_code_is_named_once_and_two_codes_of_one_name_have_one_key() {
