@@ -139,7 +139,7 @@ impl Message {
 
     /// Bytes of memory that it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.words.len() * 8 + self.order.len() * 9 + self.vcpu.bytes() + self.pcpu.bytes()
+        self.words.len() * 8 + self.order.len() * 9 + self.vcpu.bytes() + self.pcpu.bytes() + text_bytes(&self.texts)
     }
 
     /// The rows of one table, with all columns or those that are named.
@@ -196,6 +196,11 @@ impl Message {
         let columns = columns.into_iter().map(|column| column.name).collect();
         Ok(Table { name: name.clone(), kind: Kind::by_name(name), rows: *rows, columns, cells })
     }
+}
+
+/// Bytes of memory that texts take.
+fn text_bytes(texts: &Texts) -> usize {
+    texts.list.iter().map(|text| text.len() + size_of::<String>()).sum()
 }
 
 /// Whether a column of a table may stand for texts.
@@ -274,7 +279,7 @@ impl Block {
     /// Bytes of memory that it takes.
     pub(crate) fn bytes(&self) -> usize {
         let cells: usize = self.tables.iter().map(|table| table.cells.len() * 8).sum();
-        cells + self.order.len() * (1 + size_of::<u32>() + size_of::<Stamp>())
+        cells + self.order.len() * (1 + size_of::<u32>() + size_of::<Stamp>()) + text_bytes(&self.texts)
     }
 
     /// The number of its first event.
