@@ -63,6 +63,8 @@ impl<T, const MOST: usize> Kept<T, MOST> {
             kept[at..].rotate_left(1);
             return Ok(kept[kept.len() - 1].1.clone());
         }
+        // Larger than any recording makes it: such a one is not kept beside the next.
+        kept.retain(|(.., bytes)| *bytes <= KEPT_BYTES);
         drop(kept);
         // Read without the lock held, so that threads do not wait for one another's blocks.
         let read = Arc::new(read()?);

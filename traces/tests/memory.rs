@@ -202,7 +202,7 @@ fn blocks_that_grow_in_memory() {
     let mut header = Vec::new();
     Writer::create(&mut header, &Header::new(Config::new(Guest::BuiltIn("demo".into())), vec![image]))
         .expect("written");
-    let long = "x".repeat(100_000);
+    let long = "x".repeat(50_000);
     check("columns and long texts behind a large image", blocks_behind(header, &[Same; 32], &[], 200, &long));
 }
 
