@@ -17,6 +17,7 @@ mod manual;
 mod perfetto;
 mod record;
 mod replay;
+mod store;
 mod study;
 mod trace;
 
@@ -57,6 +58,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Dump(args) => dump::dump(&args, print),
         Command::Info(args) => trace::info(&args, print),
         Command::Verify(args) => trace::verify(&args, print),
+        Command::Store(args) => store::store(&args, print),
         Command::Import(args) => import::import(&args, print),
         Command::Export(args) => export::export(&args, print),
         Command::Bench(args) => bench::bench(&args, print),

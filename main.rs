@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     cli::fail::install_panic_hook();
+    cli::fail::outlive_full_files();
     match std::panic::catch_unwind(|| cli::run(std::env::args_os().collect())) {
         Ok(status) => status.into(),
         Err(_) => cli::fail::Status::Failed.into(),

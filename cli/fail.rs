@@ -129,6 +129,13 @@ pub fn usage(error: &clap::Error) -> Status {
     Status::Usage
 }
 
+/// Has a write beyond the limit on a file's size (`ulimit -f`) fail, as on a full disk. By default its signal kills.
+pub fn outlive_full_files() {
+    let noted = std::sync::Arc::default();
+    // Where it cannot be, the signal kills as ever.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, noted);
+}
+
 /// Turns a panic, which is a bug of ours, into one line.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {

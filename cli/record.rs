@@ -23,7 +23,8 @@ pub fn run(args: &RunArgs, print: &Print) -> Result<Status> {
 
 /// `nvmx record`.
 pub fn record(args: &RecordArgs, print: &Print) -> Result<Status> {
-    let machine = describe(&args.machine, args.log)?;
+    let mut machine = describe(&args.machine, args.log)?;
+    super::store::keep(&mut machine.images, &args.store)?;
     let path = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.nvmx", machine.name)));
     let mut console = open(&args.machine)?;
     let recorded = console.with(|outside| recorder::record(&machine.config, &machine.images, &path, outside));
@@ -72,7 +73,11 @@ pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
     };
     match error {
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "see `nvmx guests` and `nvmx run --help`"),
-        Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "put it beside the trace"),
+        Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has it by --store"),
+        Error::Gone => Failure::new(Status::Failed, what, error, "record it again, and leave the file where it is"),
+        Error::Trace { source: source @ traces::Error::TooLarge(_), .. } => {
+            Failure::new(Status::Usage, what, source, "keep the images in a store by --store")
+        }
         Error::Create { source, .. } => Failure::new(Status::Usage, what, source, "name a file that can be written"),
         Error::Trace { events, source } => {
             let left = match events {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// `nvmx replay`.
 pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     let path = &args.trace.trace;
-    let reader = open(path, print)?;
+    let mut reader = open(path, print)?;
     if let Some(origin) = &reader.header().origin {
         let why = format!("it was imported from {}, and nothing says what machine to run again", origin.source);
         let what = format!("cannot replay {}", path.display());
@@ -26,6 +26,7 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
         let why = format!("it has {}", of(reader.len(), "event"));
         return Err(Failure::new(Status::Usage, what, why, "events are numbered from 0; `nvmx info` counts them"));
     }
+    super::store::find(&mut reader, &format!("cannot replay {}", path.display()), &args.store)?;
     let options = Options { to: args.to };
     let start = Instant::now();
     let runs = if args.runs == 1 {
@@ -43,6 +44,9 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     let runs = runs.map_err(|error| failure(path, error))?;
     let took = start.elapsed();
     let identical = runs.verdict.identical() && runs.identical == runs.runs;
+    if runs.verdict.truncated && !reader.truncated() && args.to.is_none() {
+        print.note(format!("{} lacks the end of its run: the replay goes up to its last event", path.display()));
+    }
     let mut out = print.out();
     if args.json {
         writeln!(out, "{:#}", object(&runs, identical, took))?;
@@ -59,7 +63,7 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
 pub fn failure(path: &Path, error: Error) -> Failure {
     let what = format!("cannot replay {}", path.display());
     match error {
-        Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "record it with its images in it"),
+        Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has them by --store"),
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "replay it with the nvmx that recorded it"),
         Error::Trace { event, source } => {
             let failure = unreadable(path, source);

@@ -66,7 +66,7 @@ fn give(output: Option<&Path>, text: &[u8]) -> Result<Status> {
             } else {
                 |path: &Path, text: &[u8]| std::fs::write(path, text)
             };
-            write(path, text).or_hint(Status::Failed, what, "name a file that can be written")?;
+            write(path, text).or_hint(Status::Failed, what, "make room, or name a file that can be written")?;
         }
     }
     Ok(Status::Done)

@@ -3,7 +3,8 @@
 use super::dump::line_of;
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, bytes, count, of};
-use super::words::{DiffArgs, InfoArgs, VerifyArgs};
+use super::store::place;
+use super::words::{DiffArgs, InfoArgs, StoreArgs, VerifyArgs};
 use hv_defs::config::{Clock, Config, Guest};
 use hv_defs::event::Kind;
 use hv_defs::fields::compare;
@@ -11,7 +12,7 @@ use serde_json::{Map, json};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use traces::{Error, Header, Reader};
+use traces::{Error, Hash, Reader};
 
 /// Opens a trace. A cut one is opened up to its last whole block, with a note.
 pub fn open(path: &Path, print: &Print) -> Result<Reader> {
@@ -66,8 +67,15 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
             .images
             .iter()
             .map(|image| {
-                let size = image.bytes.as_ref().map(Vec::len);
-                json!({ "kind": image.kind.name(), "name": image.name, "sha256": hex(&image.hash), "bytes": size })
+                let size = image.bytes.as_ref().map(|held| held.len());
+                let (place, _) = place(&reader, image, &args.store);
+                json!({
+                    "kind": image.kind.name(),
+                    "name": image.name,
+                    "sha256": Hash(image.hash).to_string(),
+                    "bytes": size,
+                    "where": place,
+                })
             })
             .collect();
         let kinds: Map<_, _> = counts.iter().map(|(kind, n)| (kind.clone(), (*n).into())).collect();
@@ -109,7 +117,7 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
             writeln!(out, "imported      {}, from {}{note}", origin.name, origin.source)?;
             writeln!(out, "clock         {}", origin.clock)?;
         }
-        None => machine(&mut out, header)?,
+        None => machine(&mut out, &reader, &args.store)?,
     }
     writeln!(
         out,
@@ -136,7 +144,8 @@ fn duration(last: u64, clock: Clock) -> String {
 }
 
 /// The machine that made a trace.
-fn machine(out: &mut impl Write, header: &Header) -> Result<()> {
+fn machine(out: &mut impl Write, reader: &Reader, store: &StoreArgs) -> Result<()> {
+    let header = reader.header();
     writeln!(out, "guest         {}", guest(&header.config))?;
     let config = &header.config;
     writeln!(
@@ -156,8 +165,8 @@ fn machine(out: &mut impl Write, header: &Header) -> Result<()> {
         writeln!(out, "faults        {}", names.join(", "))?;
     }
     for image in &header.images {
-        let size = image.bytes.as_ref().map_or("not in the trace".into(), |held| bytes(held.len() as u64));
-        writeln!(out, "{:<13} {}, {size}, sha256 {}", image.kind.name(), image.name, hex(&image.hash))?;
+        let (_, place) = place(reader, image, store);
+        writeln!(out, "{:<13} {}, {place}, sha256 {}", image.kind.name(), image.name, Hash(image.hash))?;
     }
     Ok(())
 }
@@ -218,10 +227,6 @@ fn config_json(config: &Config) -> serde_json::Value {
             "shadowing": policy.shadowing.name(),
         },
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `nvmx diff`.
@@ -309,9 +314,11 @@ fn config_differences(a: &serde_json::Value, b: &serde_json::Value) -> Vec<(Stri
 /// `nvmx verify`.
 pub fn verify(args: &VerifyArgs, print: &Print) -> Result<Status> {
     let path = &args.trace.trace;
-    let verified = traces::verify(path).map_err(|error| unreadable(path, error))?;
+    let reader = Reader::open(path).map_err(|error| unreadable(path, error))?;
+    let verified = traces::check(&reader).map_err(|error| unreadable(path, error))?;
+    let (lacking, images) = super::store::check(&reader, &args.store);
     let whole = format!(
-        "{} of {}, {}",
+        "{} of {}, {}{images}",
         count((verified.blocks - damaged_blocks(&verified)) as u64),
         of(verified.blocks as u64, "block"),
         of(verified.events, "event")
@@ -319,11 +326,18 @@ pub fn verify(args: &VerifyArgs, print: &Print) -> Result<Status> {
     for damage in &verified.damage {
         super::fail::say(&format!("{}: {damage}", path.display()));
     }
-    let sound = verified.damage.is_empty() && !verified.truncated;
+    for lacks in &lacking {
+        super::fail::say(&format!("{}: {lacks}", path.display()));
+    }
+    let sound = verified.damage.is_empty() && !verified.truncated && lacking.is_empty();
     if sound {
         print.line(format!("whole: {whole}"))?;
     } else {
-        let cut = if verified.truncated { "cut short" } else { "damaged" };
+        let cut = match verified.truncated {
+            true => "cut short",
+            false if verified.damage.is_empty() => "without its images",
+            false => "damaged",
+        };
         print.line(format!("{cut}: whole are {whole}"))?;
     }
     if let Some(out) = &args.salvage {
@@ -343,7 +357,7 @@ fn salvage(from: &Path, to: &Path, print: &Print) -> Result<()> {
         return Err(Failure::new(Status::Usage, what, "it is the same file", "name another"));
     }
     let file = File::create(to).or_hint(Status::Usage, &what, "name a file that can be written")?;
-    let saved = traces::salvage(from, file).or_fail(Status::Failed, &what)?;
+    let saved = traces::salvage(from, file).or_hint(Status::Failed, &what, "make room and save it again")?;
     let lost = if saved.lost > 0 { format!(", {} lost between them", of(saved.lost, "event")) } else { String::new() };
     print.line(format!(
         "saved to {}: {} in {}{lost}",

@@ -78,6 +78,7 @@ used isa-debug-exit, with which status.")]
   nvmx record demo -o demo.nvmx
   nvmx record pool-thrash --policy mapped --pool 4 -o pool4.nvmx
   nvmx record flush-storm --policy kvm-2015 --log exits -o storm.nvmx
+  nvmx record --kernel vmlinuz --initrd initrd.img --store images -o linux.nvmx    the images go to a store
 
 On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and can be read.")]
     Record(RecordArgs),
@@ -85,7 +86,8 @@ On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and
     #[command(after_help = "Examples:
   nvmx replay demo.nvmx
   nvmx replay demo.nvmx --runs 1000
-  nvmx replay demo.nvmx --to 500 --json")]
+  nvmx replay demo.nvmx --to 500 --json
+  nvmx replay linux.nvmx --store images                a trace whose images are in a store")]
     Replay(ReplayArgs),
     /// Say what was wasted and what was wrong
     #[command(after_help = "Examples:
@@ -128,8 +130,17 @@ On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and
     /// Check every block of a trace for damage
     #[command(after_help = "Examples:
   nvmx verify demo.nvmx
+  nvmx verify linux.nvmx --store images         its images in the store too
   nvmx verify broken.nvmx --salvage saved.nvmx")]
     Verify(VerifyArgs),
+    /// Look after a store of images that many traces share
+    #[command(after_help = "Examples:
+  nvmx store list --store images                  hash and size of each object
+  nvmx store gc --store images traces/ -n         what the traces in a folder do not need
+  nvmx store gc --store images traces/ last.nvmx  removes it
+
+docs/store.md says what a store is. Without --store, the environment variable NVMX_STORE names it.")]
+    Store(StoreToolArgs),
     /// Make a trace of what another tool recorded
     #[command(after_help = "Examples:
   nvmx import seeds_mon_5K --from iris -o seeds.nvmx
@@ -191,6 +202,51 @@ pub struct RecordArgs {
     /// How much to record: entries, exits, flushes and the like, or every VMCS access too
     #[arg(long, value_name = "LEVEL", default_value = "vmcs", value_parser = word(&[Log::Exits, Log::Vmcs], Log::name))]
     pub log: Log,
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Which store.
+#[derive(Args)]
+pub struct StoreArgs {
+    /// Store that has the images which a trace does not hold [default: what NVMX_STORE names, if anything]
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct StoreToolArgs {
+    #[command(subcommand)]
+    pub what: StoreWord,
+}
+
+#[derive(Subcommand)]
+pub enum StoreWord {
+    /// List the objects of a store: hash, and bytes that its file has
+    List(StoreListArgs),
+    /// Remove the objects that none of the traces needs
+    Gc(StoreGcArgs),
+}
+
+#[derive(Args)]
+pub struct StoreListArgs {
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[derive(Args)]
+pub struct StoreGcArgs {
+    /// Traces whose images are kept; of a folder, all files below it that end in .nvmx
+    #[arg(value_name = "TRACE", required = true)]
+    pub traces: Vec<PathBuf>,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// Keep what was put there within that time: a recording that has just begun may need it
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    pub young: u64,
+    /// Remove nothing, and say what would be removed
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
 }
 
 /// What to boot, and on what.
@@ -286,6 +342,8 @@ pub struct TraceArgs {
 pub struct ReplayArgs {
     #[command(flatten)]
     pub trace: TraceArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Replay up to this event only
     #[arg(long, value_name = "EVENT")]
     pub to: Option<u64>,
@@ -405,6 +463,8 @@ pub struct DumpArgs {
 pub struct InfoArgs {
     #[command(flatten)]
     pub trace: TraceArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -414,6 +474,8 @@ pub struct InfoArgs {
 pub struct VerifyArgs {
     #[command(flatten)]
     pub trace: TraceArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Write what can be saved to a new trace
     #[arg(long, value_name = "OUT")]
     pub salvage: Option<PathBuf>,

@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{folder, line, nvmx, record, word};
+use common::{folder, kernel, line, nvmx, record, word};
 use hv_defs::event::{Actor, Event, VmcsOp, What};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// Runs `words` and wants that status and one line on stderr with all of `says` in it.
 #[track_caller]
@@ -63,17 +63,6 @@ fn a_kernel_that_is_not_there_or_none() {
         check(&["demo", "--kernel", word(&none)], &["--kernel"]);
     }
     assert!(!trace.exists(), "nothing was recorded");
-}
-
-/// A multiboot kernel that lies at 1 MiB, address fields and all, and runs `code` in 32-bit protected mode.
-fn kernel(code: &[u8]) -> Vec<u8> {
-    const AT: u32 = 0x10_0000;
-    const HEADER: u32 = 32;
-    let (magic, flags) = (0x1bad_b002_u32, 1_u32 << 16);
-    let end = AT + HEADER + code.len() as u32;
-    let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
-    let words = [magic, flags, checksum, AT, AT, end, end, AT + HEADER];
-    words.into_iter().flat_map(u32::to_le_bytes).chain(code.iter().copied()).collect()
 }
 
 #[test]
@@ -339,37 +328,4 @@ fn a_value_altered_is_found_at_its_event_and_field() {
         let diff = nvmx(&["diff", word(&file), word(&altered)]).expect(1);
         assert!(diff.out.contains(&format!("event {number} differs in value")), "{}", diff.out);
     }
-}
-
-#[test]
-fn a_disk_that_fills_up() {
-    let full = nvmx(&["record", "demo", "-o", "/dev/full"]).expect(3);
-    assert_eq!(full.err.lines().count(), 1, "{}", full.err);
-    assert!(full.err.contains("/dev/full") && full.err.contains("No space left on device"), "{}", full.err);
-
-    // A disk of some pages, which needs a mount and so root.
-    let disk = folder("full-disk");
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16k", "none", word(&disk)]).output();
-    if !mount.is_ok_and(|mount| mount.status.success()) {
-        eprintln!("SKIPPED: a small tmpfs cannot be mounted here, so only /dev/full was tried");
-        return;
-    }
-    let file = disk.join("full.nvmx");
-    let ran = nvmx(&["record", "demo", "-o", word(&file)]);
-    let dump = nvmx(&["dump", word(&file)]);
-    let verify = nvmx(&["verify", word(&file)]);
-    let unmounted = Command::new("umount").arg(&disk).output();
-    let ran = ran.expect(3);
-    assert!(ran.err.contains("No space left on device"), "{}", ran.err);
-    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
-    // Not even the header may fit; but what does is whole.
-    assert!([0, 2].contains(&dump.status), "{dump:?}");
-    assert!([1, 2].contains(&verify.status), "{verify:?}");
-    assert!(unmounted.is_ok_and(|unmounted| unmounted.status.success()), "the disk is unmounted");
-}
-
-#[test]
-fn folders_that_cannot_be_written_to() {
-    check(&["record", "demo", "-o", "/nowhere/at/all.nvmx"], 2, &["/nowhere/at/all.nvmx"]);
-    check(&["demo", "-o", "/dev/null/demo"], 2, &["/dev/null/demo"]);
 }

@@ -20,6 +20,7 @@ const COMMANDS: &[&str] = &[
     "dump",
     "info",
     "verify",
+    "store",
     "import",
     "export",
     "bench",

@@ -149,7 +149,7 @@ pub fn ours(config: &Config, images: &[Image], watch: &Stopwatch) -> Result<Vec<
 pub fn image(kind: ImageKind, file: &Path) -> Result<Image, String> {
     let bytes = fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Image { kind, name, bytes })
+    Ok(Image { kind, name, bytes: bytes.into() })
 }
 
 /// Of each phase, the faster of two.

@@ -121,7 +121,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: policies KERNEL INITRD [PRESET...]".into());
     };
     let image = |kind, name: &str, from: &str| {
-        Ok::<_, std::io::Error>(Image { kind, name: name.to_owned(), bytes: std::fs::read(from)? })
+        Ok::<_, std::io::Error>(Image { kind, name: name.to_owned(), bytes: std::fs::read(from)?.into() })
     };
     let images = [image(ImageKind::Kernel, "vmlinuz", kernel)?, image(ImageKind::Initrd, "kvm.img", initrd)?];
     let mut rows: Vec<(&str, Vec<Cell>)> = Vec::new();

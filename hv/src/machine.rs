@@ -23,6 +23,7 @@ use hv_defs::addr::Gpa;
 use hv_defs::config::{Backend, Config, Guest, ImageKind};
 use hv_defs::event::{Event, Input, InputKind, Stamp, Stop, StopKind, What};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A file that the guest boots from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,8 +32,8 @@ pub struct Image {
     pub kind: ImageKind,
     /// Its file name, which a multiboot kernel is told of its module.
     pub name: String,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
+    /// Its bytes, shared with the board, which gives them to guests that ask.
+    pub bytes: Arc<[u8]>,
 }
 
 /// Why a machine could not be built.
@@ -523,13 +524,14 @@ fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
             let kernel = boot::Kernel {
                 name,
                 image: &kernel.bytes,
-                initrd: initrd.map(|initrd| initrd.bytes.as_slice()),
+                initrd: initrd.map(|initrd| &*initrd.bytes),
                 initrd_name: initrd.map_or("", |initrd| &initrd.name),
                 append,
                 memory: config.memory,
                 cpus: config.vcpus,
             };
-            boot::load(&kernel).map_err(|source| MachineError::Kernel { name: name.clone(), source })
+            let loaded = boot::load(&kernel).map_err(|source| MachineError::Kernel { name: name.clone(), source })?;
+            Ok(loaded.with_initrd(initrd.map(|initrd| initrd.bytes.clone())))
         }
     }
 }

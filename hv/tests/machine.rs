@@ -81,7 +81,7 @@ fn a_64_bit_kernel_finds_its_command_line_and_its_initrd() {
         leave(a)
     });
     let mut images = kernel(image);
-    images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: b" and an initrd\0".to_vec() });
+    images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: b" and an initrd\0".as_slice().into() });
     let run = run_in(&config(), &images, Run::default());
     assert_eq!(run.console, "one two and an initrd");
     let stop = run.stop.unwrap();
@@ -108,7 +108,7 @@ fn a_multiboot_kernel_finds_its_name_its_command_line_and_its_module() {
         leave(a)
     });
     let mut images = kernel(image);
-    images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: b", a module\0".to_vec() });
+    images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: b", a module\0".as_slice().into() });
     let run = run_in(&config(), &images, Run::default());
     assert_eq!(run.console, "kernel one two, a module");
     let stop = run.stop.unwrap();
@@ -449,7 +449,7 @@ fn what_cannot_be_built_says_why() {
     check_refused(&config(), &kernel(good[..0x1000].to_vec()), "the file ends within an ELF segment");
     check_refused(&config(), &kernel(good[..70].to_vec()), "the file ends within its ELF headers");
     let mut images = kernel(good);
-    images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: vec![0; 17 << 20] });
+    images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: vec![0; 17 << 20].into() });
     check_refused(&config(), &images, "the initrd behind the kernel needs");
     let long = Config { guest: Guest::Kernel { name: String::new(), append: "x".repeat(5000) }, ..config() };
     check_refused(&long, &images, "the command line has 5000 bytes");

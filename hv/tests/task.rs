@@ -193,7 +193,7 @@ fn tasks_are_switched_as_the_tables_say() {
         ..Config::new(Guest::Kernel { name: "tasks".into(), append: String::new() })
     };
     let run =
-        run_in(&config, &[Image { kind: ImageKind::Kernel, name: "tasks".to_owned(), bytes: image() }], Run::default());
+        run_in(&config, &[Image { kind: ImageKind::Kernel, name: "tasks".to_owned(), bytes: image().into() }], Run::default());
     let stop = run.stop.expect("the run ended");
     assert_eq!((stop.kind, stop.code), (StopKind::DebugExit, 1), "{stop:?}");
     let marks: Vec<u32> = run

@@ -18,8 +18,9 @@ use hv_defs::config::Config;
 use hv_defs::event::{Event, Stop};
 use live::Live;
 use sink::{Recording, Unrecorded};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use traces::{Header, Image, Summary, Writer};
@@ -58,6 +59,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The file was removed, renamed or replaced while the run was recorded into it, so that the trace is lost.
+    #[error("the file was removed or replaced while it was written")]
+    Gone,
     /// The trace could not be written on. What is in the file is a readable trace of the run up to its last whole block.
     #[error("the recording ended after {events} events: {source}")]
     Trace {
@@ -99,14 +103,23 @@ pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<St
 ///
 /// # Errors
 /// The machine cannot be built: then no file is made. The file cannot be created or written on: a full disk ends the run,
-/// and the file is cut to its last whole block.
+/// and the file is cut to its last whole block. The file is no longer there when the run has ended.
 pub fn record(config: &Config, images: &[Image], path: &Path, outside: Outside<'_>) -> Result<Recorded, Error> {
     let mut machine = machine(config, images)?;
     let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
-    record_machine(&mut machine, &Header::new(config.clone(), images.to_vec()), Durable::new(&file), outside, |whole| {
+    let header = Header::new(config.clone(), images.to_vec());
+    let recorded = record_machine(&mut machine, &header, Durable::new(&file), outside, |whole| {
         // What is left of a block that did not fit is of no use to readers. That it stays is no harm either.
         let _ = file.set_len(whole);
-    })
+    })?;
+    if is_gone(&file, path) { Err(Error::Gone) } else { Ok(recorded) }
+}
+
+/// Whether a regular file is no longer to be found where it was made.
+fn is_gone(file: &File, path: &Path) -> bool {
+    let Some(made) = file.metadata().ok().filter(Metadata::is_file) else { return false };
+    let found = std::fs::metadata(path);
+    found.map_or(true, |found| (found.dev(), found.ino()) != (made.dev(), made.ino()))
 }
 
 /// As [`record`], into any writer.

@@ -63,7 +63,8 @@ pub struct Verdict {
     /// How the run ended; `None` when it was ended before its end, by a difference, by [`Options::to`], or because the
     /// trace is truncated.
     pub stop: Option<Stop>,
-    /// Whether the trace is truncated, so that nothing is known of the run behind its last event.
+    /// Whether the trace is truncated, or was saved from one that is, so that nothing is known of the run behind its last
+    /// event.
     pub truncated: bool,
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Recorded<'a> {
     next_input: usize,
     /// Events that were the same; the number of the next one.
     events: u64,
+    /// Whether the trace does not tell how the run ended.
+    endless: bool,
     /// The number behind the last event to compare.
     end: u64,
     instructions: u64,
@@ -94,6 +96,7 @@ impl<'a> Recorded<'a> {
             reader,
             expected: reader.events(0),
             inputs: inputs(reader)?,
+            endless: reader.truncated() || !tells_the_end(reader),
             next_input: 0,
             events: 0,
             end: to.map_or(u64::MAX, |to| to.saturating_add(1)),
@@ -165,7 +168,7 @@ impl<'a> Recorded<'a> {
 
     /// Whether there is nothing left to compare, so that the machine may stop.
     fn done(&self) -> bool {
-        self.events >= self.end || self.reader.truncated() && self.events >= self.reader.len()
+        self.events >= self.end || self.endless && self.events >= self.reader.len()
     }
 
     fn compare(&mut self, got: &Event) -> ControlFlow<()> {
@@ -209,7 +212,7 @@ impl<'a> Recorded<'a> {
             divergence: self.divergence,
             digest: self.digest,
             stop: self.last,
-            truncated: self.reader.truncated(),
+            truncated: self.endless,
         })
     }
 }
@@ -240,6 +243,13 @@ impl World for Recorded<'_> {
         self.next_input += 1;
         Some((input.kind, input.value))
     }
+}
+
+/// Whether the last event says how the run ended, as it does in every trace that was not cut.
+fn tells_the_end(reader: &Reader) -> bool {
+    let last = reader.len().checked_sub(1).map(|last| reader.event(last));
+    // What cannot be read is an error when the replay comes to it.
+    last.is_some_and(|last| last.map_or(true, |event| matches!(event.what, What::Stop(_))))
 }
 
 /// All inputs that the trace holds, in order.

@@ -41,9 +41,10 @@ impl Ran {
     }
 }
 
-/// The binary, with no standard input.
+/// The binary, or the one that `NVMX_BINARY` names in its place, with no standard input.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nvmx"));
+    let binary = std::env::var_os("NVMX_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_nvmx").into());
+    let mut command = Command::new(binary);
     command.stdin(Stdio::null()).env_remove("NO_COLOR");
     command
 }
@@ -88,4 +89,15 @@ pub fn record(folder: &Path, name: &str, guest: &str, options: &str) -> PathBuf 
 /// The path as a word.
 pub fn word(path: &Path) -> &str {
     path.to_str().expect("a plain path")
+}
+
+/// A multiboot kernel that lies at 1 MiB, address fields and all, and runs `code` in 32-bit protected mode.
+pub fn kernel(code: &[u8]) -> Vec<u8> {
+    const AT: u32 = 0x10_0000;
+    const HEADER: u32 = 32;
+    let (magic, flags) = (0x1bad_b002_u32, 1_u32 << 16);
+    let end = AT + HEADER + code.len() as u32;
+    let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
+    let words = [magic, flags, checksum, AT, AT, end, end, AT + HEADER];
+    words.into_iter().flat_map(u32::to_le_bytes).chain(code.iter().copied()).collect()
 }

@@ -1,7 +1,9 @@
 //! The header: all that, with the inputs among the events, decides the run that a trace tells of.
 
+use crate::store::{Hash, Store, StoreError};
 use hv_defs::config::{Clock, Config, ImageKind, Origin};
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 
 /// What stands before the events.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,14 +29,17 @@ pub struct Image {
     pub name: String,
     /// SHA-256 of its bytes.
     pub hash: [u8; 32],
-    /// Its bytes; `None` when they are not in the trace.
-    pub bytes: Option<Vec<u8>>,
+    /// Its bytes, shared and not copied; `None` when they are not at hand.
+    pub bytes: Option<Arc<[u8]>>,
+    /// Whether its bytes are kept elsewhere, as in a [`Store`](crate::Store), and not in the trace.
+    pub elsewhere: bool,
 }
 
 impl Image {
     /// The image of these bytes, to be kept in the trace.
-    pub fn new(kind: ImageKind, name: impl Into<String>, bytes: Vec<u8>) -> Self {
-        Self { kind, name: name.into(), hash: sha256(&bytes), bytes: Some(bytes) }
+    pub fn new(kind: ImageKind, name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        Self { kind, name: name.into(), hash: sha256(&bytes), bytes: Some(bytes), elsewhere: false }
     }
 }
 
@@ -42,6 +47,22 @@ impl Header {
     /// The header of a trace that is recorded now.
     pub fn new(config: Config, images: Vec<Image>) -> Self {
         Self { version: crate::VERSION, config, images, build: env!("CARGO_PKG_VERSION").into(), origin: None }
+    }
+
+    /// Gets the bytes of all images: of those that the trace lacks, out of `store`.
+    ///
+    /// # Errors
+    /// The store lacks one, or what it has is damaged; or one is needed and there is no store.
+    pub fn find_images(&mut self, store: Option<&Store>) -> Result<(), StoreError> {
+        for image in &mut self.images {
+            if image.bytes.is_some() {
+                continue;
+            }
+            let (kind, name, hash) = (image.kind, image.name.clone(), Hash(image.hash));
+            let Some(store) = store else { return Err(StoreError::Elsewhere { kind, name, hash }) };
+            store.get_image(image).map_err(|source| StoreError::Image { kind, name, source: source.into() })?;
+        }
+        Ok(())
     }
 
     /// What its stamps count.

@@ -13,6 +13,7 @@ mod narrow;
 mod queue;
 mod reader;
 mod source;
+mod store;
 #[allow(clippy::all, missing_docs, unreachable_pub, unsafe_code, unused_qualifications)] // Generated.
 #[rustfmt::skip]
 mod trace_capnp;
@@ -28,6 +29,7 @@ pub use frame::MAX_BLOCK_EVENTS;
 pub use header::{Header, Image, sha256};
 pub use queue::{Feed, beside};
 pub use reader::{BlockInfo, Events, Reader};
+pub use store::{Collected, Hash, Object, Store, StoreError};
 pub use values::{Iter, Values};
 pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, salvage_bytes, verify};
 pub use writer::{Summary, Writer};

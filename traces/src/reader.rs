@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
 use crate::source::Source;
+use crate::store::{Store, StoreError};
 use crate::wire::{self, Index};
 use hv_defs::event::{Event, Kind};
 use std::path::Path;
@@ -113,6 +114,11 @@ impl Reader {
     /// The header.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Gets the bytes of the images that are not in the trace: see [`Header::find_images`].
+    pub fn find_images(&mut self, store: Option<&Store>) -> Result<(), StoreError> {
+        self.header.find_images(store)
     }
 
     /// How many events the trace has.
@@ -344,6 +350,8 @@ pub(crate) fn read_header(source: &Source) -> Result<(Header, u64), Error> {
     }
     let stored = source.take(start, head.stored as usize)?;
     let words = frame::unpack(&head, &stored).map_err(Error::Header)?;
+    // With large images, each copy counts.
+    drop(stored);
     Ok((wire::read_header(&words, version).map_err(Error::Header)?, start + u64::from(head.stored)))
 }
 

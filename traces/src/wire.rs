@@ -14,6 +14,7 @@ use capnp::serialize;
 use hv_defs::config::{Backend, Clock, Config, Guest, ImageKind, Log, Origin};
 use hv_defs::policy::{Policy, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
+use std::sync::Arc;
 
 /// The most tables that a block may have, and the most columns of a table.
 pub(crate) const MAX_TABLES: usize = 64;
@@ -50,8 +51,37 @@ fn builder(words: usize) -> Builder<HeapAllocator> {
 
 // --- Header ---
 
-pub(crate) fn write_header(header: &Header) -> Vec<u8> {
-    let images: usize = header.images.iter().map(|image| image.bytes.as_ref().map_or(0, Vec::len)).sum();
+/// The most bytes that an image in a trace may have: a list's count has 29 bits.
+const MAX_IMAGE: usize = (1 << 29) - 1;
+
+/// A header's message. It has the images in it, and is not copied again.
+pub(crate) struct HeaderOut(Builder<HeapAllocator>);
+
+impl HeaderOut {
+    /// Its length in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        serialize::compute_serialized_size_in_words(&self.0) as u64 * 8
+    }
+
+    /// Writes it in Cap'n Proto's stream framing. Its own writer would lose what kind of error there was.
+    pub(crate) fn write_to(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+        let segments = self.0.get_segments_for_output();
+        let mut lengths = vec![segments.len() as u32 - 1];
+        lengths.extend(segments.iter().map(|segment| (segment.len() / 8) as u32));
+        lengths.resize(lengths.len().next_multiple_of(2), 0);
+        let lengths: Vec<u8> = lengths.into_iter().flat_map(u32::to_le_bytes).collect();
+        out.write_all(&lengths)?;
+        segments.iter().try_for_each(|segment| out.write_all(segment))
+    }
+}
+
+/// The message of a header, or what of it the format cannot hold.
+pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Wrong> {
+    let embedded = embedded(header);
+    if let Some(bytes) = embedded.iter().flatten().find(|bytes| bytes.len() > MAX_IMAGE) {
+        return Err(format!("an image of {} bytes", bytes.len()));
+    }
+    let images: usize = embedded.iter().flatten().map(|bytes| bytes.len()).sum();
     let mut message = builder(images / 8 + 512);
     let mut root = message.init_root::<schema::header::Builder<'_>>();
     root.set_build(&header.build);
@@ -64,17 +94,27 @@ pub(crate) fn write_header(header: &Header) -> Vec<u8> {
         origin.set_note(note);
     }
     let mut images = root.init_images(header.images.len() as u32);
-    for (at, image) in header.images.iter().enumerate() {
+    for (at, (image, bytes)) in header.images.iter().zip(embedded).enumerate() {
         let mut out = images.reborrow().get(at as u32);
         out.set_kind(image.kind.name());
         out.set_name(&image.name);
         out.set_hash(&image.hash);
-        match &image.bytes {
+        match bytes {
             Some(bytes) => out.set_bytes(bytes),
             None => out.set_elsewhere(()),
         }
     }
-    serialize::write_message_to_words(&message)
+    Ok(HeaderOut(message))
+}
+
+/// For each image, its bytes if the trace is to hold them: each content once, with the first image that has it.
+fn embedded(header: &Header) -> Vec<Option<&[u8]>> {
+    let mut hashes = Vec::new();
+    let mut once = |image: &Image| !image.elsewhere && !hashes.contains(&image.hash) && {
+        hashes.push(image.hash);
+        true
+    };
+    header.images.iter().map(|image| image.bytes.as_deref().filter(|_| once(image))).collect()
 }
 
 fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
@@ -138,20 +178,26 @@ fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
 pub(crate) fn read_header(words: &[Word], version: (u16, u16)) -> Result<Header, Wrong> {
     open(words, |message| {
         let root = message.get_root::<schema::header::Reader<'_>>().map_err(wrong)?;
-        let mut images = Vec::new();
+        let mut images: Vec<Image> = Vec::new();
         for image in root.get_images().map_err(wrong)? {
             let kind = word(image.get_kind(), ImageKind::by_name, "image kind")?;
             let name = text(image.get_name())?;
             let hash = image.get_hash().map_err(wrong)?;
             let hash = hash.try_into().map_err(|_| format!("the hash of image '{name}' has {} bytes", hash.len()))?;
-            let bytes = match image.which().map_err(wrong)? {
-                schema::image::Elsewhere(()) => None,
-                schema::image::Bytes(bytes) => Some(bytes.map_err(wrong)?.to_vec()),
+            let bytes: Option<Arc<[u8]>> = match image.which().map_err(wrong)? {
+                // The same bytes are there once.
+                schema::image::Elsewhere(()) => {
+                    images.iter().find(|image| image.hash == hash).and_then(|image| image.bytes.clone())
+                }
+                schema::image::Bytes(bytes) => {
+                    let bytes = bytes.map_err(wrong)?;
+                    if sha256(bytes) != hash {
+                        return Err(format!("image '{name}' does not match its hash"));
+                    }
+                    Some(bytes.into())
+                }
             };
-            if bytes.as_ref().is_some_and(|bytes| sha256(bytes) != hash) {
-                return Err(format!("image '{name}' does not match its hash"));
-            }
-            images.push(Image { kind, name, hash, bytes });
+            images.push(Image { kind, name, hash, elsewhere: bytes.is_none(), bytes });
         }
         let config = read_config(root.get_config().map_err(wrong)?)?;
         let origin = match root.has_origin() {

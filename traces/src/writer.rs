@@ -2,11 +2,11 @@
 
 use crate::batch::{Batch, Encoder};
 use crate::error::Error;
-use crate::frame::{self, Tag};
+use crate::frame::{self, Head, Tag};
 use crate::header::Header;
 use crate::wire::{self, Index, IndexRow};
 use hv_defs::event::{Event, Kind};
-use std::io::Write;
+use std::io::{self, Write};
 
 const LEVEL: i32 = 1;
 
@@ -61,8 +61,39 @@ impl<W: Write> Writer<W> {
         };
         writer.index.tables = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), Vec::new())).collect();
         writer.put(&frame::prologue(crate::VERSION))?;
-        writer.frame(Tag::Header, (0, 0), &wire::write_header(header))?;
+        let message = wire::write_header(header).map_err(Error::TooLarge)?;
+        if message.len() <= frame::MAX_MESSAGE.into() {
+            let mut bytes = Vec::new();
+            message.write_to(&mut bytes).map_err(Error::Write)?;
+            writer.frame(Tag::Header, (0, 0), &bytes)?;
+        } else {
+            writer.long_header(&message)?;
+        }
         Ok(writer)
+    }
+
+    /// Writes a header with large images. They are made ready twice, first to know how long they become, and never held.
+    fn long_header(&mut self, message: &wire::HeaderOut) -> Result<(), Error> {
+        let length = u32::try_from(message.len()).map_err(|_| Error::TooLarge(format!("{} bytes", message.len())))?;
+        let mut sum = Sum::default();
+        compress(message, &mut sum).map_err(Error::Write)?;
+        let dense = sum.length.saturating_mul(frame::MAX_HEADER_RATIO) < length.into();
+        let compressed = sum.length < length.into() && !dense;
+        if !compressed {
+            sum = Sum::default();
+            message.write_to(&mut sum).map_err(Error::Write)?;
+        }
+        let (stored, crc) = (sum.length as u32, sum.crc.finalize());
+        self.put(&Head { tag: Tag::Header, stored, message: length, events: 0, first: 0, crc }.to_bytes())?;
+        let written = if compressed { compress(message, &mut self.out) } else { message.write_to(&mut self.out) };
+        written.map_err(|error| {
+            self.ended = true;
+            Error::Write(error)
+        })?;
+        self.at += u64::from(stored);
+        self.flush()?;
+        self.whole = self.at;
+        Ok(())
     }
 
     /// Adds an event.
@@ -188,4 +219,31 @@ impl<W: Write> Writer<W> {
         self.at += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Counts what is written, and sums it up.
+#[derive(Default)]
+struct Sum {
+    length: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl Write for Sum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.length += bytes.len() as u64;
+        self.crc.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a header's message as one zstd frame. The same message gives the same bytes.
+fn compress(message: &wire::HeaderOut, out: &mut impl Write) -> io::Result<()> {
+    let mut encoder = zstd::stream::write::Encoder::new(out, LEVEL)?;
+    encoder.set_pledged_src_size(Some(message.len()))?;
+    message.write_to(&mut encoder)?;
+    encoder.finish().map(|_| ())
 }

@@ -8,6 +8,7 @@ use super::{map, quads, text, u16_at, u32_at, u64_at};
 use crate::device::fw_cfg::{Items, item};
 use crate::l0::Start;
 use hv_defs::addr::Gpa;
+use std::sync::Arc;
 
 // Where things lie below a kernel that is loaded high.
 const ZERO_PAGE: u64 = 0x7000;
@@ -142,14 +143,14 @@ pub(super) fn bzimage(kernel: &Kernel<'_>) -> Result<Loaded, Error> {
     let header = image.get(SETUP_SECTORS..header_end.clamp(HEAP_END, E820)).ok_or(SHORT)?;
     zero_page[SETUP_SECTORS..][..header.len()].copy_from_slice(header);
     let entry = if flags & HAS_64_BIT_ENTRY != 0 { Entry::Bits64(at + ENTRY_64) } else { Entry::Bits32(at) };
-    let size = |bytes: &[u8]| (bytes.len() as u32).to_le_bytes().to_vec();
+    let size = |bytes: &[u8]| Arc::from((bytes.len() as u32).to_le_bytes());
     let setup = &image[..(sectors + 1) * 512];
     let items = vec![
-        (item::KERNEL_ADDRESS, (at as u32).to_le_bytes().to_vec()),
+        (item::KERNEL_ADDRESS, (at as u32).to_le_bytes().into()),
         (item::KERNEL_SIZE, size(code)),
-        (item::KERNEL_DATA, code.to_vec()),
+        (item::KERNEL_DATA, code.into()),
         (item::SETUP_SIZE, size(setup)),
-        (item::SETUP_DATA, setup.to_vec()),
+        (item::SETUP_DATA, setup.into()),
     ];
     let image = Image {
         zero_page,
@@ -264,7 +265,7 @@ fn finish(kernel: &Kernel<'_>, image: Image) -> Result<Loaded, Error> {
     };
     start.gpr[6] = zero_page_at;
     let mut items = image.items;
-    items.push((item::COMMAND_LINE_ADDRESS, (command_line as u32).to_le_bytes().to_vec()));
-    items.extend(initrd_at.map(|at| (item::INITRD_ADDRESS, (at as u32).to_le_bytes().to_vec())));
+    items.push((item::COMMAND_LINE_ADDRESS, (command_line as u32).to_le_bytes().into()));
+    items.extend(initrd_at.map(|at| (item::INITRD_ADDRESS, (at as u32).to_le_bytes().into())));
     Ok(Loaded { memory, start, items })
 }

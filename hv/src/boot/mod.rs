@@ -20,6 +20,7 @@ use crate::device::fw_cfg::{Items, item};
 use crate::l0::Start;
 use hv_defs::addr::{Gpa, PAGE_SIZE};
 use map::{HIGH, LOW_END, Map};
+use std::sync::Arc;
 
 /// A guest in memory, ready to start.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,10 +30,18 @@ pub struct Loaded {
     /// The first vCPU's state.
     pub start: Start,
     /// What the firmware configuration device tells of the kernel, by QEMU's numbers of items.
-    pub items: Vec<(u16, Vec<u8>)>,
+    pub items: Vec<(u16, Arc<[u8]>)>,
 }
 
 impl Loaded {
+    /// With the initrd's bytes for guests that ask the firmware configuration device for them. They may be many, so they are
+    /// shared and not copied.
+    #[must_use]
+    pub fn with_initrd(mut self, initrd: Option<Arc<[u8]>>) -> Self {
+        self.items.extend(initrd.map(|initrd| (item::INITRD_DATA, initrd)));
+        self
+    }
+
     /// Bytes of memory that the guest takes at least: up to the end of the highest piece.
     pub fn extent(&self) -> u64 {
         self.memory.iter().map(|(at, bytes)| at.0.saturating_add(bytes.len() as u64)).max().unwrap_or(0)
@@ -140,19 +149,20 @@ pub fn load(kernel: &Kernel<'_>) -> Result<Loaded, Error> {
     Ok(Loaded { memory, items, start: loaded.start })
 }
 
-/// What the firmware configuration device tells of any kernel; what comes behind it counts more.
+/// What the firmware configuration device tells of any kernel; what comes behind it counts more. The initrd's bytes are
+/// added by [`Loaded::with_initrd`].
 fn items(kernel: &Kernel<'_>, loaded: &Loaded) -> Items {
-    let size = |bytes: &[u8]| (bytes.len() as u32).to_le_bytes().to_vec();
+    let size = |bytes: &[u8]| Arc::from((bytes.len() as u32).to_le_bytes());
     let line = text(kernel.append);
     let mut items = vec![
-        (item::KERNEL_ENTRY, (loaded.start.rip as u32).to_le_bytes().to_vec()),
+        (item::KERNEL_ENTRY, (loaded.start.rip as u32).to_le_bytes().into()),
         (item::KERNEL_SIZE, size(kernel.image)),
-        (item::KERNEL_DATA, kernel.image.to_vec()),
+        (item::KERNEL_DATA, kernel.image.into()),
         (item::COMMAND_LINE_SIZE, size(&line)),
-        (item::COMMAND_LINE_DATA, line),
+        (item::COMMAND_LINE_DATA, line.into()),
     ];
     if let Some(initrd) = kernel.initrd {
-        items.extend([(item::INITRD_SIZE, size(initrd)), (item::INITRD_DATA, initrd.to_vec())]);
+        items.push((item::INITRD_SIZE, size(initrd)));
     }
     items
 }

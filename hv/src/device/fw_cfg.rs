@@ -6,6 +6,7 @@ use crate::l0::Ram;
 use hv_defs::addr::Gpa;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The selector; the data is at the port behind it, the DMA address four behind.
 pub(crate) const PORT: u16 = 0x510;
@@ -59,14 +60,14 @@ const SELECT: u32 = 1 << 3;
 const WRITE: u32 = 1 << 4;
 
 /// Items that come with a kernel, by number.
-pub(crate) type Items = Vec<(u16, Vec<u8>)>;
+pub(crate) type Items = Vec<(u16, Arc<[u8]>)>;
 
 /// The device.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct FwCfg {
     /// What the machine was built with, which does not change.
     #[serde(skip)]
-    items: BTreeMap<u16, Vec<u8>>,
+    items: BTreeMap<u16, Arc<[u8]>>,
     selected: u16,
     offset: usize,
     dma_high: u32,
@@ -80,8 +81,8 @@ impl FwCfg {
 
     /// For a machine of `memory` bytes and `cpus` CPUs, with a kernel's items.
     pub(super) fn new(memory: u64, cpus: u16, kernel: Items) -> Self {
-        let mut items: BTreeMap<u16, Vec<u8>> = kernel.into_iter().collect();
-        let mut put = |number, bytes: &[u8]| items.insert(number, bytes.to_vec());
+        let mut items: BTreeMap<u16, Arc<[u8]>> = kernel.into_iter().collect();
+        let mut put = |number, bytes: &[u8]| items.insert(number, bytes.into());
         put(item::SIGNATURE, b"QEMU");
         put(item::ID, &FEATURES.to_le_bytes());
         put(item::UUID, &[0; 16]);
@@ -101,9 +102,9 @@ impl FwCfg {
             let end = directory.len() + NAME;
             directory.extend(name.bytes());
             directory.resize(end, 0);
-            items.insert(number, bytes);
+            items.insert(number, bytes.into());
         }
-        items.insert(item::FILE_DIRECTORY, directory);
+        items.insert(item::FILE_DIRECTORY, directory.into());
         Self { items, selected: 0, offset: 0, dma_high: 0 }
     }
 
@@ -209,7 +210,7 @@ mod tests {
     }
 
     fn device() -> FwCfg {
-        FwCfg::new(256 << 20, 3, vec![(item::COMMAND_LINE_DATA, b"quiet\0".to_vec())])
+        FwCfg::new(256 << 20, 3, vec![(item::COMMAND_LINE_DATA, b"quiet\0".as_slice().into())])
     }
 
     fn check(number: u16, expected: &[u8]) {

@@ -91,7 +91,7 @@ impl Board {
 
     /// The board of a machine with `memory` bytes of RAM and `vcpus` vCPUs, as firmware leaves it. `items` is what the
     /// firmware configuration device tells of the kernel.
-    pub fn with_kernel(memory: u64, vcpus: u16, items: Vec<(u16, Vec<u8>)>) -> Self {
+    pub fn with_kernel(memory: u64, vcpus: u16, items: fw_cfg::Items) -> Self {
         Self {
             pm: Pm::default(),
             fw_cfg: FwCfg::new(memory, vcpus, items),

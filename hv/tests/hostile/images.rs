@@ -131,9 +131,9 @@ fn boot(seed: u64) -> bool {
     let guest = Guest::Kernel { name: "kernel".to_owned(), append: "x".repeat(append) };
     let memory = dice.pick(&[4096, 1 << 20, 2 << 20, (4 << 20) + 4096, 16 << 20]);
     let config = Config { memory, max_instructions: Some(3000), ..Config::new(guest) };
-    let mut images = vec![Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes: kernel }];
+    let mut images = vec![Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes: kernel.into() }];
     if length > 0 {
-        images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: vec![0x5a; length] });
+        images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: vec![0x5a; length].into() });
     }
     match Machine::new(&config, &images) {
         Ok(mut machine) => {

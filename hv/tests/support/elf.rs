@@ -32,5 +32,5 @@ pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
 
 /// A kernel to boot from.
 pub(crate) fn kernel(bytes: Vec<u8>) -> Vec<Image> {
-    vec![Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes }]
+    vec![Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes: bytes.into() }]
 }

@@ -13,8 +13,8 @@ pub fn header() -> Header {
     config.max_instructions = Some(1 << 40);
     config.stop_on = Some("login:".into());
     let mut initrd = Image::new(ImageKind::Initrd, "initrd", vec![7; 100]);
-    initrd.bytes = None;
-    Header::new(config, vec![Image::new(ImageKind::Kernel, "bzImage", (0..=255).collect()), initrd])
+    (initrd.bytes, initrd.elsewhere) = (None, true);
+    Header::new(config, vec![Image::new(ImageKind::Kernel, "bzImage", (0..=255).collect::<Vec<u8>>()), initrd])
 }
 
 /// The trace of these events. A block ends where `ends` says, by the number of events before it.

@@ -61,8 +61,9 @@ fn the_device_tells_of_the_kernel() {
     use crate::device::fw_cfg::item;
     let image = linux::Image::default().bytes();
     let loaded = load(&Kernel { initrd: Some(b"an initrd"), ..kernel(&image) }).expect("a kernel");
+    let loaded = loaded.with_initrd(Some(b"an initrd".as_slice().into()));
     let check = |number: u16, expected: &[u8]| {
-        let got = loaded.items.iter().rev().find(|(item, _)| *item == number).map(|(_, bytes)| bytes.as_slice());
+        let got = loaded.items.iter().rev().find(|(item, _)| *item == number).map(|(_, bytes)| &**bytes);
         assert_eq!(got, Some(expected), "item {number:#x}");
     };
     check(item::COMMAND_LINE_DATA, b"quiet\0");
