@@ -63,7 +63,9 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
 pub fn failure(path: &Path, error: Error) -> Failure {
     let what = format!("cannot replay {}", path.display());
     match error {
-        Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has them by --store"),
+        Error::ImageMissing { .. } => {
+            Failure::new(Status::Usage, what, error, "name the store that has them by --store")
+        }
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "replay it with the nvmx that recorded it"),
         Error::Trace { event, source } => {
             let failure = unreadable(path, source);

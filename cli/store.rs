@@ -45,7 +45,9 @@ fn failure(what: impl std::fmt::Display, error: StoreError) -> Failure {
         StoreError::Missing { .. } => (Status::Usage, "`nvmx store list` says what is there"),
         StoreError::Damaged { .. } => (Status::No, "to record with the same image again mends it"),
         StoreError::Read { .. } => (Status::Usage, "name a store that can be read"),
-        StoreError::Write { source, .. } if full.contains(&source.kind()) => (Status::Failed, "make room and try again"),
+        StoreError::Write { source, .. } if full.contains(&source.kind()) => {
+            (Status::Failed, "make room and try again")
+        }
         StoreError::Write { .. } => (Status::Usage, "name a store that can be written to"),
     };
     Failure::new(status, what, error, hint)

@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use traces::{Error, Hash, Reader};
+use traces::{Error, Hash, Header, Reader};
 
 /// Opens a trace. A cut one is opened up to its last whole block, with a note.
 pub fn open(path: &Path, print: &Print) -> Result<Reader> {

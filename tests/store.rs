@@ -78,7 +78,10 @@ fn a_trace_finds_its_images_in_a_store() {
     let place = |words: &[&str]| {
         let info = nvmx(&[&["info", word(&trace)], words].concat()).expect(0).out;
         let json = nvmx(&[&["info", "--json", word(&trace)], words].concat()).expect(0).json();
-        assert_eq!((&json["images"][0]["sha256"], &json["images"][0]["bytes"]), (&hash.into(), &serde_json::Value::Null));
+        assert_eq!(
+            (&json["images"][0]["sha256"], &json["images"][0]["bytes"]),
+            (&hash.into(), &serde_json::Value::Null)
+        );
         (info, json["images"][0]["where"].as_str().unwrap().to_owned())
     };
     let check = |words: &[&str], says: &str, is: &str| {
@@ -133,9 +136,9 @@ fn what_no_trace_needs_is_removed() {
         let said = nvmx(&[&["store", "gc", "--store", word(&store)], words].concat()).expect(0).out;
         assert!(said.contains(says), "'{says}' is not in: {said}");
     };
-    gc(&[word(&traces)], "removed 0 objects, 0 bytes; needed 1; too young 1");
-    gc(&[word(&traces), word(&dropped), "--young", "0"], "removed 0 objects, 0 bytes; needed 2; too young 0");
-    gc(&[word(&traces), "--young", "0", "-n"], "would remove 1 object, 36 bytes; needed 1");
+    gc(&[word(&traces)], "removed 0 objects, 0 B; needed 1; too young 1");
+    gc(&[word(&traces), word(&dropped), "--young", "0"], "removed 0 objects, 0 B; needed 2; too young 0");
+    gc(&[word(&traces), "--young", "0", "-n"], "would remove 1 object, 36 B; needed 1");
     assert_eq!(listed(&store).len(), 2);
     // A trace that cannot be read may need anything.
     let broken = traces.join("broken.nvmx");
@@ -144,7 +147,7 @@ fn what_no_trace_needs_is_removed() {
     check(&words, 2, &["broken.nvmx", "nothing is removed"]);
     assert_eq!(listed(&store).len(), 2);
     fs::remove_file(broken).unwrap();
-    gc(&[word(&traces), "--young", "0"], "removed 1 object, 36 bytes; needed 1");
+    gc(&[word(&traces), "--young", "0"], "removed 1 object, 36 B; needed 1");
     assert_eq!(listed(&store).len(), 1);
     nvmx(&["replay", word(&kept), "--store", word(&store)]).expect(0);
     nvmx(&["replay", word(&dropped), "--store", word(&store)]).expect(2);

@@ -47,7 +47,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let word = |at: usize| words.get(at).map(String::as_str);
     let kernel = word(0).ok_or("usage: boot KERNEL [INITRD [APPEND [MEBIBYTES [VCPUS [PCPUS [POLICY [la57]]]]]]]")?;
-    let mut images = vec![Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes: std::fs::read(kernel)?.into() }];
+    let mut images =
+        vec![Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes: std::fs::read(kernel)?.into() }];
     if let Some(initrd) = word(1).filter(|name| !name.is_empty()) {
         images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: std::fs::read(initrd)?.into() });
     }

@@ -81,7 +81,11 @@ fn a_64_bit_kernel_finds_its_command_line_and_its_initrd() {
         leave(a)
     });
     let mut images = kernel(image);
-    images.push(Image { kind: ImageKind::Initrd, name: "initrd".to_owned(), bytes: b" and an initrd\0".as_slice().into() });
+    images.push(Image {
+        kind: ImageKind::Initrd,
+        name: "initrd".to_owned(),
+        bytes: b" and an initrd\0".as_slice().into(),
+    });
     let run = run_in(&config(), &images, Run::default());
     assert_eq!(run.console, "one two and an initrd");
     let stop = run.stop.unwrap();

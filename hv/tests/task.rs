@@ -192,8 +192,11 @@ fn tasks_are_switched_as_the_tables_say() {
         max_instructions: Some(1_000_000),
         ..Config::new(Guest::Kernel { name: "tasks".into(), append: String::new() })
     };
-    let run =
-        run_in(&config, &[Image { kind: ImageKind::Kernel, name: "tasks".to_owned(), bytes: image().into() }], Run::default());
+    let run = run_in(
+        &config,
+        &[Image { kind: ImageKind::Kernel, name: "tasks".to_owned(), bytes: image().into() }],
+        Run::default(),
+    );
     let stop = run.stop.expect("the run ended");
     assert_eq!((stop.kind, stop.code), (StopKind::DebugExit, 1), "{stop:?}");
     let marks: Vec<u32> = run

@@ -110,9 +110,11 @@ pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Wrong> {
 /// For each image, its bytes if the trace is to hold them: each content once, with the first image that has it.
 fn embedded(header: &Header) -> Vec<Option<&[u8]>> {
     let mut hashes = Vec::new();
-    let mut once = |image: &Image| !image.elsewhere && !hashes.contains(&image.hash) && {
-        hashes.push(image.hash);
-        true
+    let mut once = |image: &Image| {
+        !image.elsewhere && !hashes.contains(&image.hash) && {
+            hashes.push(image.hash);
+            true
+        }
     };
     header.images.iter().map(|image| image.bytes.as_deref().filter(|_| once(image))).collect()
 }

@@ -94,7 +94,8 @@ fn text(reader: &Reader) -> String {
     writeln!(out, "version {:?}, build {}", header.version, header.build).expect("a string takes all");
     writeln!(out, "{:#?}", header.config).expect("a string takes all");
     for image in &header.images {
-        let (hash, bytes) = (image.hash.map(|byte| format!("{byte:02x}")).concat(), image.bytes.as_ref().map(|bytes| bytes.len()));
+        let (hash, bytes) =
+            (image.hash.map(|byte| format!("{byte:02x}")).concat(), image.bytes.as_ref().map(|bytes| bytes.len()));
         writeln!(out, "{} {} {hash} {bytes:?}", image.kind, image.name).expect("a string takes all");
     }
     for (number, event) in reader.events(0).enumerate() {

@@ -203,8 +203,10 @@ fn written(header: &Header) -> Vec<u8> {
 fn an_image_elsewhere_is_found_in_the_store() {
     let (_folder, store) = store();
     let (kernel, initrd) = (noise(3000), vec![5; 70_000]);
-    let mut images =
-        vec![Image::new(ImageKind::Kernel, "vmlinuz", kernel.clone()), Image::new(ImageKind::Initrd, "initrd", initrd.clone())];
+    let mut images = vec![
+        Image::new(ImageKind::Kernel, "vmlinuz", kernel.clone()),
+        Image::new(ImageKind::Initrd, "initrd", initrd.clone()),
+    ];
     store.put_image(&mut images[1]).expect("put");
     assert!(images[1].elsewhere && images[1].bytes.is_some());
     let bytes = written(&header(images.clone()));
@@ -232,10 +234,8 @@ fn an_image_elsewhere_is_found_in_the_store() {
 fn the_same_image_twice_is_in_the_trace_once() {
     let bytes = noise(20_000);
     let twice = |second: &[u8]| {
-        let images = vec![
-            Image::new(ImageKind::Kernel, "a", bytes.clone()),
-            Image::new(ImageKind::Initrd, "b", second),
-        ];
+        let images =
+            vec![Image::new(ImageKind::Kernel, "a", bytes.clone()), Image::new(ImageKind::Initrd, "b", second)];
         let header = header(images);
         let written = written(&header);
         assert_eq!(Reader::from_bytes(written.clone()).expect("a trace").header(), &header);
