@@ -396,10 +396,11 @@ fn check_index(index: Index, range: (u64, u64), events: u64) -> Option<Indexed> 
     let (mut offset, mut first) = (range.0, 0_u64);
     let mut blocks = Vec::with_capacity(index.blocks.len());
     for (row, end) in index.blocks.iter().zip(ends) {
-        if row.offset != offset || row.first != first || end < offset + HEAD as u64 {
+        let bytes = end.checked_sub(offset).filter(|&bytes| bytes >= HEAD as u64)?;
+        if row.offset != offset || row.first != first {
             return None;
         }
-        blocks.push(BlockInfo { offset, bytes: end - offset, first, events: row.events });
+        blocks.push(BlockInfo { offset, bytes, first, events: row.events });
         offset = end;
         first = first.checked_add(row.events.into())?;
     }
