@@ -48,9 +48,10 @@ fn check(name: &str, file: &Path, other: &Path) {
         let ran = nvmx(&words.chain(sql).collect::<Vec<_>>());
         let ended = (0..=3).contains(&ran.status) && !ran.err.contains("panicked");
         assert!(ended, "{name}: nvmx {command}: status {}: {}", ran.status, ran.err);
+        // A file, or a folder of files.
+        let _ = (fs::remove_file(&out), fs::remove_dir_all(&out));
         assert!(ran.status != 2 || ran.err.lines().count() == 1, "{name}: nvmx {command}: {}", ran.err);
     }
-    let _ = fs::remove_file(out);
 }
 
 /// Numbers of a trace's messages, changed under right checksums: most are the columns', and then out of any range.
