@@ -1,6 +1,8 @@
 //! What the inspector's tests share, and the tests of the whole: a model that is driven by keys with its effects done at
 //! once, its screens as text, and random keys.
 
+#[path = "../../../traces/tests/common/nonsense.rs"]
+mod nonsense;
 pub(crate) mod sample;
 mod screens;
 mod sessions;

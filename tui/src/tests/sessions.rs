@@ -161,6 +161,24 @@ fn random_keys_do_no_harm() {
     }
 }
 
+/// As [`random_keys_do_no_harm`], in traces that make no sense.
+#[test]
+fn random_keys_do_no_harm_where_events_make_no_sense() {
+    let mut random = Random(0x1dea);
+    for seed in 0..20 {
+        let mut session = Session::open(super::nonsense::trace(seed, [300, 3, 1500][seed as usize % 3]), (80, 24));
+        for step in 0..600 {
+            let msg = random.message();
+            session.send(msg);
+            session.model.quit = false;
+            assert!(session.model.cursor < session.model.about.len.max(1), "seed {seed}, step {step}");
+            if step % 10 == 0 {
+                session.screen();
+            }
+        }
+    }
+}
+
 /// A linear congruential generator: the same everywhere.
 struct Random(u64);
 
