@@ -103,10 +103,11 @@ impl Source<'_> {
             Self::Trace(reader) => {
                 let names: Vec<&str> =
                     columns.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(column, _)| column.name).collect();
+                let mut read = traces::Rows::default();
                 for block in 0..reader.blocks().len() {
-                    let read = reader.block_columns_of(block, kind, &names)?;
-                    rows.event.extend(&read.event);
-                    rows.instruction.extend(&read.instruction);
+                    reader.block_columns_into(block, kind, Some(&names), &mut read)?;
+                    read.event.append_to(&mut rows.event);
+                    read.instruction.append_to(&mut rows.instruction);
                     rows.vcpu.extend(read.vcpu.iter().map(|cpu| cpu as u16));
                     rows.pcpu.extend(read.pcpu.iter().map(|cpu| cpu as u16));
                     for (all, column) in rows.columns.iter_mut().zip(columns) {

@@ -45,7 +45,7 @@ pub fn vmcs_at(source: Source<'_>, event: u64) -> Result<Vmcss, Error> {
                 let rows = reader.block_columns(block, Kind::Vmcs)?;
                 let width = Kind::Vmcs.columns().len();
                 let mut row = vec![0; width];
-                for (at, &number) in rows.event.iter().enumerate().take_while(|(_, number)| **number < event) {
+                for (at, number) in rows.event.iter().enumerate().take_while(|(_, number)| *number < event) {
                     for (cell, column) in row.iter_mut().zip(&rows.columns) {
                         *cell = column.values.at(at);
                     }

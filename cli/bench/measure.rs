@@ -11,7 +11,7 @@ use hv_defs::fields::{MAX_COLUMNS, Texts};
 use std::hint::black_box;
 use std::io;
 use std::time::{Duration, Instant};
-use traces::{Header, Reader, Writer};
+use traces::{Header, Reader, Rows, Writer};
 
 /// Passes, of which the best counts.
 const PASSES: usize = 5;
@@ -263,9 +263,11 @@ fn encode(events: &[Event]) -> Result<Duration, traces::Error> {
 
 /// Decoding every table to columns, from the file's bytes and from blocks that were decompressed before.
 fn decode(bytes: &[u8]) -> Result<[Duration; 2], traces::Error> {
-    let read = |reader: &Reader, block: usize| {
+    let mut rows = Rows::default();
+    let mut read = |reader: &Reader, block: usize| {
         Kind::ALL.iter().try_for_each(|&kind| {
-            black_box(reader.block_columns(block, kind)?);
+            reader.block_columns_into(block, kind, None, &mut rows)?;
+            black_box(&rows);
             Ok(())
         })
     };

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use traces::Reader;
+use traces::{Reader, Rows};
 
 /// So many events at least are read, so that starting a tool counts little: fewer are repeated.
 const LEAST: usize = 100_000;
@@ -93,11 +93,13 @@ fn ours(once: &[Event], many: &[Event], line: fn(u64, &Event) -> String) -> Resu
         black_box(line(number, &event?));
     }
     let text = spent(since).saturating_sub(start);
+    let mut rows = Rows::default();
     let columns = best(|| {
         let reader = Reader::from_bytes(bytes.clone())?;
         for block in 0..reader.blocks().len() {
             for kind in [Kind::Exit, Kind::Entry] {
-                black_box(reader.block_columns(block, kind)?);
+                reader.block_columns_into(block, kind, None, &mut rows)?;
+                black_box(&rows);
             }
         }
         Ok::<_, traces::Error>(())

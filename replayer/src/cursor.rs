@@ -146,7 +146,7 @@ impl<'a> Cursor<'a> {
             for (number, _) in rows.event.iter().zip(values).filter(|(_, mark)| *mark == u64::from(value)) {
                 left = left.saturating_sub(1);
                 if left == 0 {
-                    return self.to_event(*number).map(Some);
+                    return self.to_event(number).map(Some);
                 }
             }
         }

@@ -1,6 +1,10 @@
 //! Bytes an event, and what each stage of writing and reading costs, of a synthetic nested workload and of the traces whose
 //! paths are in the variable `NVMX_TRACE`, with `:` between them. Figures are of CPU time, so that other loads of the
 //! machine count little, and stand beside floors: what the same bytes cost to append, to copy and to compress.
+//!
+//! With the arguments `once STAGE RUNS [TRACE]` one stage runs so many times and nothing is measured, for tools that count
+//! instructions: what `valgrind --tool=callgrind` says of 3 runs less what it says of 1 is what 2 runs cost, whatever the
+//! machine's load. The stages are `push`, `write`, `columns` and `events`, the last two of a file that is not compressed.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -11,7 +15,7 @@ use frames::{frames, stored_file};
 use hv_defs::event::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
-use traces::{Batch, Reader, Writer};
+use traces::{Batch, Reader, Rows, Writer};
 
 fn write(events: &[Event]) -> Vec<u8> {
     common::write(events, &[])
@@ -130,21 +134,15 @@ fn measure(name: &str, events: &[Event]) {
     });
     row("floor: zstd, decompressing", expanded);
     let stored = stored_file(&frames(&bytes));
+    let mut rows = Rows::default();
     for (how, bytes) in [("compressed", bytes), ("not compressed", stored)] {
         let reader = Reader::from_bytes(bytes).expect("sound");
-        let kinds: Vec<Kind> =
-            reader.counts().expect("indexed").iter().filter_map(|(name, _)| Kind::by_name(name)).collect();
-        let columns = nanoseconds(|| {
-            for block in 0..reader.blocks().len() {
-                for &kind in &kinds {
-                    black_box(reader.block_columns(block, kind).expect("sound"));
-                }
-            }
-        });
+        let columns = nanoseconds(|| all_columns(&reader, &mut rows));
         row(&format!("read columns, {how}"), columns);
         let some = nanoseconds(|| {
             for block in 0..reader.blocks().len() {
-                black_box(reader.block_columns_of(block, Kind::Vmcs, &["field", "op"]).expect("sound"));
+                reader.block_columns_into(block, Kind::Vmcs, Some(&["field", "op"]), &mut rows).expect("sound");
+                black_box(&rows);
             }
         });
         row(&format!("read two columns of vmcs, {how}"), some);
@@ -153,13 +151,63 @@ fn measure(name: &str, events: &[Event]) {
     }
 }
 
+/// Events that one stage is run over.
+const FEW: usize = 200_000;
+
+/// Runs one stage of the codec so many times.
+fn once(stage: &str, runs: usize, events: &[Event]) {
+    println!("{stage}: {runs} times over {} events", events.len());
+    let mut batches = vec![Batch::default()];
+    for event in events {
+        let last = batches.len() - 1;
+        if batches[last].push(event) {
+            batches.push(Batch::default());
+        }
+    }
+    let reader = Reader::from_bytes(stored_file(&frames(&write(events)))).expect("sound");
+    let mut writer = Writer::create(std::io::sink(), &common::header()).expect("a sink takes all");
+    let (mut batch, mut rows) = (Batch::default(), Rows::default());
+    for _ in 0..runs {
+        match stage {
+            "push" => events.iter().for_each(|event| {
+                if batch.push(event) {
+                    batch.clear();
+                }
+            }),
+            "write" => batches.iter().for_each(|batch| writer.write(batch).expect("a sink takes all")),
+            "columns" => all_columns(&reader, &mut rows),
+            _ => assert_eq!(reader.events(0).filter(Result::is_ok).count(), events.len()),
+        }
+    }
+}
+
+fn all_columns(reader: &Reader, rows: &mut Rows) {
+    let counts = reader.counts().expect("indexed");
+    for block in 0..reader.blocks().len() {
+        for kind in counts.iter().filter_map(|(name, _)| Kind::by_name(name)) {
+            reader.block_columns_into(block, kind, None, rows).expect("sound");
+            black_box(&rows);
+        }
+    }
+}
+
+fn of_trace(path: &str, most: usize) -> Vec<Event> {
+    let reader = Reader::open(path).expect("a trace");
+    reader.events(0).filter_map(Result::ok).take(most).collect()
+}
+
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [once_, stage, runs, path @ ..] = &arguments[..]
+        && once_ == "once"
+    {
+        let events = path.first().map_or_else(|| common::nested(FEW as u64 / 18), |path| of_trace(path, FEW));
+        return once(stage, runs.parse().expect("a number of runs"), &events);
+    }
     let loads = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load before: {}", loads.trim());
     measure("nested", &common::nested(60_000));
     for path in std::env::var("NVMX_TRACE").iter().flat_map(|paths| paths.split(':')) {
-        let reader = Reader::open(path).expect("a trace");
-        let events: Vec<Event> = reader.events(0).filter_map(Result::ok).take(MOST).collect();
-        measure(path, &events);
+        measure(path, &of_trace(path, MOST));
     }
 }

@@ -19,42 +19,22 @@ const BLOCK_TEXTS: usize = 256;
 /// [`Writer::write`](crate::Writer::write).
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// The kind of each.
     order: Vec<u8>,
-    stamps: Stamps,
+    /// The last one's stamp.
+    last: Stamp,
+    runs: Vec<Run>,
     tables: [Packed; Kind::ALL.len()],
     texts: Texts,
+    full: bool,
 }
 
-/// Runs of events that share a stamp.
-#[derive(Debug, Default)]
-struct Stamps {
-    last: Option<Stamp>,
-    /// The first one's instructions.
-    begin: u64,
-    events: Vec<u64>,
-    instruction: Vec<u64>,
-    vcpu: Vec<u64>,
-    pcpu: Vec<u64>,
-}
-
-impl Stamps {
-    #[inline]
-    fn push(&mut self, at: Stamp) {
-        if self.last == Some(at)
-            && let Some(events) = self.events.last_mut()
-        {
-            *events += 1;
-            return;
-        }
-        if self.events.is_empty() {
-            self.begin = at.instruction;
-        }
-        self.last = Some(at);
-        self.events.push(1);
-        self.instruction.push(at.instruction);
-        self.vcpu.push(at.vcpu.into());
-        self.pcpu.push(at.pcpu.into());
-    }
+/// Events that follow one another and share a stamp.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    at: Stamp,
+    /// Where the first of them is in the batch.
+    from: u32,
 }
 
 /// The rows of one kind, one after another, as [`What::pack`](hv_defs::event::What::pack) makes them: most of a recording's cost to its
@@ -62,7 +42,7 @@ impl Stamps {
 #[derive(Debug, Default)]
 struct Packed {
     bytes: Vec<u8>,
-    /// Bytes that are rows. Behind them is room for at least one more, or the list is empty.
+    /// Bytes that are rows.
     used: usize,
 }
 
@@ -73,17 +53,19 @@ impl Packed {
 
     #[inline]
     fn push(&mut self, event: &Event, texts: &mut Texts) {
-        if self.bytes.len() - self.used < MAX_ROW {
-            self.grow();
-        }
-        if let Some(row) = self.bytes[self.used..].first_chunk_mut() {
-            self.used += event.what.pack(row, texts);
+        match self.bytes.get_mut(self.used..).and_then(<[u8]>::first_chunk_mut) {
+            Some(row) => self.used += event.what.pack(row, texts),
+            None => self.grow(event, texts),
         }
     }
 
     #[cold]
-    fn grow(&mut self) {
+    #[inline(never)]
+    fn grow(&mut self, event: &Event, texts: &mut Texts) {
         self.bytes.resize((self.bytes.len() * 2).max(16 * MAX_ROW), 0);
+        if let Some(row) = self.bytes[self.used..].first_chunk_mut() {
+            self.used += event.what.pack(row, texts);
+        }
     }
 }
 
@@ -91,24 +73,29 @@ impl Batch {
     /// Empties it, keeping its memory.
     pub fn clear(&mut self) {
         self.order.clear();
-        let stamps = &mut self.stamps;
-        stamps.last = None;
-        for column in [&mut stamps.events, &mut stamps.instruction, &mut stamps.vcpu, &mut stamps.pcpu] {
-            column.clear();
-        }
+        self.runs.clear();
         self.tables.iter_mut().for_each(|table| table.used = 0);
         self.texts.list.clear();
+        self.full = false;
     }
 
     /// Adds an event. Returns whether the batch is now full: one that is pushed to further may be too long to write.
     #[inline]
     pub fn push(&mut self, event: &Event) -> bool {
+        if event.at != self.last || self.runs.is_empty() {
+            self.begin_run(event.at);
+        }
         let kind = event.what.kind() as u8;
         self.order.push(kind);
-        self.stamps.push(event.at);
         self.tables[usize::from(kind)].push(event, &mut self.texts);
-        let span = event.at.instruction.wrapping_sub(self.stamps.begin);
-        self.order.len() >= BLOCK_EVENTS || span >= BLOCK_INSTRUCTIONS || self.texts.list.len() >= BLOCK_TEXTS
+        self.full | (self.order.len() >= BLOCK_EVENTS) | (self.texts.list.len() >= BLOCK_TEXTS)
+    }
+
+    #[inline(never)]
+    fn begin_run(&mut self, at: Stamp) {
+        self.last = at;
+        self.runs.push(Run { at, from: self.order.len() as u32 });
+        self.full |= at.instruction.wrapping_sub(self.runs[0].at.instruction) >= BLOCK_INSTRUCTIONS;
     }
 
     /// How many events it has.
@@ -142,15 +129,17 @@ impl Encoder {
     pub(crate) fn encode(&mut self, first: u64, block: &Batch, message: &mut Vec<u8>) {
         self.coders.resize_with(MAX_COLUMNS, Coder::default);
         self.tiles.resize(MAX_COLUMNS, [0; TILE]);
-        let Stamps { events, instruction, vcpu, pcpu, .. } = &block.stamps;
+        let runs = &block.runs;
+        let ends = |run: usize| runs.get(run + 1).map_or(block.len() as u32, |next| next.from);
+        let events = (0..runs.len()).map(|run| u64::from(ends(run) - runs[run].from));
         let stamps = TableOut {
             name: "stamps",
-            rows: events.len() as u32,
+            rows: runs.len() as u32,
             columns: vec![
                 self.column("events", Coding::Plain, events),
-                self.column("instruction", Coding::Delta, instruction),
-                self.column("vcpu", Coding::Plain, vcpu),
-                self.column("pcpu", Coding::Plain, pcpu),
+                self.column("instruction", Coding::Delta, runs.iter().map(|run| run.at.instruction)),
+                self.column("vcpu", Coding::Plain, runs.iter().map(|run| run.at.vcpu.into())),
+                self.column("pcpu", Coding::Plain, runs.iter().map(|run| run.at.pcpu.into())),
             ],
         };
         let (mut tables, mut places) = (Vec::new(), [0; Kind::ALL.len()]);
@@ -158,13 +147,8 @@ impl Encoder {
             places[kind as usize] = tables.len() as u8;
             tables.push(self.table(kind, table));
         }
-        let mut order = Narrow::new();
-        let mut tile = [0; TILE];
-        for kinds in block.order.chunks(TILE) {
-            tile.iter_mut().zip(kinds).for_each(|(place, &kind)| *place = places[usize::from(kind)].into());
-            order.push(&tile[..kinds.len()], &mut self.spare);
-        }
-        let order = ColumnOut { name: "order", coding: Coding::Plain, keys: &[], stored: order.end() };
+        let order = block.order.iter().map(|&kind| places[usize::from(kind)].into());
+        let order = self.column("order", Coding::Plain, order);
         let texts = &block.texts.list;
         let out = BlockOut { first, events: block.len() as u32, order, stamps, tables, texts };
         wire::write_block(&out, &mut self.words, message);
@@ -177,7 +161,8 @@ impl Encoder {
         let (columns, widths) = (kind.columns(), kind.widths());
         let chosen: Vec<_> = columns.iter().map(|column| chosen(kind, column.name)).collect();
         let mut stored: Vec<Narrow> = columns.iter().map(|_| Narrow::new()).collect();
-        self.coders[..columns.len()].iter_mut().for_each(Coder::begin);
+        let coders = self.coders.iter_mut().zip(&chosen).filter(|(_, (coding, _))| *coding != Coding::Plain);
+        coders.for_each(|(coder, _)| coder.begin());
         let (length, mut coded) = (widths.iter().sum(), [0; TILE]);
         for rows in table.bytes[..table.used].chunks(TILE * length) {
             let count = rows.len() / length;
@@ -211,13 +196,18 @@ impl Encoder {
         TableOut { name: kind.name(), rows: (table.used / length) as u32, columns: columns.collect() }
     }
 
-    fn column<'a>(&mut self, name: &'a str, coding: Coding, values: &[u64]) -> ColumnOut<'a> {
+    fn column<'a>(
+        &mut self,
+        name: &'a str,
+        coding: Coding,
+        mut values: impl ExactSizeIterator<Item = u64>,
+    ) -> ColumnOut<'a> {
         let (coder, mut stored) = (&mut self.coders[0], Narrow::new());
         coder.begin();
         let mut coded = [0; TILE];
-        for tile in values.chunks(TILE) {
-            let coded = &mut coded[..tile.len()];
-            coded.copy_from_slice(tile);
+        while values.len() > 0 {
+            let coded = &mut coded[..TILE.min(values.len())];
+            coded.iter_mut().zip(&mut values).for_each(|(place, value)| *place = value);
             coder.code(coding, &[], coded);
             stored.push(coded, &mut self.spare);
         }

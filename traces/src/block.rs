@@ -1,7 +1,8 @@
 //! A block that is read back: whole, or the rows of one table.
 
 use crate::coding::TILE;
-use crate::values::Values;
+use crate::narrow::Spare;
+use crate::values::{Runs, Values};
 use crate::wire::Word;
 use crate::wire::{self, Wrong};
 use hv_defs::event::{Event, Kind, Stamp, What};
@@ -17,12 +18,12 @@ pub struct Column {
 }
 
 /// The rows of one kind of event in one block, by columns. All lists have a number for each row.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Rows {
     /// The events' numbers in the trace.
-    pub event: Vec<u64>,
+    pub event: Values,
     /// Their stamps: instructions retired.
-    pub instruction: Vec<u64>,
+    pub instruction: Values,
     /// Their stamps: virtual CPU. Below 2^16.
     pub vcpu: Values,
     /// Their stamps: physical CPU. Below 2^16.
@@ -31,9 +32,19 @@ pub struct Rows {
     pub columns: Vec<Column>,
     /// What the numbers of text columns stand for.
     pub texts: Texts,
+    /// Memory for the next rows that are read into it.
+    spare: Spare,
 }
 
 impl Rows {
+    /// Empties it, keeping its memory.
+    fn clear(&mut self) {
+        let stamps = [&mut self.event, &mut self.instruction, &mut self.vcpu, &mut self.pcpu];
+        stamps.into_iter().for_each(|values| self.spare.keep(std::mem::take(values)));
+        self.columns.drain(..).for_each(|column| self.spare.keep(column.values));
+        self.texts.list.clear();
+    }
+
     /// The column of that name, if it was asked for.
     pub fn column(&self, name: &str) -> Option<&Values> {
         self.columns.iter().find(|column| column.name == name).map(|column| &column.values)
@@ -100,19 +111,28 @@ pub(crate) struct Message {
     first: u64,
     /// For each event, its table.
     order: Vec<u8>,
-    /// The stamps, for each event.
-    instruction: Vec<u64>,
-    vcpu: Values,
-    pcpu: Values,
+    stamps: Stamps,
     /// Names and rows.
     tables: Vec<(String, u32)>,
     texts: Texts,
 }
 
+/// The stamps of a block's events.
+#[derive(Debug)]
+struct Stamps {
+    /// Of each run of events that share a stamp, the place behind its last.
+    ends: Vec<u32>,
+    /// The stamps of each run: instructions, virtual and physical CPUs.
+    instruction: Values,
+    vcpu: Values,
+    pcpu: Values,
+}
+
 impl Message {
     /// Reads a block's message. `head` is what its frame says: the first event's number and how many there are.
     pub(crate) fn read(words: Vec<Word>, head: (u64, u32)) -> Result<Self, Wrong> {
-        let wire::BlockIn { first, order, stamps, runs, tables, texts } = wire::read_block(&words)?;
+        let wire::BlockIn { first, order, stamps, runs, tables, texts } =
+            wire::read_block(&words, &mut Spare::default())?;
         if (first, order.len()) != (head.0, head.1 as usize) {
             return Err(format!("its frame and its message differ on its events: {} and {first}", head.0));
         }
@@ -128,8 +148,13 @@ impl Message {
                 return Err(format!("it has two tables '{name}'"));
             }
         }
-        let (instruction, vcpu, pcpu) = read_stamps(stamps, runs as usize, order.len())?;
-        Ok(Self { words, first, order, instruction, vcpu, pcpu, tables, texts: Texts { list: texts } })
+        let stamps = read_stamps(stamps, runs as usize, order.len())?;
+        Ok(Self { words, first, order, stamps, tables, texts: Texts { list: texts } })
+    }
+
+    /// The memory that its words took.
+    pub(crate) fn into_words(self) -> Vec<Word> {
+        self.words
     }
 
     /// The names and rows of its tables.
@@ -139,33 +164,40 @@ impl Message {
 
     /// Bytes of memory that it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.words.len() * 8 + self.order.len() * 9 + self.vcpu.bytes() + self.pcpu.bytes() + text_bytes(&self.texts)
+        let Stamps { ends, instruction, vcpu, pcpu } = &self.stamps;
+        let stamps = ends.len() * 4 + instruction.bytes() + vcpu.bytes() + pcpu.bytes();
+        self.words.len() * 8 + self.order.len() + stamps + text_bytes(&self.texts)
     }
 
-    /// The rows of one table, with all columns or those that are named.
-    pub(crate) fn rows(&self, name: &str, columns: Option<&[&str]>) -> Result<Rows, Wrong> {
-        let Some(at) = self.tables.iter().position(|(table, _)| table == name) else { return Ok(Rows::default()) };
-        let columns = self.columns(at, &|column| columns.is_none_or(|names| names.contains(&column)))?;
-        let places = places(&self.order, at as u8, self.tables[at].1 as usize);
-        Ok(Rows {
-            event: places.iter().map(|&place| self.first + u64::from(place)).collect(),
-            instruction: places.iter().map(|&place| self.instruction[place as usize]).collect(),
-            vcpu: pick(&self.vcpu, &places),
-            pcpu: pick(&self.pcpu, &places),
-            texts: if columns.iter().any(|column| has_texts(name, column)) {
-                self.texts.clone()
-            } else {
-                Texts::default()
-            },
-            columns,
-        })
+    /// The rows of one table, with all columns or those that are named, into `rows`.
+    pub(crate) fn rows(&self, name: &str, columns: Option<&[&str]>, rows: &mut Rows) -> Result<(), Wrong> {
+        rows.clear();
+        let Some(at) = self.tables.iter().position(|(table, _)| table == name) else { return Ok(()) };
+        let wanted = |column: &str| columns.is_none_or(|names| names.contains(&column));
+        self.columns(at, &wanted, &mut rows.columns, &mut rows.spare)?;
+        if rows.columns.iter().any(|column| has_texts(name, column)) {
+            rows.texts.clone_from(&self.texts);
+        }
+        let count = self.tables[at].1 as usize;
+        // Room for one more, so that each place can be written before it is known whether it is kept.
+        let mut list = rows.spare.u32.take_of(count + 1);
+        places(&self.order, at as u8, &mut list);
+        list.truncate(count);
+        [rows.instruction, rows.vcpu, rows.pcpu] = self.stamps.of(&list, &mut rows.spare);
+        rows.event = Values::Above { base: self.first, list };
+        Ok(())
     }
 
     /// The columns of a table that are wanted: those of [`Kind::columns`] in its order, then the others.
-    fn columns(&self, at: usize, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Column>, Wrong> {
+    fn columns(
+        &self,
+        at: usize,
+        wanted: &dyn Fn(&str) -> bool,
+        columns: &mut Vec<Column>,
+        spare: &mut Spare,
+    ) -> Result<(), Wrong> {
         let (name, rows) = &self.tables[at];
-        let mut found = wire::read_table(&self.words, at, (name, *rows), wanted)?;
-        let mut columns = Vec::with_capacity(found.len());
+        let mut found = wire::read_table(&self.words, at, (name, *rows), wanted, spare)?;
         for known in Kind::by_name(name).into_iter().flat_map(Kind::columns) {
             let at = found.iter().position(|(name, _)| name == known.name);
             let values = at.and_then(|at| found.remove(at).1);
@@ -173,16 +205,20 @@ impl Message {
                 // A column that was left out is all zeros.
                 let values = values.unwrap_or(Values::Same { value: 0, rows: *rows as usize });
                 columns.push(Column { name: known.name.into(), values });
+            } else {
+                // One that another refers to.
+                values.into_iter().for_each(|values| spare.keep(values));
             }
         }
         let newer = found.into_iter().filter(|(name, _)| wanted(name));
         columns.extend(newer.filter_map(|(name, values)| Some(Column { name, values: values? })));
-        Ok(columns)
+        Ok(())
     }
 
-    fn table(&self, at: usize) -> Result<Table, Wrong> {
+    fn table(&self, at: usize, spare: &mut Spare) -> Result<Table, Wrong> {
         let (name, rows) = &self.tables[at];
-        let columns = self.columns(at, &|_| true)?;
+        let mut columns = Vec::new();
+        self.columns(at, &|_| true, &mut columns, spare)?;
         let width = columns.len();
         let mut cells = vec![0; width * *rows as usize];
         let mut wide = [0; TILE];
@@ -193,7 +229,11 @@ impl Message {
                 cells.chunks_exact_mut(width).zip(wide).for_each(|(row, number)| row[at] = *number);
             }
         }
-        let columns = columns.into_iter().map(|column| column.name).collect();
+        let columns = columns.into_iter().map(|column| {
+            spare.keep(column.values);
+            column.name
+        });
+        let columns = columns.collect();
         Ok(Table { name: name.clone(), kind: Kind::by_name(name), rows: *rows, columns, cells })
     }
 }
@@ -221,11 +261,10 @@ fn count(order: &[u8]) -> [u32; 256] {
     std::array::from_fn(|table| counts.iter().map(|counts| counts[table]).sum())
 }
 
-/// The places of a table's events in their block: `rows` of them, which was counted.
-fn places(order: &[u8], table: u8, rows: usize) -> Vec<u32> {
-    // Room for one more, so that each place can be written before it is known whether it is kept.
-    let (mut places, mut found) = (vec![0; rows + 1], 0);
-    if rows * 4 > order.len() {
+/// The places of a table's events in their block, into the front of `places`, which has room for one more than there are.
+fn places(order: &[u8], table: u8, places: &mut [u32]) {
+    let mut found = 0;
+    if places.len() * 4 > order.len() {
         for (&of, place) in order.iter().zip(0..) {
             places[found] = place;
             found += usize::from(of == table);
@@ -247,21 +286,14 @@ fn places(order: &[u8], table: u8, rows: usize) -> Vec<u32> {
             found += usize::from(of == table);
         }
     }
-    places.truncate(rows);
-    places
-}
-
-fn pick(of: &Values, places: &[u32]) -> Values {
-    match of {
-        Values::Same { value, .. } => Values::Same { value: *value, rows: places.len() },
-        of => Values::U16(places.iter().map(|&place| of.at(place as usize) as u16).collect()),
-    }
 }
 
 impl Block {
     /// Decodes all of a block's message.
     pub(crate) fn read(message: &Message) -> Result<Self, Wrong> {
-        let tables = (0..message.tables.len()).map(|at| message.table(at)).collect::<Result<Vec<_>, _>>()?;
+        let mut spare = Spare::default();
+        let tables = (0..message.tables.len()).map(|at| message.table(at, &mut spare));
+        let tables = tables.collect::<Result<Vec<_>, _>>()?;
         let mut next = vec![0_u32; tables.len()];
         let mut rows = Vec::with_capacity(message.order.len());
         for &table in &message.order {
@@ -269,9 +301,7 @@ impl Block {
             rows.push(*row);
             *row += 1;
         }
-        let cpus = message.vcpu.iter().zip(&message.pcpu).map(|(vcpu, pcpu)| (vcpu as u16, pcpu as u16));
-        let stamps = message.instruction.iter().zip(cpus);
-        let stamps = stamps.map(|(&instruction, (vcpu, pcpu))| Stamp { instruction, vcpu, pcpu }).collect();
+        let stamps = message.stamps.each(message.order.len());
         let (first, order, texts) = (message.first, message.order.clone(), message.texts.clone());
         Ok(Self { first, order, rows, stamps, tables, texts })
     }
@@ -350,8 +380,8 @@ pub(crate) enum Refused {
     OutOfRange(u64, String),
 }
 
-/// The stamps of each event: instructions, virtual and physical CPUs. `runs` is how many stamps there are.
-fn read_stamps(table: wire::Columns, runs: usize, events: usize) -> Result<(Vec<u64>, Values, Values), Wrong> {
+/// The stamps of a block's events. `runs` is how many there are.
+fn read_stamps(table: wire::Columns, runs: usize, events: usize) -> Result<Stamps, Wrong> {
     let mut columns = table;
     let mut column = |name: &str| {
         let at = columns.iter().position(|(known, _)| known == name);
@@ -359,27 +389,66 @@ fn read_stamps(table: wire::Columns, runs: usize, events: usize) -> Result<(Vec<
     };
     let (counts, instructions, vcpus, pcpus) =
         (column("events"), column("instruction"), column("vcpu"), column("pcpu"));
-    if let Some(run) = (0..runs).find(|&run| vcpus.at(run).max(pcpus.at(run)) > u16::MAX.into()) {
-        return Err(format!("a stamp names CPU {} on {}", vcpus.at(run), pcpus.at(run)));
-    }
-    let (mut all, mut left) = (Vec::with_capacity(events), events as u64);
-    for (count, instruction) in counts.iter().zip(&instructions) {
-        left = left.checked_sub(count).ok_or("it has more stamps than events")?;
-        all.resize(all.len() + count as usize, instruction);
-    }
-    if left > 0 {
-        return Err(format!("it has {} stamps for {events} events", events as u64 - left));
-    }
-    let each = |of: Values| match of {
-        Values::Same { value, .. } => Values::Same { value, rows: events },
-        of => {
-            let mut all = Vec::with_capacity(events);
-            counts.iter().zip(&of).for_each(|(count, cpu)| all.resize(all.len() + count as usize, cpu as u16));
-            Values::U16(all)
+    for cpus in [&vcpus, &pcpus].into_iter().filter(|cpus| !matches!(cpus, Values::U8(_) | Values::U16(_))) {
+        if let Some(cpu) = cpus.iter().find(|&cpu| cpu > u16::MAX.into()) {
+            return Err(format!("a stamp names CPU {cpu}"));
         }
-    };
-    let (vcpu, pcpu) = (each(vcpus), each(pcpus));
-    Ok((all, vcpu, pcpu))
+    }
+    let (mut ends, mut end) = (Vec::with_capacity(runs), 0);
+    for count in &counts {
+        // Of what is within the block's events, no sum is beyond a number.
+        end += count.min(events as u64 + 1 - end);
+        if end > events as u64 {
+            return Err("it has more stamps than events".into());
+        }
+        ends.push(end as u32);
+    }
+    if end < events as u64 {
+        return Err(format!("it has {end} stamps for {events} events"));
+    }
+    Ok(Stamps { ends, instruction: instructions, vcpu: vcpus, pcpu: pcpus })
+}
+
+impl Stamps {
+    /// The stamps of each of a block's events.
+    fn each(&self, events: usize) -> Vec<Stamp> {
+        let cpus = self.vcpu.iter().zip(&self.pcpu).map(|(vcpu, pcpu)| (vcpu as u16, pcpu as u16));
+        let stamps = self.instruction.iter().zip(cpus);
+        let stamps = stamps.map(|(instruction, (vcpu, pcpu))| Stamp { instruction, vcpu, pcpu });
+        let mut each = Vec::with_capacity(events);
+        self.ends.iter().zip(stamps).for_each(|(&end, stamp)| each.resize(end as usize, stamp));
+        each
+    }
+
+    /// The stamps of the events at those places, which rise: instructions, virtual and physical CPUs.
+    fn of(&self, places: &[u32], spare: &mut Spare) -> [Values; 3] {
+        let (mut ends, mut numbers, mut row) = (spare.u32.take(), spare.u64.take(), 0);
+        for (&end, number) in self.ends.iter().zip(&self.instruction) {
+            let begin = row;
+            while row < places.len() && places[row] < end {
+                row += 1;
+            }
+            if row > begin {
+                ends.push(row as u32);
+                numbers.push(number);
+            }
+        }
+        let cpus = |of: &Values, spare: &mut Spare| match of {
+            Values::Same { value, .. } => Values::Same { value: *value, rows: places.len() },
+            of => {
+                let (mut all, mut run) = (spare.u16.take(), 0);
+                all.extend(places.iter().map(|&place| {
+                    while self.ends[run] <= place {
+                        run += 1;
+                    }
+                    of.at(run) as u16
+                }));
+                Values::U16(all)
+            }
+        };
+        let (vcpu, pcpu) = (cpus(&self.vcpu, spare), cpus(&self.pcpu, spare));
+        [Values::Runs(Runs { ends, numbers }), vcpu, pcpu]
+    }
 }
 
 #[cfg(test)]
@@ -387,7 +456,7 @@ mod tests {
     use super::*;
     use crate::coding::Coding;
     use crate::frame::{Head, Tag};
-    use crate::narrow::{Narrow, Spare};
+    use crate::narrow::Narrow;
     use crate::wire::{BlockOut, ColumnOut, TableOut};
 
     /// A block with one `mark` event, whose table has a column that this version does not know, and one event of a kind
@@ -428,7 +497,8 @@ mod tests {
         assert!(matches!(block.event(1), Err(Refused::NewerKind(name)) if name == "teleport"));
         assert_eq!((block.kind(0), block.kind(1)), (Some(Kind::Mark), None));
         let columns = |name: &str| -> Vec<(String, Vec<u64>)> {
-            let rows = message.rows(name, None).expect("a sound block");
+            let mut rows = Rows::default();
+            message.rows(name, None, &mut rows).expect("a sound block");
             rows.columns.into_iter().map(|column| (column.name, column.values.into_vec())).collect()
         };
         assert_eq!(columns("mark"), [("value".into(), vec![7]), ("colour".into(), vec![4])]);

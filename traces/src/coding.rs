@@ -3,6 +3,7 @@
 //! Every coding but the plain one stores the zigzag of a wrapping difference from a prediction, so that a good prediction
 //! leaves zeros and a narrow column.
 
+use crate::narrow::Spare;
 use crate::values::Values;
 use hv_defs::event::Kind;
 use std::collections::HashMap;
@@ -72,7 +73,7 @@ impl Coder {
             }),
             (Coding::Keyed, [key, other, ..]) => {
                 values.iter_mut().zip(key.iter().zip(*other)).for_each(|(value, (&key, &other))| {
-                    let last = std::mem::replace(self.lasts.at([key, other]), *value);
+                    let last = std::mem::replace(self.lasts.at(key, other), *value);
                     *value = zigzag(value.wrapping_sub(last));
                 });
             }
@@ -88,61 +89,75 @@ impl Coder {
 }
 
 /// What was coded, from what is stored. `keys` are the columns that the coding refers to, decoded and as long.
-pub(crate) fn decode(coding: Coding, keys: &[&Values], stored: Values) -> Values {
+pub(crate) fn decode(coding: Coding, keys: &[&Values], stored: Values, spare: &mut Spare) -> Values {
     match (coding, keys, &stored) {
         (Coding::Plain, ..) => return stored,
         // Predictions that all hold: the columns that compress best.
-        (Coding::Relative, [base, ..], Values::Same { value: 0, .. }) => return Values::clone(base),
+        (Coding::Relative, [base, ..], Values::Same { value: 0, .. }) => return copy(base, spare),
         (Coding::Keyed | Coding::Delta, _, Values::Same { value: 0, .. }) => return stored,
         _ => {}
     }
-    let mut values = stored.into_vec();
+    let mut values = spare.u64.take_of(stored.len());
     match (coding, keys) {
-        (Coding::Relative, [base, ..]) => by_tiles(&mut values, [*base], |values, [base]| {
-            values.iter_mut().zip(base).for_each(|(value, base)| *value = base.wrapping_add(unzigzag(*value)));
+        (Coding::Relative, [base, ..]) => by_tiles(&stored, [*base], &mut values, |tile, [base]| {
+            tile.iter_mut().zip(base).for_each(|(value, base)| *value = base.wrapping_add(unzigzag(*value)));
         }),
         (Coding::Keyed, [key]) => {
             let mut lasts = Lasts::default();
-            by_tiles(&mut values, [*key], |values, [key]| {
-                for (value, key) in values.iter_mut().zip(key) {
-                    let last = lasts.of(*key);
-                    *last = last.wrapping_add(unzigzag(*value));
-                    *value = *last;
-                }
+            by_tiles(&stored, [*key], &mut values, |tile, [key]| {
+                tile.iter_mut().zip(key).for_each(|(value, key)| advance(lasts.of(*key), value));
             });
         }
         (Coding::Keyed, [key, other, ..]) => {
             let mut lasts = Lasts::default();
-            by_tiles(&mut values, [*key, *other], |values, [key, other]| {
-                for (value, (key, other)) in values.iter_mut().zip(key.iter().zip(other)) {
-                    let last = lasts.at([*key, *other]);
-                    *last = last.wrapping_add(unzigzag(*value));
-                    *value = *last;
-                }
+            by_tiles(&stored, [*key, *other], &mut values, |tile, [key, other]| {
+                let keys = key.iter().zip(other);
+                tile.iter_mut().zip(keys).for_each(|(value, (key, other))| advance(lasts.at(*key, *other), value));
             });
         }
-        (Coding::Delta, _) => {
-            let mut last = 0_u64;
-            for value in &mut values {
-                last = last.wrapping_add(unzigzag(*value));
-                *value = last;
-            }
+        _ => {
+            let mut last = 0;
+            by_tiles(&stored, [], &mut values, |tile, []| {
+                tile.iter_mut().for_each(|value| advance(&mut last, value));
+            });
         }
-        _ => {}
     }
+    spare.keep(stored);
     Values::U64(values)
 }
 
-/// Shows `work` the values of some rows after others, with those of the key columns.
+/// Makes a stored difference the number that it stands for, which is the last one from now on.
+#[inline(always)]
+fn advance(last: &mut u64, value: &mut u64) {
+    *last = last.wrapping_add(unzigzag(*value));
+    *value = *last;
+}
+
+fn copy(values: &Values, spare: &mut Spare) -> Values {
+    match values {
+        Values::U64(numbers) => {
+            let mut list = spare.u64.take();
+            list.extend_from_slice(numbers);
+            Values::U64(list)
+        }
+        other => other.clone(),
+    }
+}
+
+/// Puts what is stored into `out`, which is as long, and shows it to `work` with the key columns, some rows after others.
 #[inline]
-fn by_tiles<const N: usize>(values: &mut [u64], keys: [&Values; N], mut work: impl FnMut(&mut [u64], [&[u64]; N])) {
+fn by_tiles<const N: usize>(
+    stored: &Values,
+    keys: [&Values; N],
+    out: &mut [u64],
+    mut work: impl FnMut(&mut [u64], [&[u64]; N]),
+) {
     let mut wide = [[0; TILE]; N];
-    let mut from = 0;
-    for tile in values.chunks_mut(TILE) {
+    for (tile, from) in out.chunks_mut(TILE).zip((0..).step_by(TILE)) {
+        stored.widen(from, tile);
         wide.iter_mut().zip(keys).for_each(|(wide, key)| key.widen(from, &mut wide[..tile.len()]));
-        let count = tile.len();
-        work(tile, wide.each_ref().map(|wide| &wide[..count]));
-        from += count;
+        let keys = wide.each_ref().map(|wide| &wide[..tile.len()]);
+        work(tile, keys);
     }
 }
 
@@ -157,7 +172,7 @@ const PROBES: usize = 8;
 /// collide is slower, but each row costs no more than a look into a map.
 pub(crate) struct Lasts {
     small: [u64; 256],
-    slots: Vec<Slot>,
+    slots: Option<Box<[Slot; SLOTS + PROBES]>>,
     others: HashMap<[u64; KEYS], u64>,
 }
 
@@ -172,7 +187,7 @@ const FREE: Slot = Slot { pair: 0, value: 0 };
 
 impl Default for Lasts {
     fn default() -> Self {
-        Self { small: [0; 256], slots: Vec::new(), others: HashMap::new() }
+        Self { small: [0; 256], slots: None, others: HashMap::new() }
     }
 }
 
@@ -180,41 +195,43 @@ impl Lasts {
     /// Forgets all keys.
     fn forget(&mut self) {
         self.small.fill(0);
-        self.slots.fill(FREE);
+        self.slots.iter_mut().for_each(|slots| slots.fill(FREE));
         self.others.clear();
     }
 
     /// Where the last value of a lone key is kept: 0 at first.
     #[inline(always)]
     fn of(&mut self, key: u64) -> &mut u64 {
-        if key < 256 { &mut self.small[key as usize] } else { self.at([0, key]) }
+        if key < 256 { &mut self.small[key as usize] } else { self.at(0, key) }
     }
 
     /// Where the last value of a pair of keys is kept: 0 at first.
     #[inline(always)]
-    fn at(&mut self, key: [u64; KEYS]) -> &mut u64 {
-        let pair = (key[0] << 32 | key[1]).wrapping_add(1);
+    fn at(&mut self, key: u64, other: u64) -> &mut u64 {
+        let pair = (key << 32 | other).wrapping_add(1);
         let at = (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SLOTS.ilog2())) as usize;
-        let narrow = key[0] >> 31 | key[1] >> 32 == 0;
-        match self.slots.get(at) {
-            Some(slot) if narrow && slot.pair == pair => &mut self.slots[at].value,
-            _ => self.probe(at, narrow.then_some(pair), key),
+        let narrow = key >> 31 | other >> 32 == 0;
+        match &self.slots {
+            Some(slots) if narrow & (slots[at].pair == pair) => {}
+            _ => return self.probe(at, narrow.then_some(pair), key, other),
+        }
+        match &mut self.slots {
+            Some(slots) => &mut slots[at].value,
+            None => self.others.entry([key, other]).or_default(),
         }
     }
 
     /// As [`Lasts::at`], where the pair's first slot is not its own, or it is too wide to have one.
     #[inline(never)]
-    fn probe(&mut self, at: usize, pair: Option<u64>, key: [u64; KEYS]) -> &mut u64 {
-        let Some(pair) = pair else { return self.others.entry(key).or_default() };
-        if self.slots.is_empty() {
-            self.slots.resize(SLOTS + PROBES, FREE);
-        }
-        match (at..at + PROBES).find(|&at| [0, pair].contains(&self.slots[at].pair)) {
-            Some(at) => {
-                self.slots[at].pair = pair;
-                &mut self.slots[at].value
+    fn probe(&mut self, at: usize, pair: Option<u64>, key: u64, other: u64) -> &mut u64 {
+        let Some(pair) = pair else { return self.others.entry([key, other]).or_default() };
+        let slots = self.slots.get_or_insert_with(|| Box::new([FREE; SLOTS + PROBES]));
+        match slots[at..at + PROBES].iter_mut().find(|slot| [0, pair].contains(&slot.pair)) {
+            Some(slot) => {
+                slot.pair = pair;
+                &mut slot.value
             }
-            None => self.others.entry(key).or_default(),
+            None => self.others.entry([key, other]).or_default(),
         }
     }
 }
@@ -245,7 +262,7 @@ mod tests {
         }
         let keys: Vec<Values> = keys.iter().map(|key| Values::U64(key.to_vec())).collect();
         let keys: Vec<&Values> = keys.iter().collect();
-        assert_eq!(decode(coding, &keys, Values::U64(stored.to_vec())).into_vec(), values);
+        assert_eq!(decode(coding, &keys, Values::U64(stored.to_vec()), &mut Spare::default()).into_vec(), values);
     }
 
     #[test]
@@ -284,7 +301,7 @@ mod tests {
             (Coding::Keyed, &[&key], &zeros),
             (Coding::Relative, &[&key], &key),
         ] {
-            assert_eq!(decode(coding, keys, zeros.clone()), *expected);
+            assert_eq!(decode(coding, keys, zeros.clone(), &mut Spare::default()), *expected);
         }
     }
 }

@@ -11,6 +11,7 @@
 //! own length is stored as it is; any other is one zstd frame.
 
 use crate::error::Error;
+use crate::wire::{Word, ZERO};
 
 /// How every trace begins. The line ends in it do not survive a transfer as text.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89NVMX\r\n\n";
@@ -179,14 +180,25 @@ pub(crate) fn pack(
     Ok(Head { tag, stored: stored.len() as u32, message: length, events, first, crc })
 }
 
-/// The message that `read` puts into the bytes it is given, of a frame that stores its message as it is.
+/// The message that `read` puts into the bytes it is given, of a frame that stores its message as it is. `words` is
+/// memory for it.
 pub(crate) fn read_stored<E>(
     head: &Head,
+    mut words: Vec<Word>,
     read: impl FnOnce(&mut [u8]) -> Result<(), E>,
-) -> Result<Result<Vec<crate::wire::Word>, String>, E> {
-    let mut words = crate::wire::Word::allocate_zeroed_vec(head.message as usize / 8);
-    read(crate::wire::Word::words_to_bytes_mut(&mut words))?;
-    Ok(check(head, crate::wire::Word::words_to_bytes(&words)).map(|()| words))
+) -> Result<Result<Vec<Word>, String>, E> {
+    resize(&mut words, head.message as usize / 8);
+    read(Word::words_to_bytes_mut(&mut words))?;
+    Ok(check(head, Word::words_to_bytes(&words)).map(|()| words))
+}
+
+/// Gives a list that length. What is in it does not matter.
+fn resize(words: &mut Vec<Word>, length: usize) {
+    if words.capacity() < length {
+        // Memory that the system has zeroed is not zeroed again.
+        *words = Word::allocate_zeroed_vec(length);
+    }
+    words.resize(length, ZERO);
 }
 
 fn check(head: &Head, stored: &[u8]) -> Result<(), String> {
@@ -194,14 +206,19 @@ fn check(head: &Head, stored: &[u8]) -> Result<(), String> {
 }
 
 /// The message in `stored`, as aligned words; or what is wrong with it.
-pub(crate) fn unpack(head: &Head, stored: &[u8]) -> Result<Vec<crate::wire::Word>, String> {
+pub(crate) fn unpack(head: &Head, stored: &[u8]) -> Result<Vec<Word>, String> {
+    unpack_into(head, stored, Vec::new())
+}
+
+/// As [`unpack`]; `words` is memory for the message.
+pub(crate) fn unpack_into(head: &Head, stored: &[u8], mut words: Vec<Word>) -> Result<Vec<Word>, String> {
     check(head, stored)?;
     let length = head.message as usize;
     if stored.len() != length && stored.len().saturating_mul(MAX_ZSTD_RATIO) < length {
         return Err(format!("{} bytes cannot be {length} that were compressed", stored.len()));
     }
-    let mut words = crate::wire::Word::allocate_zeroed_vec(length / 8);
-    let bytes = crate::wire::Word::words_to_bytes_mut(&mut words);
+    resize(&mut words, length / 8);
+    let bytes = Word::words_to_bytes_mut(&mut words);
     if stored.len() == length {
         bytes.copy_from_slice(stored);
     } else {

@@ -1,14 +1,14 @@
 //! Numbers that come a few at a time, into the narrowest list that holds them all.
 
-use crate::values::Values;
+use crate::values::{Runs, Values};
 
-/// Lists that were used before, to be used again.
+/// Lists that were used before, to be used again: to be given fresh memory costs more than to fill it.
 #[derive(Debug, Default)]
 pub(crate) struct Spare {
-    u8: Vec<Vec<u8>>,
-    u16: Vec<Vec<u16>>,
-    u32: Vec<Vec<u32>>,
-    u64: Vec<Vec<u64>>,
+    pub(crate) u8: Pool<u8>,
+    pub(crate) u16: Pool<u16>,
+    pub(crate) u32: Pool<u32>,
+    pub(crate) u64: Pool<u64>,
 }
 
 impl Spare {
@@ -16,11 +16,48 @@ impl Spare {
     pub(crate) fn keep(&mut self, values: Values) {
         match values {
             Values::Same { .. } => {}
-            Values::U8(list) => self.u8.push(list),
-            Values::U16(list) => self.u16.push(list),
-            Values::U32(list) => self.u32.push(list),
-            Values::U64(list) => self.u64.push(list),
+            Values::U8(list) => self.u8.keep(list),
+            Values::U16(list) => self.u16.keep(list),
+            Values::U32(list) | Values::Above { list, .. } => self.u32.keep(list),
+            Values::U64(list) => self.u64.keep(list),
+            Values::Runs(Runs { ends, numbers }) => {
+                self.u32.keep(ends);
+                self.u64.keep(numbers);
+            }
         }
+    }
+}
+
+/// Spare lists of one width.
+#[derive(Debug, Default)]
+pub(crate) struct Pool<T>(Vec<Vec<T>>);
+
+impl<T> Pool<T> {
+    /// Lists that are kept: as many as a table with its stamps takes, so that what a strange trace leaves behind is
+    /// bounded. So is the length of each, by twice what a writer puts into a block.
+    const MOST: usize = 24;
+    const LONGEST: usize = 1 << 16;
+
+    pub(crate) fn keep(&mut self, list: Vec<T>) {
+        if self.0.len() < Self::MOST && (1..=Self::LONGEST).contains(&list.capacity()) {
+            self.0.push(list);
+        }
+    }
+
+    /// An empty list.
+    pub(crate) fn take(&mut self) -> Vec<T> {
+        let mut list = self.0.pop().unwrap_or_default();
+        list.clear();
+        list
+    }
+}
+
+impl<T: Copy + Default> Pool<T> {
+    /// A list of that length, of whatever numbers it was left with.
+    pub(crate) fn take_of(&mut self, length: usize) -> Vec<T> {
+        let mut list = self.0.pop().unwrap_or_default();
+        list.resize(length, T::default());
+        list
     }
 }
 
@@ -65,6 +102,8 @@ impl Narrow {
             Values::U16(list) => list.extend(numbers.iter().map(|&number| number as u16)),
             Values::U32(list) => list.extend(numbers.iter().map(|&number| number as u32)),
             Values::U64(list) => list.extend_from_slice(numbers),
+            // Forms that no list is widened to.
+            Values::Above { .. } | Values::Runs(_) => {}
         }
     }
 
@@ -73,8 +112,7 @@ impl Narrow {
     fn widen(&mut self, spare: &mut Spare) {
         macro_rules! widened {
             ($form:ident, $lists:ident) => {{
-                let mut list = spare.$lists.pop().unwrap_or_default();
-                list.clear();
+                let mut list = spare.$lists.take();
                 list.extend(self.list.iter().map(|number| number as $lists));
                 Values::$form(list)
             }};

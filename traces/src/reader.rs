@@ -6,7 +6,7 @@ use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
 use crate::source::Source;
 use crate::store::{Store, StoreError};
-use crate::wire::{self, Index};
+use crate::wire::{self, Index, Word};
 use hv_defs::event::{Event, Kind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +36,14 @@ pub struct Reader {
     cache: Kept<Block, 3>,
     /// For readers that take one table after another: one for each of a few threads.
     messages: Kept<Message, 2>,
+    /// Memory of messages that were kept, for others.
+    words: Mutex<Vec<Vec<Word>>>,
 }
+
+/// What memory of messages is kept at most: how many lists, and how many words each, far more than a recording's blocks
+/// have.
+const SPARE_LISTS: usize = 2;
+const SPARE_WORDS: usize = 1 << 19;
 
 /// Bytes of blocks of which more than one is kept. What a recording makes is far below it.
 const KEPT_BYTES: usize = 48 << 20;
@@ -52,12 +59,14 @@ impl<T, const MOST: usize> Default for Kept<T, MOST> {
 }
 
 impl<T, const MOST: usize> Kept<T, MOST> {
-    /// What is kept of that block, or what is read now. `bytes` is how much memory that takes.
+    /// What is kept of that block, or what is read now. `bytes` is how much memory that takes, and `forget` is given what
+    /// nobody needs any longer.
     fn or_read(
         &self,
         block: usize,
         read: impl FnOnce() -> Result<T, Error>,
         bytes: impl FnOnce(&T) -> usize,
+        forget: impl Fn(T),
     ) -> Result<Arc<T>, Error> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = kept.iter().position(|(number, ..)| *number == block) {
@@ -74,7 +83,7 @@ impl<T, const MOST: usize> Kept<T, MOST> {
         while kept.len() >= MOST
             || !kept.is_empty() && kept.iter().map(|(_, _, bytes)| bytes).sum::<usize>() + bytes > KEPT_BYTES
         {
-            kept.remove(0);
+            Arc::into_inner(kept.remove(0).1).into_iter().for_each(&forget);
         }
         kept.push((block, read.clone(), bytes));
         Ok(read)
@@ -108,7 +117,8 @@ impl Reader {
                 (scan.blocks, None, !all)
             }
         };
-        Ok(Self { source, header, blocks, counts, truncated, cache: Kept::default(), messages: Kept::default() })
+        let (cache, messages, words) = (Kept::default(), Kept::default(), Mutex::default());
+        Ok(Self { source, header, blocks, counts, truncated, cache, messages, words })
     }
 
     /// The header.
@@ -197,7 +207,7 @@ impl Reader {
 
     /// A block, decoded whole. Recently used ones are kept.
     pub fn block(&self, block: usize) -> Result<Arc<Block>, Error> {
-        self.cache.or_read(block, || self.decoded(block), Block::bytes)
+        self.cache.or_read(block, || self.decoded(block), Block::bytes, drop)
     }
 
     /// The rows of one kind in one block, with all columns. Empty where the block has no such event.
@@ -207,18 +217,35 @@ impl Reader {
 
     /// As [`Reader::block_columns`], with only the columns that are named.
     pub fn block_columns_of(&self, block: usize, kind: Kind, columns: &[&str]) -> Result<Rows, Error> {
-        self.read_rows(block, kind.name(), Some(columns))
+        let mut rows = Rows::default();
+        self.read_rows(block, kind.name(), Some(columns), &mut rows)?;
+        Ok(rows)
+    }
+
+    /// As [`Reader::block_columns`], with all columns or those that are named, into `rows`: who reads one block after
+    /// another has their memory used again.
+    pub fn block_columns_into(
+        &self,
+        block: usize,
+        kind: Kind,
+        columns: Option<&[&str]>,
+        rows: &mut Rows,
+    ) -> Result<(), Error> {
+        self.read_rows(block, kind.name(), columns, rows)
     }
 
     /// The rows of one table in one block by the table's name, for tables that a newer version added.
     pub fn block_table(&self, block: usize, table: &str) -> Result<Rows, Error> {
-        self.read_rows(block, table, None)
+        let mut rows = Rows::default();
+        self.read_rows(block, table, None, &mut rows)?;
+        Ok(rows)
     }
 
     /// The rows of a table. The block's message is kept, since who reads one table is like to read another.
-    fn read_rows(&self, number: usize, table: &str, columns: Option<&[&str]>) -> Result<Rows, Error> {
-        let message = self.messages.or_read(number, || self.message(number), Message::bytes)?;
-        message.rows(table, columns).map_err(|why| self.damaged(number, why))
+    fn read_rows(&self, number: usize, table: &str, columns: Option<&[&str]>, rows: &mut Rows) -> Result<(), Error> {
+        let spent = |message: Message| self.keep_words(message);
+        let message = self.messages.or_read(number, || self.message(number), Message::bytes, spent)?;
+        message.rows(table, columns, rows).map_err(|why| self.damaged(number, why))
     }
 
     /// Whether the index was read, rather than rebuilt.
@@ -239,7 +266,18 @@ impl Reader {
     }
 
     fn decoded(&self, number: usize) -> Result<Block, Error> {
-        Block::read(&self.message(number)?).map_err(|why| self.damaged(number, why))
+        let message = self.message(number)?;
+        let block = Block::read(&message).map_err(|why| self.damaged(number, why));
+        self.keep_words(message);
+        block
+    }
+
+    fn keep_words(&self, message: Message) {
+        let words = message.into_words();
+        let mut spare = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_LISTS && words.capacity() <= SPARE_WORDS {
+            spare.push(words);
+        }
     }
 
     /// A block's message, whose frame is as the index says.
@@ -252,10 +290,11 @@ impl Reader {
             return Err(damaged("its frame is not the one that the index tells of".into()));
         }
         let offset = block.offset + HEAD as u64;
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         let words = if head.stored == head.message {
-            frame::read_stored(&head, |bytes| self.source.read(offset, bytes))?
+            frame::read_stored(&head, words, |bytes| self.source.read(offset, bytes))?
         } else {
-            frame::unpack(&head, &self.source.take(offset, head.stored as usize)?)
+            frame::unpack_into(&head, &self.source.take(offset, head.stored as usize)?, words)
         };
         let words = words.map_err(damaged)?;
         Message::read(words, (block.first, block.events)).map_err(damaged)

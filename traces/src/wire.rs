@@ -6,6 +6,7 @@
 use crate::coding::{self, Coding, KEYS};
 use crate::frame::MAX_BLOCK_EVENTS;
 use crate::header::{Header, Image, sha256};
+use crate::narrow::Spare;
 use crate::trace_capnp as schema;
 use crate::values::Values;
 pub(crate) use capnp::Word;
@@ -19,6 +20,9 @@ use std::sync::Arc;
 /// The most tables that a block may have, and the most columns of a table.
 pub(crate) const MAX_TABLES: usize = 64;
 const MAX_COLUMNS: usize = 32;
+
+/// A word of zeros.
+pub(crate) const ZERO: Word = capnp::word(0, 0, 0, 0, 0, 0, 0, 0);
 
 /// What is wrong with a message.
 pub(crate) type Wrong = String;
@@ -308,7 +312,7 @@ pub(crate) fn write_block(block: &BlockOut<'_>, words: &mut Vec<Word>, message: 
     let texts: usize = block.texts.iter().map(|text| text.len() + 24).sum();
     // Enough for one segment, so that the list of segments is always the same.
     let room = (bytes + texts) / 8 + 1024;
-    words.resize(words.len().max(room), capnp::word(0, 0, 0, 0, 0, 0, 0, 0));
+    words.resize(words.len().max(room), ZERO);
     let allocator = ScratchSpaceHeapAllocator::new(Word::words_to_bytes_mut(&mut words[..room]));
     let mut built = Builder::new(allocator);
     let mut root = built.init_root::<schema::block::Builder<'_>>();
@@ -376,6 +380,8 @@ fn write_column(column: &ColumnOut<'_>, mut out: schema::column::Builder<'_>) {
         Values::U16(list) => fill!(out.init_u16(rows), list),
         Values::U32(list) => fill!(out.init_u32(rows), list),
         Values::U64(list) => fill!(out.init_u64(rows), list),
+        // What is stored is of no other form.
+        other @ (Values::Above { .. } | Values::Runs(_)) => fill!(out.init_u64(rows), &other.to_vec()),
     }
 }
 
@@ -395,17 +401,17 @@ pub(crate) struct BlockIn {
 pub(crate) type Columns = Vec<(String, Option<Values>)>;
 
 /// Reads the block in `words`, without its tables' columns.
-pub(crate) fn read_block(words: &[Word]) -> Result<BlockIn, Wrong> {
+pub(crate) fn read_block(words: &[Word], spare: &mut Spare) -> Result<BlockIn, Wrong> {
     open(words, |message| {
         let root = message.get_root::<schema::block::Reader<'_>>().map_err(wrong)?;
         let events = root.get_events();
         if events > MAX_BLOCK_EVENTS {
             return Err(format!("it claims {events} events"));
         }
-        let order = read_order(&root.get_order().map_err(wrong)?, events)?;
+        let order = read_order(&root.get_order().map_err(wrong)?, events, spare)?;
         let stamps = root.get_stamps().map_err(wrong)?;
         let runs = read_rows(&stamps, "stamps", events)?;
-        let stamps = read_columns(stamps, "stamps", runs, &|_| true)?;
+        let stamps = read_columns(stamps, "stamps", runs, &|_| true, spare)?;
         let found = root.get_tables().map_err(wrong)?;
         if found.len() as usize > MAX_TABLES {
             return Err(format!("it has {} tables", found.len()));
@@ -436,11 +442,12 @@ pub(crate) fn read_table(
     at: usize,
     (name, rows): (&str, u32),
     wanted: &dyn Fn(&str) -> bool,
+    spare: &mut Spare,
 ) -> Result<Columns, Wrong> {
     open(words, |message| {
         let root = message.get_root::<schema::block::Reader<'_>>().map_err(wrong)?;
         let table = root.get_tables().map_err(wrong)?.try_get(at as u32);
-        read_columns(table.ok_or_else(|| format!("it has no table {at}"))?, name, rows, wanted)
+        read_columns(table.ok_or_else(|| format!("it has no table {at}"))?, name, rows, wanted, spare)
     })
 }
 
@@ -454,6 +461,7 @@ fn read_columns(
     name: &str,
     rows: u32,
     wanted: &dyn Fn(&str) -> bool,
+    spare: &mut Spare,
 ) -> Result<Columns, Wrong> {
     let found = table.get_columns().map_err(wrong)?;
     if found.len() as usize > MAX_COLUMNS {
@@ -471,10 +479,10 @@ fn read_columns(
     for (at, (column, own_name)) in found.iter().zip(names).enumerate() {
         let mut values = None;
         if needed[at] {
-            let stored = read_column(&column, rows)?;
+            let stored = read_column(&column, rows, spare)?;
             let (coding, keys) = &keys[at];
             let keys: Vec<&Values> = keys.iter().filter_map(|&key| columns[key].1.as_ref()).collect();
-            values = Some(coding::decode(*coding, &keys, stored));
+            values = Some(coding::decode(*coding, &keys, stored, spare));
         }
         columns.push((own_name, values));
     }
@@ -497,36 +505,38 @@ fn read_keys(column: &schema::column::Reader<'_>, at: usize) -> Result<(Coding, 
 }
 
 macro_rules! take {
-    ($list:expr, $rows:expr) => {{
+    ($list:expr, $rows:expr, $taken:expr) => {{
         let list = $list.map_err(wrong)?;
         if list.len() != $rows {
             return Err(format!("a column has {} numbers for {} rows", list.len(), $rows));
         }
+        let mut taken = $taken;
         match list.as_slice() {
-            Some(numbers) if cfg!(target_endian = "little") => numbers.to_vec(),
-            _ => list.iter().collect(),
+            Some(numbers) if cfg!(target_endian = "little") => taken.extend_from_slice(numbers),
+            _ => taken.extend(list.iter()),
         }
+        taken
     }};
 }
 
-fn read_column(column: &schema::column::Reader<'_>, rows: u32) -> Result<Values, Wrong> {
+fn read_column(column: &schema::column::Reader<'_>, rows: u32, spare: &mut Spare) -> Result<Values, Wrong> {
     use schema::column::{Same, U8, U16, U32, U64};
     Ok(match column.which().map_err(wrong)? {
         Same(value) => Values::Same { value, rows: rows as usize },
-        U8(list) => Values::U8(take!(list, rows)),
-        U16(list) => Values::U16(take!(list, rows)),
-        U32(list) => Values::U32(take!(list, rows)),
-        U64(list) => Values::U64(take!(list, rows)),
+        U8(list) => Values::U8(take!(list, rows, spare.u8.take())),
+        U16(list) => Values::U16(take!(list, rows, spare.u16.take())),
+        U32(list) => Values::U32(take!(list, rows, spare.u32.take())),
+        U64(list) => Values::U64(take!(list, rows, spare.u64.take())),
     })
 }
 
 /// The column that says which table each event's row is in. No block has as many tables as a byte can tell apart.
-fn read_order(column: &schema::column::Reader<'_>, events: u32) -> Result<Vec<u8>, Wrong> {
+fn read_order(column: &schema::column::Reader<'_>, events: u32, spare: &mut Spare) -> Result<Vec<u8>, Wrong> {
     if column.get_coding().map_err(wrong)? != schema::Coding::Plain {
         return Err("its order is coded".into());
     }
     let narrow = |table: u64| u8::try_from(table).map_err(|_| format!("an event belongs to table {table}"));
-    match read_column(column, events)? {
+    match read_column(column, events, spare)? {
         Values::U8(order) => Ok(order),
         Values::Same { value, rows } => Ok(vec![narrow(value)?; rows]),
         wide => wide.iter().map(narrow).collect(),

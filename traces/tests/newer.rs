@@ -74,7 +74,7 @@ fn a_table_that_is_not_known_is_kept_and_shown() {
         let block = reader.block_of(number as u64).expect("it is there");
         let rows = reader.block_table(block, "mack").expect("kept");
         let value = rows.column("value").map(Values::to_vec);
-        assert_eq!((rows.event, value), (vec![number as u64], Some(vec![mark.into()])));
+        assert_eq!((rows.event.to_vec(), value), (vec![number as u64], Some(vec![mark.into()])));
     }
     assert_eq!(newer, 1);
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{events, header, nested, write};
 use hv_defs::event::{Event, Kind, Stamp, Stop, StopKind, What};
 use proptest::prelude::*;
-use traces::{Error, Reader, Writer};
+use traces::{Error, Reader, Rows, Writer};
 
 fn read(reader: &Reader) -> Result<Vec<Event>, Error> {
     reader.events(0).collect()
@@ -44,21 +44,25 @@ proptest! {
     #[test]
     fn columns_are_the_events(events in events(300), ends in prop::collection::vec(0..300_usize, 0..3)) {
         let reader = open(&write(&events, &ends));
+        let mut rows = Rows::default();
         for &kind in Kind::ALL {
             let mut found = Vec::new();
             for block in 0..reader.blocks().len() {
-                let rows = reader.block_columns(block, kind).unwrap();
+                // Into what held other rows before.
+                reader.block_columns_into(block, kind, None, &mut rows).unwrap();
+                prop_assert_eq!(&rows.columns, &reader.block_columns(block, kind).unwrap().columns);
                 for at in 0..rows.len() {
                     let row: Vec<u64> = rows.columns.iter().map(|column| column.values.at(at)).collect();
                     let what = What::from_row(kind, &row, &rows.texts).unwrap();
                     let [vcpu, pcpu] = [&rows.vcpu, &rows.pcpu].map(|cpus| cpus.at(at) as u16);
-                    let stamp = Stamp { instruction: rows.instruction[at], vcpu, pcpu };
-                    found.push((rows.event[at], Event { at: stamp, what }));
+                    let stamp = Stamp { instruction: rows.instruction.at(at), vcpu, pcpu };
+                    found.push((rows.event.at(at), Event { at: stamp, what }));
                 }
                 for column in &rows.columns {
                     let alone = reader.block_columns_of(block, kind, &[&column.name]).unwrap();
                     prop_assert_eq!(&alone.columns[..], std::slice::from_ref(column));
                     prop_assert_eq!(&alone.event, &rows.event);
+                    prop_assert_eq!(&alone.instruction, &rows.instruction);
                 }
             }
             let numbered = events.iter().cloned().enumerate().map(|(at, event)| (at as u64, event));

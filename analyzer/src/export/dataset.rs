@@ -182,9 +182,11 @@ fn read_tables(reader: &Reader, parts: &mut [Part], mut seen: impl FnMut(u64)) -
         TABLES.iter().zip(parts).partition(|(table, _)| is_judged(table));
     std::thread::scope(|scope| {
         let judge = scope.spawn(move || judged.iter_mut().try_for_each(|(_, part)| flushes(reader.into(), part)));
+        let mut rows = traces::Rows::default();
         let read = (0..reader.blocks().len()).try_for_each(|block| {
             for (table, part) in &mut plain {
-                fill(&mut part.rows, table, &reader.block_columns(block, table.kind)?);
+                reader.block_columns_into(block, table.kind, None, &mut rows)?;
+                fill(&mut part.rows, table, &rows);
                 part.settle()?;
             }
             let info = &reader.blocks()[block];

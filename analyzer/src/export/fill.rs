@@ -12,8 +12,8 @@ use traces::Values;
 /// Adds the rows of a block, all of whose columns were read.
 pub(super) fn fill(rows: &mut Rows, table: &Table, read: &traces::Rows) {
     let (stamps, mut columns) = rows.columns_mut().split_at_mut(STAMP.len());
-    stamps[0].extend_signed(read.event.iter().copied());
-    stamps[1].extend_signed(read.instruction.iter().copied());
+    stamps[0].extend_signed(read.event.iter());
+    stamps[1].extend_signed(read.instruction.iter());
     stamps[2].extend_signed(read.vcpu.iter());
     stamps[3].extend_signed(read.pcpu.iter());
     if table.constant_kind {

@@ -171,8 +171,8 @@ impl Test {
             Self::Cell(cell, test) => {
                 let texts = &rows.texts;
                 match *cell {
-                    Cell::Event => rows.event.iter().map(|&number| test.holds(number, texts)).collect(),
-                    Cell::Instruction => rows.instruction.iter().map(|&number| test.holds(number, texts)).collect(),
+                    Cell::Event => rows.event.iter().map(|number| test.holds(number, texts)).collect(),
+                    Cell::Instruction => rows.instruction.iter().map(|number| test.holds(number, texts)).collect(),
                     Cell::Vcpu => rows.vcpu.iter().map(|number| test.holds(number, texts)).collect(),
                     Cell::Pcpu => rows.pcpu.iter().map(|number| test.holds(number, texts)).collect(),
                     Cell::Column(at, shift, mask) => over_column(&columns[at], rows.len(), shift, mask, test, texts),
