@@ -11,6 +11,7 @@ mod saved;
 pub use saved::RestoreError;
 
 use crate::boot::{self, Loaded};
+use crate::cpu::{Met, Stops};
 use crate::device::Board;
 use crate::guests;
 use crate::l0::{self, Bus, L0, L0_MEMORY, Ran};
@@ -240,6 +241,54 @@ impl Machine {
     /// same, and slower.
     pub fn set_fine(&mut self, fine: bool) {
         self.l0.set_fine(fine);
+    }
+
+    /// Has [`Machine::run_to`] and [`Machine::advance`] pause at these too; if `passes`, not at the instruction before which
+    /// it is paused now. A machine that is restored has none.
+    pub fn set_stops(&mut self, stops: &Stops, passes: bool) {
+        self.l0.silicon.set_stops(stops, passes);
+    }
+
+    /// Which of them it has paused at, if that is why it did; it forgets it.
+    pub fn take_met(&mut self) -> Option<Met> {
+        self.l0.silicon.take_met(self.pcpu)
+    }
+
+    /// Goes on to the next instruction boundary of whichever guest runs, where nothing has been executed yet, and pauses
+    /// there. A machine that is paused stays where it is.
+    pub fn settle(&mut self, world: &mut dyn World) -> Advance {
+        self.l0.silicon.pause_at(Some(0));
+        let ended = loop {
+            if self.is_paused() {
+                break Advance::Paused;
+            }
+            match self.advance(world) {
+                Advance::On => {}
+                ended => break ended,
+            }
+        };
+        self.l0.silicon.pause_at(None);
+        ended
+    }
+
+    /// Executes one instruction of the guest that runs, or the exit that it makes instead, and settles.
+    pub fn step_one(&mut self, world: &mut dyn World) -> Advance {
+        match self.settle(world) {
+            Advance::Paused => {}
+            ended => return ended,
+        }
+        self.l0.silicon.pause_at(Some(self.now() + 1));
+        let fine = self.l0.is_fine();
+        self.l0.set_fine(true);
+        let ran = self.advance(world);
+        self.l0.set_fine(fine);
+        match ran {
+            Advance::On => self.settle(world),
+            ran => {
+                self.l0.silicon.pause_at(None);
+                ran
+            }
+        }
     }
 
     /// Whether the guest whose turn it is was stopped between two of its instructions.

@@ -3,7 +3,7 @@
 //! A VMCS lies in its region as [`Vmcs`] lays it out, active or not, and VMPTRLD costs nothing. What a guest leaves in
 //! the CPU stays there until another guest needs the place: a transition moves what changed, not what could have.
 
-use crate::cpu::{self, Blocks, Cpu, Trap, Vectors};
+use crate::cpu::{self, Blocks, Cpu, Met, Stops, Trap, Vectors};
 use crate::memory::Memory;
 use crate::mmu::{Mmu, Statistics};
 use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
@@ -154,6 +154,39 @@ impl SoftSilicon {
     /// [`Silicon::retired`] is not below `clock`; `None` for never. Guests notice nothing, nor does L0.
     pub fn pause_at(&mut self, clock: Option<u64>) {
         self.cpus.iter_mut().for_each(|physical| physical.cpu.pause_at(clock));
+    }
+
+    /// Has [`Silicon::enter`] stop with [`Outcome::Paused`] at these too, on every CPU; if `passes`, not where a guest stands
+    /// that was stopped. Guests notice nothing, nor does L0. They are no part of the state that is saved.
+    pub fn set_stops(&mut self, stops: &Stops, passes: bool) {
+        for physical in &mut self.cpus {
+            physical.cpu.set_stops(stops, physical.paused.filter(|_| passes).map(|_| self.clock));
+        }
+    }
+
+    /// What a CPU has stopped at; it forgets it.
+    pub fn take_met(&mut self, cpu: Pcpu) -> Option<Met> {
+        self.cpus[cpu].cpu.take_met()
+    }
+
+    /// A VMCS of L0's as it would be had its guest just exited, with nothing changed.
+    pub(crate) fn vmcs_now(&self, at: Hpa) -> Vmcs {
+        let mut vmcs = self.memory.vmcs(at).clone();
+        if let Some(physical) = self.cpus.iter().find(|physical| physical.loaded == Some(at)) {
+            let inside = physical.paused.is_some_and(|inside| inside.current == at);
+            if inside {
+                state::save_hot(&physical.cpu, &mut vmcs);
+            }
+            if inside || physical.unsaved {
+                state::save_cold(&physical.cpu, &mut vmcs);
+            }
+        }
+        vmcs
+    }
+
+    /// Bytes of host-physical memory; `None` where they are not all memory.
+    pub fn bytes(&self, at: Hpa, count: usize) -> Option<&[u8]> {
+        self.memory.bytes(at, count)
     }
 
     #[inline(always)]

@@ -3,6 +3,10 @@
 //! Forwards it replays and compares; back it goes to a checkpoint before the place and forwards again. Checkpoints are taken
 //! on the way, so that a place that was passed once is near ever after.
 
+mod walk;
+
+pub use walk::{Came, Place, Runner, Walk};
+
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::recorded::Recorded;
 use crate::{Divergence, Error, machine};

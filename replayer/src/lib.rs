@@ -6,9 +6,10 @@
 
 mod checkpoint;
 mod cursor;
+pub mod gdb;
 mod recorded;
 
-pub use cursor::{Arrived, Cursor};
+pub use cursor::{Arrived, Came, Cursor, Place, Runner, Walk};
 pub use recorded::{Divergence, Side};
 
 use hv::machine::{Machine, MachineError};

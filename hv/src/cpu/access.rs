@@ -250,6 +250,9 @@ impl Cpu {
         } else {
             self.translate(memory, wrap(at.wrapping_add(here)), access, user, bytes)?.0
         };
+        if self.exec.stopping.is_some() {
+            self.guard_access(at, bytes, access, self.exec.code_writes == CodeWrites::Tell)?;
+        }
         if access == Access::Write && self.exec.code_writes == CodeWrites::Refuse {
             for hpa in [first, second] {
                 if memory.flags(hpa).code() {

@@ -94,8 +94,23 @@ fn stopped(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<()
             cpu.exec.apart = false;
             ran
         }
+        Stop::Guarded => guarded(cpu, memory, blocks),
         Stop::Unsupported(what) => Err(Trap::Unsupported(cpu.report(memory, what))),
     }
+}
+
+/// Looks at an instruction for who watches, and runs it.
+fn guarded(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Trap> {
+    if cpu.stops_here() {
+        return Err(Trap::Paused);
+    }
+    let before = cpu.set_passing(true);
+    let ran = match one(cpu, memory, blocks) {
+        Ok(()) => Ok(()),
+        Err(Halt) => stopped(cpu, memory, blocks),
+    };
+    cpu.set_passing(before);
+    ran
 }
 
 /// The mode that decides how code is decoded.
@@ -127,6 +142,7 @@ fn fetch(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> {
 
 #[cold]
 fn fetch_slow(cpu: &mut Cpu, memory: &mut Memory, at: u64) -> Result<Hpa, Halt> {
+    cpu.guard_fetch(at)?;
     if !cpu.canonical(at) {
         return cpu.gp();
     }
@@ -222,6 +238,7 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
         cpu.break_at(at)?;
     }
     cpu.exec.hits = 0;
+    cpu.begin_watching();
     let hpa = fetch(cpu, memory, at)?;
     let id = block_at(cpu, memory, blocks, hpa, mode, at);
     let mut row = if id == NONE { Vec::new() } else { blocks.first(id, 1) };
@@ -251,6 +268,7 @@ fn one(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks) -> Result<(), Ha
         cpu.pending_debug |= cpu.exec.hits | ENABLED_BREAKPOINT;
     }
     cpu.after_step();
+    cpu.end_watching();
     Ok(())
 }
 
@@ -351,6 +369,11 @@ impl Cpu {
         }
     }
 
+    /// The linear address of the instruction at RIP.
+    pub(super) fn linear_rip(&self) -> u64 {
+        linear_rip(self, mode(self))
+    }
+
     /// Makes ready to run.
     fn begin(&mut self, memory: &mut Memory) {
         self.exec.stop = Stop::None;
@@ -367,6 +390,7 @@ impl Cpu {
 
     /// What there is to say of the instruction at RIP.
     fn report(&mut self, memory: &mut Memory, what: String) -> Unsupported {
+        self.set_passing(true);
         let mode = mode(self);
         let at = linear_rip(self, mode);
         let mut bytes = Vec::new();

@@ -30,6 +30,7 @@ mod ops;
 mod rows;
 mod segment;
 mod state;
+mod stops;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -41,3 +42,4 @@ pub use decode::has;
 pub use event::inject;
 pub use exec::run;
 pub use state::{Cpu, Segment, Table, Trap};
+pub use stops::{Met, Stops, Watch};

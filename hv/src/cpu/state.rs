@@ -2,6 +2,7 @@
 
 use super::apic::Vectors;
 use super::flags::Flags;
+use super::stops::Stopping;
 use crate::mmu::Mmu;
 use crate::silicon::{Registers, Unsupported};
 use crate::vmx::controls::Controls;
@@ -113,6 +114,9 @@ pub(super) struct Exec {
     /// The clock at which whoever watches the CPU wants it stopped.
     #[serde(skip)]
     pub(super) pause: Pause,
+    /// The instructions and accesses at which it does.
+    #[serde(skip)]
+    pub(super) stopping: Option<Box<Stopping>>,
     /// The address of the op that ended the last block.
     #[serde(skip)]
     pub(super) left: usize,
@@ -187,6 +191,9 @@ pub(super) enum Stop {
     CodeWrite(u64),
     /// An access to the APIC-access page. The instruction is to be tried again, by itself.
     Apart,
+    /// An instruction or an access in a page that holds a stop of who watches. The instruction is to be looked at, and tried
+    /// again by itself.
+    Guarded,
     /// A software interrupt, or a trap that the instruction itself is.
     Software(super::event::Event),
     /// What this CPU does not have.
@@ -204,7 +211,7 @@ pub enum Trap {
     Exit(Box<ExitInfo>),
     /// The guest did what this CPU does not have.
     Unsupported(Unsupported),
-    /// The clock is where [`Cpu::pause_at`] said. Nothing has happened to the guest, and [`super::run`] goes on with it.
+    /// The clock is where [`Cpu::pause_at`] said, or the CPU met one of [`Stops`](super::Stops). Nothing has happened to the guest, and [`super::run`] goes on with it.
     Paused,
 }
 

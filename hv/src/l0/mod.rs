@@ -22,6 +22,7 @@ mod fields;
 mod frames;
 mod handle;
 mod io;
+mod look;
 mod mmio;
 mod monitor;
 mod msr;
@@ -48,6 +49,7 @@ mod vpid;
 mod whereabouts;
 
 pub use bus::{Bus, BusEvent, Ram, Signals};
+pub use look::Guest;
 pub use start::{Segment, Start};
 
 use crate::silicon::{Pcpu, Registers, Silicon};

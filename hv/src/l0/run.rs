@@ -52,6 +52,11 @@ impl<S: Silicon> L0<S> {
         self.fine = fine;
     }
 
+    /// Whether it does.
+    pub(crate) fn is_fine(&self) -> bool {
+        self.fine
+    }
+
     /// Whether silicon was stopped inside a vCPU's guest by who watches it.
     ///
     /// # Panics

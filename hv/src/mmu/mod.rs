@@ -131,6 +131,9 @@ pub struct Mmu {
     context: front::Tag,
     /// The front cache is not asked.
     watched: bool,
+    /// Pages that it does not hold, by their first linear addresses, in order.
+    #[serde(skip)]
+    guarded: Vec<u64>,
     user: bool,
     ac: bool,
     tlb: Tlb,
@@ -167,6 +170,7 @@ impl Mmu {
             fetches: Front::default(),
             context: front::Tag::default(),
             watched: false,
+            guarded: Vec::new(),
             user: false,
             ac: false,
             tlb: Tlb::new(entries),
@@ -235,7 +239,7 @@ impl Mmu {
         } else {
             self.translate_unpaged(memory, gva, access)?
         };
-        if !self.watched && class(self.now.mode, user, ac) == self.context.class() {
+        if !self.watched && !self.is_guarded(gva) && class(self.now.mode, user, ac) == self.context.class() {
             match access {
                 Access::Fetch => self.fetches.fill(gva, self.context, at.0),
                 Access::Read if self.context.class() == CHECKED => {}
@@ -491,6 +495,19 @@ impl Mmu {
     pub fn set_watched(&mut self, watched: bool) {
         self.watched = watched;
         self.set_privilege(self.user, self.ac);
+    }
+
+    /// Has every access to these pages of linear addresses come by [`Mmu::translate`]. The pages are given by their first
+    /// addresses, in order.
+    pub fn set_guarded(&mut self, pages: Vec<u64>) {
+        self.guarded = pages;
+        self.clear_lines();
+    }
+
+    /// Whether an address is in one of them.
+    #[inline]
+    pub fn is_guarded(&self, gva: u64) -> bool {
+        !self.guarded.is_empty() && self.guarded.binary_search(&(gva & !0xfff)).is_ok()
     }
 
     /// Takes the rights of protection keys for user pages.

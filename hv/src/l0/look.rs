@@ -1,0 +1,231 @@
+//! A look at guests from outside, between two runs: the state and the memory of each level, as a debugger or an inspector
+//! shows them. Nothing is disturbed: no accessed flag is set, no TLB filled, no event told.
+//!
+//! The levels are L0's. What L1 runs as its own nested guest's guest (L3) is for L0 an L2 with another vmcs12.
+
+use super::L0;
+use super::ept12::{index, is_leaf, is_misconfigured, leaf_base, span};
+use super::vcpu::VMCS01;
+use crate::silicon::Registers;
+use crate::soft::SoftSilicon;
+use crate::vmcs::Vmcs;
+use hv_defs::addr::{Gpa, Hpa, L2Gpa, PAGE_SIZE, is_canonical};
+use hv_defs::controls::{EntryControls, PrimaryControls, SecondaryControls};
+use hv_defs::ept::{EptEntry, Eptp};
+use hv_defs::vmcs;
+use hv_defs::x86::{Cr0, Cr4, Efer, Pte};
+
+/// A guest's state at this moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guest {
+    /// 1 for L1, 2 for the guest of its current vmcs12.
+    pub level: u8,
+    /// Whether it is this guest that the vCPU executes, or would.
+    pub runs: bool,
+    /// The VMCS whose guest state is its own: vmcs01, vmcs02 while L2 runs, else vmcs12. It is right about all of it.
+    pub vmcs: Box<Vmcs>,
+    /// The registers that no VMCS holds; `None` for a guest that does not run, whose hypervisor keeps them or nobody.
+    pub registers: Option<Box<Registers>>,
+    /// The EPT pointer that L1 gave it; `None` for L1, and for an L2 without EPT.
+    pub eptp12: Option<Eptp>,
+    /// Its vmcs12's L1-physical address; `None` for L1.
+    pub vmcs12: Option<Gpa>,
+    mode_based: bool,
+}
+
+impl Guest {
+    /// IA32_EFER, with the mode that the VMCS says.
+    pub fn efer(&self) -> u64 {
+        let long = self.vmcs.get(vmcs::ENTRY_CONTROLS).contains(EntryControls::IA32E_MODE_GUEST);
+        let efer = self.vmcs.get(vmcs::GUEST_EFER) & !Efer::LMA.bits();
+        if long { efer | Efer::LMA.bits() | Efer::LME.bits() } else { efer }
+    }
+}
+
+impl L0<SoftSilicon> {
+    /// How many vCPUs L1 has.
+    pub fn vcpus(&self) -> usize {
+        self.vcpus.len()
+    }
+
+    /// The guest that a vCPU runs: 1 for L1, 2 for L2.
+    ///
+    /// # Panics
+    /// When there is no such vCPU.
+    pub fn level(&self, vcpu: usize) -> u8 {
+        self.vcpus[vcpu].level
+    }
+
+    /// A vCPU's vmcs01, as it would be had its guest just exited.
+    ///
+    /// # Panics
+    /// As [`L0::level`].
+    pub fn vmcs01(&self, vcpu: usize) -> Vmcs {
+        self.silicon.vmcs_now(self.vcpus[vcpu].saved[VMCS01].hpa)
+    }
+
+    /// The current vmcs12 with its L1-physical address; `None` when L1 has none.
+    ///
+    /// # Panics
+    /// As [`L0::level`].
+    pub fn vmcs12(&self, vcpu: usize) -> Option<(Gpa, Vmcs)> {
+        let vcpu = &self.vcpus[vcpu];
+        if !vcpu.vmx.current {
+            return None;
+        }
+        let vmcs12 = &vcpu.vmcs12;
+        let mut fields = (*vmcs12.fields).clone();
+        if let Some(slot) = vcpu.pool.find(vmcs12.gpa).filter(|_| !vmcs12.lazy.is_empty()) {
+            let vmcs02 = self.silicon.vmcs_now(vcpu.saved[vcpu.pool.slots[slot].saved].hpa);
+            for row in vmcs12.lazy.rows() {
+                fields.set_row(row, vmcs02.row(row));
+            }
+        }
+        Some((vmcs12.gpa, fields))
+    }
+
+    /// The vmcs02 of the current vmcs12 with its host-physical address; `None` when it has none, or there is none.
+    ///
+    /// # Panics
+    /// As [`L0::level`].
+    pub fn vmcs02(&self, vcpu: usize) -> Option<(Hpa, Vmcs)> {
+        let vcpu = &self.vcpus[vcpu];
+        let number = match vcpu.level {
+            2 => vcpu.current,
+            _ if vcpu.vmx.current => vcpu.pool.slots[vcpu.pool.find(vcpu.vmcs12.gpa)?].saved,
+            _ => return None,
+        };
+        let hpa = vcpu.saved[number].hpa;
+        Some((hpa, self.silicon.vmcs_now(hpa)))
+    }
+
+    /// The state of a vCPU's guest; `None` when there is no such guest: a vCPU that was not started, an L2 that L1 has not
+    /// launched.
+    pub fn guest(&self, vcpu: usize, level: u8) -> Option<Guest> {
+        let it = self.vcpus.get(vcpu).filter(|it| it.started)?;
+        let runs = it.level == level;
+        let (vmcs, vmcs12) = match level {
+            1 => (self.vmcs01(vcpu), None),
+            2 if runs => (self.vmcs02(vcpu)?.1, self.vmcs12(vcpu)),
+            2 if it.vmcs12.launched => {
+                let vmcs12 = self.vmcs12(vcpu)?;
+                (vmcs12.1.clone(), Some(vmcs12))
+            }
+            _ => return None,
+        };
+        let registers = runs.then(|| match it.pcpu.filter(|_| it.resident) {
+            Some(pcpu) => self.silicon.cpu(pcpu).regs.clone(),
+            None => it.registers.clone(),
+        });
+        let (mut eptp12, mut mode_based) = (None, false);
+        if let Some((_, fields)) = &vmcs12 {
+            let on = fields.get(vmcs::PRIMARY_CONTROLS).contains(PrimaryControls::ACTIVATE_SECONDARY);
+            let secondary = fields.get(vmcs::SECONDARY_CONTROLS);
+            eptp12 = (on && secondary.contains(SecondaryControls::EPT)).then(|| fields.get(vmcs::EPT_POINTER));
+            mode_based = secondary.contains(SecondaryControls::MODE_BASED_EXECUTE);
+        }
+        let vmcs12 = vmcs12.map(|(gpa, _)| gpa);
+        Some(Guest {
+            level,
+            runs,
+            vmcs: Box::new(vmcs),
+            registers: registers.map(Box::new),
+            eptp12,
+            vmcs12,
+            mode_based,
+        })
+    }
+
+    /// The L1-physical address of a guest's physical one; `None` where EPT12 maps nothing.
+    pub fn look_physical(&self, guest: &Guest, at: u64) -> Option<Gpa> {
+        let Some(eptp12) = guest.eptp12 else { return Some(Gpa(at)) };
+        let at = L2Gpa(at);
+        let mut table = Gpa(eptp12.ep4ta());
+        for level in (1..=4u8).rev() {
+            let entry = EptEntry::from_bits(self.look_word(table.offset(index(at.0, level) * 8), 8)?);
+            let bits = self.shared.address_bits;
+            if !entry.present_in(guest.mode_based) || is_misconfigured(entry, level, self.shared.execute_only, bits) {
+                return None;
+            }
+            if is_leaf(entry, level) {
+                return Some(Gpa(leaf_base(entry, level) | at.0 & (span(level) - 1)));
+            }
+            table = Gpa(entry.address());
+        }
+        None
+    }
+
+    /// The physical address, as the guest has it, of one of its linear addresses; `None` where its paging structures map
+    /// nothing. Rights are not looked at: it is not the guest who looks.
+    pub fn look_linear(&self, guest: &Guest, gva: u64) -> Option<u64> {
+        let cr0 = Cr0::from_bits_retain(guest.vmcs.get(vmcs::GUEST_CR0));
+        let cr4 = Cr4::from_bits_retain(guest.vmcs.get(vmcs::GUEST_CR4));
+        let cr3 = guest.vmcs.get(vmcs::GUEST_CR3);
+        if !cr0.contains(Cr0::PG) {
+            return Some(gva & u64::from(u32::MAX));
+        }
+        let long = guest.efer() & Efer::LMA.bits() != 0;
+        let wide = long || cr4.contains(Cr4::PAE);
+        const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+        let (levels, mut table): (u32, u64) = match (long, wide) {
+            (true, _) => (if cr4.contains(Cr4::LA57) { 5 } else { 4 }, cr3 & ADDRESS),
+            (false, true) => (3, cr3 & 0xffff_ffe0),
+            (false, false) => (2, cr3 & 0xffff_f000),
+        };
+        if long && !is_canonical(gva, levels == 5) {
+            return None;
+        }
+        let gva = if long { gva } else { gva & u64::from(u32::MAX) };
+        let (bits, size) = if wide { (9, 8) } else { (10, 4) };
+        for level in (1..=levels).rev() {
+            let shift = 12 + bits * (level - 1);
+            let at = self.look_physical(guest, table + (gva >> shift & ((1 << bits) - 1)) * size)?;
+            let raw = self.look_word(at, size as usize)?;
+            let entry = Pte::from_bits_retain(raw);
+            if !entry.contains(Pte::PRESENT) {
+                return None;
+            }
+            let maps = match level {
+                1 => true,
+                2 => entry.contains(Pte::LARGE) && (wide || cr4.contains(Cr4::PSE)),
+                3 => entry.contains(Pte::LARGE) && long,
+                _ => false,
+            };
+            if maps {
+                let within = (1u64 << shift) - 1;
+                let base = match (wide, level) {
+                    (true, _) => raw & ADDRESS,
+                    (false, 1) => raw & 0xffff_f000,
+                    (false, _) => raw & 0xffc0_0000 | (raw >> 13 & 0xff) << 32,
+                };
+                return Some(base & !within | gva & within);
+            }
+            table = raw & if wide { ADDRESS } else { 0xffff_f000 };
+        }
+        None
+    }
+
+    /// Reads a guest's linear memory up to the first byte that is not mapped, or is not in L1's RAM. Returns how many bytes
+    /// it read.
+    pub fn look_at(&self, guest: &Guest, gva: u64, into: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < into.len() {
+            let from = gva.wrapping_add(done as u64);
+            let count = (into.len() - done).min((PAGE_SIZE - from % PAGE_SIZE) as usize);
+            let found = self.look_linear(guest, from).and_then(|at| self.look_physical(guest, at));
+            let hpa = found.and_then(|at| super::ram(self.shared.ram, at, count as u64));
+            let Some(bytes) = hpa.and_then(|hpa| self.silicon.bytes(hpa, count)) else { break };
+            into[done..done + count].copy_from_slice(bytes);
+            done += count;
+        }
+        done
+    }
+
+    /// Bytes of L1's RAM as a number; `None` where there is none.
+    fn look_word(&self, at: Gpa, bytes: usize) -> Option<u64> {
+        let hpa = super::ram(self.shared.ram, at, bytes as u64)?;
+        let mut word = [0; 8];
+        word[..bytes].copy_from_slice(self.silicon.bytes(hpa, bytes)?);
+        Some(u64::from_le_bytes(word))
+    }
+}

@@ -1,0 +1,300 @@
+//! The `monitor` commands: what GDB has no word for.
+
+use super::fields::{self, FieldWatch, On};
+use super::target::Debugged;
+use crate::{Arrived, Error};
+use hv_defs::event::{Event, Kind};
+use hv_defs::vmcs::{TABLE, VmcsField};
+
+/// The commands, with what they take and what they do. `monitor help` is drawn from it.
+const COMMANDS: &[(&str, &str, &str)] = &[
+    ("help", "", "this list"),
+    ("event", "", "where we are: event, instruction, guest; the event behind it"),
+    ("exits", "[N]", "the last N exits (10)"),
+    ("vmcs01", "[FIELD]", "the VMCS that runs L1: all fields that are not 0, or one"),
+    ("vmcs12", "[FIELD]", "the current VMCS that L1 made for L2"),
+    ("vmcs02", "[FIELD]", "the VMCS that runs L2 in its stead"),
+    ("tlb", "[VPID]", "cached translations of the running CPU"),
+    ("translate", "ADDRESS", "a linear address of the running guest, level by level"),
+    ("seek", "EVENT", "go to where an event has just happened"),
+    ("seek-instruction", "N", "go to where N instructions are retired"),
+    ("mark", "VALUE [COUNT]", "go to where the guest set a mark, for the first or that many times"),
+    ("watch-vmcs", "FIELD [read|write|any]", "stop behind accesses of a VMCS field (writes), forwards and back"),
+    ("unwatch-vmcs", "[FIELD]", "no longer: of a field, or of all"),
+    ("level", "[1|2|all]", "the guests that breakpoints and watchpoints stop in"),
+];
+
+/// Lines of an answer at most, so that none runs on for ever.
+const LINES: usize = 4096;
+
+/// What a user did wrong, in words.
+type Answer = Result<Vec<String>, String>;
+
+fn one(line: impl Into<String>) -> Answer {
+    Ok(vec![line.into()])
+}
+
+impl Debugged<'_, '_, '_> {
+    /// The answer to a command, by lines.
+    pub(super) fn monitor(&mut self, command: &str) -> Vec<String> {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let answer = match words.as_slice() {
+            [] | ["help"] => Ok(help()),
+            ["event"] => self.whereabouts(),
+            ["exits"] => self.exits(10),
+            ["exits", count] => number(count).and_then(|count| self.exits(count as usize)),
+            [which @ ("vmcs01" | "vmcs12" | "vmcs02"), rest @ ..] if rest.len() <= 1 => {
+                self.vmcs(which, rest.first().copied())
+            }
+            ["tlb"] => self.tlb(None),
+            ["tlb", vpid] => number(vpid).and_then(|vpid| self.tlb(Some(vpid))),
+            ["translate", at] => number(at).and_then(|at| self.translate(at)),
+            ["seek", event] => number(event).and_then(|event| self.seek(event)),
+            ["seek-instruction", count] => number(count).and_then(|count| {
+                let arrived = self.cursor.to_instruction(count);
+                self.moved(arrived)
+            }),
+            ["mark", value] => number(value).and_then(|value| self.mark(value, 1)),
+            ["mark", value, count] => {
+                number(value).and_then(|value| number(count).and_then(|count| self.mark(value, count)))
+            }
+            ["watch-vmcs", name, rest @ ..] if rest.len() <= 1 => self.watch_field(name, rest.first().copied()),
+            ["unwatch-vmcs"] => {
+                self.fields.clear();
+                one("no VMCS field is watched")
+            }
+            ["unwatch-vmcs", name] => field(name).and_then(|field| {
+                let before = self.fields.len();
+                self.fields.retain(|watch| watch.field != field);
+                if self.fields.len() < before { one("done") } else { Err(format!("{field} is not watched")) }
+            }),
+            ["level", rest @ ..] if rest.len() <= 1 => self.set_level(rest.first().copied()),
+            _ => Err(format!("'{command}' is no command of the replayer's; 'monitor help' lists them")),
+        };
+        match answer {
+            Ok(mut lines) => {
+                if lines.len() > LINES {
+                    let left = lines.len() - LINES;
+                    lines.truncate(LINES);
+                    lines.push(format!("and {left} more"));
+                }
+                lines
+            }
+            Err(wrong) => vec![format!("error: {wrong}")],
+        }
+    }
+
+    fn whereabouts(&mut self) -> Answer {
+        let runner = self.cursor.runner();
+        let (event, instruction) = (self.cursor.event(), self.cursor.instruction());
+        let pcpu = self.cursor.machine().turn().1;
+        let mut lines = vec![format!(
+            "event {event} of {}, instruction {instruction}, vCPU {} on CPU {pcpu}, in L{}",
+            self.cursor.reader().len(),
+            runner.vcpu,
+            runner.level
+        )];
+        if let Some(access) = self.why {
+            lines.push(format!("stopped behind {}", self.line(access)?));
+        }
+        if let Some(last) = event.checked_sub(1) {
+            lines.push(format!("last: {}", self.line(last)?));
+        }
+        if event < self.cursor.reader().len() {
+            lines.push(format!("next: {}", self.line(event)?));
+        }
+        if let Some(divergence) = self.cursor.divergence() {
+            lines.push(format!("the replay differs from the recording at event {}", divergence.event));
+        }
+        Ok(lines)
+    }
+
+    /// An event of the trace in a line.
+    fn line(&self, number: u64) -> Result<String, String> {
+        let event = self.cursor.reader().event(number).map_err(|error| error.to_string())?;
+        Ok(line(number, &event))
+    }
+
+    fn exits(&mut self, count: usize) -> Answer {
+        let (reader, here) = (self.cursor.reader(), self.cursor.event());
+        let mut found = Vec::new();
+        let Some(last) = here.min(reader.len()).checked_sub(1) else { return one("none yet") };
+        let first = reader.block_of(last).map_err(|error| error.to_string())?;
+        for block in (0..=first).rev() {
+            let rows = reader.block_columns(block, Kind::Exit).map_err(|error| error.to_string())?;
+            let events = rows.event.to_vec();
+            let before = events.into_iter().rev().filter(|event| *event < here);
+            found.extend(before.take(count - found.len().min(count)));
+            if found.len() >= count {
+                break;
+            }
+        }
+        found.into_iter().rev().map(|event| self.line(event)).collect()
+    }
+
+    fn vmcs(&mut self, which: &str, name: Option<&str>) -> Answer {
+        let vcpu = self.cursor.runner().vcpu;
+        let l0 = self.cursor.machine().l0();
+        let found = match which {
+            "vmcs01" => Some((String::new(), l0.vmcs01(vcpu))),
+            "vmcs12" => l0.vmcs12(vcpu).map(|(at, vmcs)| (format!(" at L1-physical {:#x}", at.0), vmcs)),
+            _ => l0.vmcs02(vcpu).map(|(at, vmcs)| (format!(" at host-physical {:#x}", at.0), vmcs)),
+        };
+        let Some((at, vmcs)) = found else { return Err(format!("vCPU {vcpu} has no {which} now")) };
+        if let Some(name) = name {
+            let field = field(name)?;
+            let value = vmcs.read(field).unwrap_or_default();
+            return one(format!("{field} = {value:#x}"));
+        }
+        let mut lines = vec![format!("{which} of vCPU {vcpu}{at}, fields that are not 0:")];
+        for (index, row) in TABLE.iter().enumerate().filter(|(index, _)| vmcs.row(*index) != 0) {
+            lines.push(format!("{:<36} {:#x}", row.name, vmcs.row(index)));
+        }
+        Ok(lines)
+    }
+
+    fn tlb(&mut self, vpid: Option<u64>) -> Answer {
+        let pcpu = self.cursor.machine().turn().1;
+        let mmu = self.cursor.machine().silicon().mmu(pcpu);
+        let mut rows: Vec<_> = mmu
+            .cached()
+            .filter(|it| vpid.is_none_or(|vpid| !it.guest_physical && u64::from(it.tag.vpid) == vpid))
+            .collect();
+        rows.sort_unstable_by_key(|it| (it.guest_physical, it.tag.vpid, it.tag.pcid, it.tag.ep4ta, it.address));
+        let mut lines = vec![format!("{} cached translations on CPU {pcpu}", rows.len())];
+        lines.extend(rows.into_iter().map(|it| {
+            let tag = match (it.guest_physical, it.tag.pcid) {
+                (true, _) => "guest-physical".to_owned(),
+                (false, Some(pcid)) => format!("vpid {} pcid {pcid}", it.tag.vpid),
+                (false, None) => format!("vpid {} global", it.tag.vpid),
+            };
+            let ep4ta = it.tag.ep4ta.map(|at| format!(" ep4ta {at:#x}")).unwrap_or_default();
+            let rights: String = [(it.writable, 'w'), (it.executable, 'x'), (it.user, 'u')]
+                .map(|(has, letter)| if has { letter } else { '-' })
+                .into_iter()
+                .collect();
+            format!("{tag}{ep4ta} {:#x} -> {:#x} {rights} {:?}", it.address, it.target.0, it.size)
+        }));
+        Ok(lines)
+    }
+
+    fn translate(&mut self, at: u64) -> Answer {
+        let runner = self.cursor.runner();
+        let l0 = self.cursor.machine().l0();
+        let Some(guest) = l0.guest(runner.vcpu, runner.level) else { return Err("no guest runs".to_owned()) };
+        let level = runner.level;
+        let Some(physical) = l0.look_linear(&guest, at) else {
+            return one(format!("L{level}-linear {at:#x} is not mapped by L{level}'s paging"));
+        };
+        let mut lines = vec![format!("L{level}-linear {at:#x} is L{level}-physical {physical:#x}")];
+        if guest.eptp12.is_some() {
+            lines.push(match l0.look_physical(&guest, physical) {
+                Some(gpa) => format!("L2-physical {physical:#x} is L1-physical {:#x}", gpa.0),
+                None => format!("L2-physical {physical:#x} is not mapped by EPT12"),
+            });
+        }
+        Ok(lines)
+    }
+
+    fn seek(&mut self, event: u64) -> Answer {
+        let count = self.cursor.reader().len();
+        if event >= count {
+            return Err(format!("the trace has {count} events, numbered from 0"));
+        }
+        let arrived = self.cursor.to_event(event);
+        self.moved(arrived)
+    }
+
+    fn mark(&mut self, value: u64, count: u64) -> Answer {
+        let Ok(value) = u32::try_from(value) else { return Err("a mark is a number below 2^32".to_owned()) };
+        match self.cursor.to_mark(value, count) {
+            Ok(None) => Err(format!("the mark {value} was not set that often")),
+            Ok(Some(arrived)) => self.moved(Ok(arrived)),
+            Err(error) => self.moved(Err(error)),
+        }
+    }
+
+    /// What there is to say of a place that was gone to.
+    fn moved(&mut self, arrived: Result<Arrived, Error>) -> Answer {
+        self.why = None;
+        let mut lines = match arrived.map_err(|error| error.to_string())? {
+            Arrived::There => Vec::new(),
+            Arrived::End(Some(stop)) => vec![format!("the run ended: {}", stop.text)],
+            Arrived::End(None) => vec!["the trace ends here".to_owned()],
+            Arrived::Diverged(_) => Vec::new(),
+        };
+        lines.extend(self.whereabouts()?);
+        lines.push("registers that GDB has read are old: 'maintenance flush register-cache'".to_owned());
+        Ok(lines)
+    }
+
+    fn watch_field(&mut self, name: &str, on: Option<&str>) -> Answer {
+        let field = field(name)?;
+        let on = match on {
+            None | Some("write") => On::Writes,
+            Some("read") => On::Reads,
+            Some("any") => On::Both,
+            Some(other) => return Err(format!("'{other}' is none of read, write and any")),
+        };
+        let watch = FieldWatch { field, on };
+        if !self.fields.contains(&watch) {
+            self.fields.push(watch);
+        }
+        let (reader, here) = (self.cursor.reader(), self.cursor.event());
+        let told = |error: Error| error.to_string();
+        let before = fields::last(reader, &[watch], here).map_err(told)?;
+        let after = fields::next(reader, &[watch], here).map_err(told)?;
+        let mut lines = Vec::new();
+        for (which, access) in [("last", before), ("next", after)] {
+            lines.push(match access {
+                Some(access) => format!("{which}: {}", self.line(access.event)?),
+                None => format!("{which}: none in the trace"),
+            });
+        }
+        Ok(lines)
+    }
+
+    fn set_level(&mut self, level: Option<&str>) -> Answer {
+        match level {
+            None => {}
+            Some("all") => self.level = None,
+            Some(text) => match text.trim_start_matches(['l', 'L']) {
+                "1" => self.level = Some(1),
+                "2" => self.level = Some(2),
+                _ => return Err(format!("'{text}' is none of 1, 2 and all")),
+            },
+        }
+        let of = self.level.map_or("every guest".to_owned(), |level| format!("L{level}"));
+        one(format!("breakpoints and watchpoints stop in {of}"))
+    }
+}
+
+fn help() -> Vec<String> {
+    COMMANDS.iter().map(|(name, takes, does)| format!("monitor {:<40} {does}", format!("{name} {takes}"))).collect()
+}
+
+/// A number as GDB takes it.
+fn number(text: &str) -> Result<u64, String> {
+    let found = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.replace('_', "").parse(),
+    };
+    found.map_err(|_| format!("'{text}' is no number"))
+}
+
+/// A field by its name in either case, or by its encoding.
+fn field(name: &str) -> Result<VmcsField, String> {
+    let named = VmcsField::by_name(&name.to_lowercase());
+    let encoded = || number(name).ok().and_then(|at| u32::try_from(at).ok()).map(VmcsField);
+    let found = named.or_else(encoded).filter(|field| field.index().is_some());
+    found.ok_or_else(|| format!("'{name}' is no VMCS field; they are named as in the SDM, as guest_rip"))
+}
+
+/// An event in a line.
+fn line(number: u64, event: &Event) -> String {
+    let mut text = format!("event {number} at {}: {}", event.at.instruction, event.what.kind());
+    for (field, value) in event.values() {
+        text.push_str(&format!(" {}={value}", field.name));
+    }
+    text
+}
