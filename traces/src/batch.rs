@@ -1,7 +1,7 @@
 //! Events on their way into a block: batches, and how they become messages.
 
 use crate::coding::{Coder, Coding, TILE, chosen};
-use crate::narrow::{Narrow, Spare};
+use crate::narrow::{Narrow, Number, Spare};
 use crate::wire::Word;
 use crate::wire::{self, BlockOut, ColumnOut, TableOut};
 use hv_defs::event::{Event, Kind, Stamp};
@@ -147,8 +147,12 @@ impl Encoder {
             places[kind as usize] = tables.len() as u8;
             tables.push(self.table(kind, table));
         }
-        let order = block.order.iter().map(|&kind| places[usize::from(kind)].into());
-        let order = self.column("order", Coding::Plain, order);
+        let (mut order, mut tile) = (Narrow::new(block.len()), [0_u8; TILE]);
+        for kinds in block.order.chunks(TILE) {
+            tile.iter_mut().zip(kinds).for_each(|(place, &kind)| *place = places[usize::from(kind)]);
+            order.push(&tile[..kinds.len()], &mut self.spare);
+        }
+        let order = ColumnOut { name: "order", coding: Coding::Plain, keys: &[], stored: order.end() };
         let texts = &block.texts.list;
         let out = BlockOut { first, events: block.len() as u32, order, stamps, tables, texts };
         wire::write_block(&out, &mut self.words, message);
@@ -160,20 +164,37 @@ impl Encoder {
     fn table(&mut self, kind: Kind, table: &Packed) -> TableOut<'static> {
         let (columns, widths) = (kind.columns(), kind.widths());
         let chosen: Vec<_> = columns.iter().map(|column| chosen(kind, column.name)).collect();
-        let mut stored: Vec<Narrow> = columns.iter().map(|_| Narrow::new()).collect();
+        let length = widths.iter().sum();
+        let rows = table.used / length;
+        let mut stored: Vec<Narrow> = columns.iter().map(|_| Narrow::new(rows)).collect();
+        // Columns that are coded, or that others refer to.
+        let mut wide: Vec<bool> = chosen.iter().map(|(coding, _)| *coding != Coding::Plain).collect();
+        chosen.iter().flat_map(|(_, keys)| *keys).for_each(|&key| wide[usize::from(key)] = true);
         let coders = self.coders.iter_mut().zip(&chosen).filter(|(_, (coding, _))| *coding != Coding::Plain);
         coders.for_each(|(coder, _)| coder.begin());
-        let (length, mut coded) = (widths.iter().sum(), [0; TILE]);
+        let mut coded = [0; TILE];
         for rows in table.bytes[..table.used].chunks(TILE * length) {
             let count = rows.len() / length;
             let mut offset = 0;
-            for (tile, &width) in self.tiles.iter_mut().zip(widths) {
-                gather(rows, length, offset, width, &mut tile[..count]);
+            for (at, &width) in widths.iter().enumerate() {
+                let (of, tile) = ((rows, length, offset), &mut self.tiles[at][..count]);
+                let stored = &mut stored[at];
+                match (width, wide[at]) {
+                    (1, true) => gather(of, tile, |[byte]| byte.into()),
+                    (2, true) => gather(of, tile, |bytes| u16::from_le_bytes(bytes).into()),
+                    (4, true) => gather(of, tile, |bytes| u32::from_le_bytes(bytes).into()),
+                    (1, false) => push(of, count, stored, &mut self.spare, |[byte]| byte),
+                    (2, false) => push(of, count, stored, &mut self.spare, u16::from_le_bytes),
+                    (4, false) => push(of, count, stored, &mut self.spare, u32::from_le_bytes),
+                    _ => gather(of, tile, u64::from_le_bytes),
+                }
                 offset += width;
             }
             for (at, &(coding, keys)) in chosen.iter().enumerate() {
                 if coding == Coding::Plain {
-                    stored[at].push(&self.tiles[at][..count], &mut self.spare);
+                    if wide[at] || widths[at] == 8 {
+                        stored[at].push(&self.tiles[at][..count], &mut self.spare);
+                    }
                     continue;
                 }
                 let key = |key: u8| &self.tiles[usize::from(key)][..count];
@@ -193,7 +214,7 @@ impl Encoder {
             keys,
             stored: stored.end(),
         });
-        TableOut { name: kind.name(), rows: (table.used / length) as u32, columns: columns.collect() }
+        TableOut { name: kind.name(), rows: rows as u32, columns: columns.collect() }
     }
 
     fn column<'a>(
@@ -202,7 +223,7 @@ impl Encoder {
         coding: Coding,
         mut values: impl ExactSizeIterator<Item = u64>,
     ) -> ColumnOut<'a> {
-        let (coder, mut stored) = (&mut self.coders[0], Narrow::new());
+        let (coder, mut stored) = (&mut self.coders[0], Narrow::new(values.len()));
         coder.begin();
         let mut coded = [0; TILE];
         while values.len() > 0 {
@@ -215,19 +236,32 @@ impl Encoder {
     }
 }
 
-/// Takes a column out of packed rows: the numbers of `width` bytes at `offset` in rows of `length` bytes.
+/// Packed rows, the length of each, and where in them a column begins.
+type Cells<'a> = (&'a [u8], usize, usize);
+
+/// Takes a column out of packed rows.
 #[inline]
-fn gather(rows: &[u8], length: usize, offset: usize, width: usize, out: &mut [u64]) {
-    fn each<const N: usize>(rows: &[u8], length: usize, offset: usize, out: &mut [u64], number: fn([u8; N]) -> u64) {
-        // From the column's first number on, each row begins with the column's next.
-        for (row, out) in rows[offset..].chunks(length).zip(out) {
-            *out = row.first_chunk().map_or(0, |bytes| number(*bytes));
-        }
+fn gather<const N: usize, T>((rows, length, offset): Cells<'_>, out: &mut [T], number: impl Fn([u8; N]) -> T) {
+    // From the column's first number on, each row begins with the column's next, and the last one ends early.
+    let rows = rows[offset..].chunks_exact(length);
+    let last = rows.remainder();
+    let read = |row: &[u8], out: &mut T| row.first_chunk().into_iter().for_each(|bytes| *out = number(*bytes));
+    if let Some(out) = out.last_mut() {
+        read(last, out);
     }
-    match width {
-        1 => each(rows, length, offset, out, |[byte]| byte.into()),
-        2 => each(rows, length, offset, out, |bytes| u16::from_le_bytes(bytes).into()),
-        4 => each(rows, length, offset, out, |bytes| u32::from_le_bytes(bytes).into()),
-        _ => each(rows, length, offset, out, u64::from_le_bytes),
-    }
+    rows.zip(out).for_each(|(row, out)| read(row, out));
+}
+
+/// Puts a column of packed rows onto the end of a list, `count` numbers.
+#[inline]
+fn push<const N: usize, T: Number + Default>(
+    cells: Cells<'_>,
+    count: usize,
+    list: &mut Narrow,
+    spare: &mut Spare,
+    number: impl Fn([u8; N]) -> T,
+) {
+    let mut tile = [T::default(); TILE];
+    gather(cells, &mut tile[..count], number);
+    list.push(&tile[..count], spare);
 }

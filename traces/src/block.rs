@@ -463,7 +463,7 @@ mod tests {
     /// that it does not know.
     fn newer(order: &[u64], mark_value: u64) -> Result<Vec<Word>, Wrong> {
         let column = |name, numbers: &[u64]| {
-            let mut stored = Narrow::new();
+            let mut stored = Narrow::new(numbers.len());
             stored.push(numbers, &mut Spare::default());
             ColumnOut { name, coding: Coding::Plain, keys: &[], stored: stored.end() }
         };

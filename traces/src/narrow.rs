@@ -1,6 +1,7 @@
 //! Numbers that come a few at a time, into the narrowest list that holds them all.
 
 use crate::values::{Runs, Values};
+use std::ops::{BitOr, BitXor};
 
 /// Lists that were used before, to be used again: to be given fresh memory costs more than to fill it.
 #[derive(Debug, Default)]
@@ -33,9 +34,9 @@ impl Spare {
 pub(crate) struct Pool<T>(Vec<Vec<T>>);
 
 impl<T> Pool<T> {
-    /// Lists that are kept: as many as a table with its stamps takes, so that what a strange trace leaves behind is
-    /// bounded. So is the length of each, by twice what a writer puts into a block.
-    const MOST: usize = 24;
+    /// Lists that are kept: more than the columns that a usual block has of one width, so that what a strange trace leaves
+    /// behind is bounded. So is the length of each, by twice what a writer puts into a block.
+    const MOST: usize = 64;
     const LONGEST: usize = 1 << 16;
 
     pub(crate) fn keep(&mut self, list: Vec<T>) {
@@ -67,26 +68,34 @@ pub(crate) struct Narrow {
     /// All bits that any number has.
     any: u64,
     list: Values,
+    /// How many numbers there will be.
+    rows: usize,
 }
 
+/// A number of any width.
+pub(crate) trait Number: Copy + PartialEq + Into<u64> + BitOr<Output = Self> + BitXor<Output = Self> {}
+impl<T: Copy + PartialEq + Into<u64> + BitOr<Output = T> + BitXor<Output = T>> Number for T {}
+
 impl Narrow {
-    /// An empty list.
-    pub(crate) fn new() -> Self {
-        Self { any: 0, list: Values::default() }
+    /// An empty list that will have so many numbers.
+    pub(crate) fn new(rows: usize) -> Self {
+        Self { any: 0, list: Values::default(), rows }
     }
 
     /// Adds numbers.
-    pub(crate) fn push(&mut self, numbers: &[u64], spare: &mut Spare) {
-        let Some(&first) = numbers.first() else { return };
+    #[inline]
+    pub(crate) fn push<T: Number>(&mut self, numbers: &[T], spare: &mut Spare) {
+        let Some(&head) = numbers.first() else { return };
         let first = match self.list {
             Values::Same { value, rows } if rows > 0 => value,
-            _ => first,
+            _ => head.into(),
         };
+        let none = head ^ head;
         let (any, differ) =
-            numbers.iter().fold((0, 0), |(any, differ), &number| (any | number, differ | (number ^ first)));
-        self.any |= any;
+            numbers.iter().fold((none, none), |(any, differ), &number| (any | number, differ | (number ^ head)));
+        self.any |= any.into();
         match &mut self.list {
-            Values::Same { value, rows } if differ == 0 => {
+            Values::Same { value, rows } if differ == none && first == head.into() => {
                 (*value, *rows) = (first, *rows + numbers.len());
                 return;
             }
@@ -98,10 +107,10 @@ impl Narrow {
         }
         match &mut self.list {
             Values::Same { .. } => {}
-            Values::U8(list) => list.extend(numbers.iter().map(|&number| number as u8)),
-            Values::U16(list) => list.extend(numbers.iter().map(|&number| number as u16)),
-            Values::U32(list) => list.extend(numbers.iter().map(|&number| number as u32)),
-            Values::U64(list) => list.extend_from_slice(numbers),
+            Values::U8(list) => list.extend(numbers.iter().map(|&number| number.into() as u8)),
+            Values::U16(list) => list.extend(numbers.iter().map(|&number| number.into() as u16)),
+            Values::U32(list) => list.extend(numbers.iter().map(|&number| number.into() as u32)),
+            Values::U64(list) => list.extend(numbers.iter().map(|&number| number.into())),
             // Forms that no list is widened to.
             Values::Above { .. } | Values::Runs(_) => {}
         }
@@ -113,6 +122,7 @@ impl Narrow {
         macro_rules! widened {
             ($form:ident, $lists:ident) => {{
                 let mut list = spare.$lists.take();
+                list.reserve(self.rows);
                 list.extend(self.list.iter().map(|number| number as $lists));
                 Values::$form(list)
             }};
@@ -140,7 +150,7 @@ mod tests {
     fn check(pieces: &[&[u64]], expected: Values) {
         let mut spare = Spare::default();
         for _ in 0..2 {
-            let mut narrow = Narrow::new();
+            let mut narrow = Narrow::new(0);
             pieces.iter().for_each(|piece| narrow.push(piece, &mut spare));
             let values = narrow.end();
             assert_eq!(values, expected);
