@@ -254,7 +254,7 @@ fn gather<const N: usize, T>((rows, length, offset): Cells<'_>, out: &mut [T], n
 
 /// Puts a column of packed rows onto the end of a list, `count` numbers.
 #[inline]
-fn push<const N: usize, T: Number + Default>(
+fn push<const N: usize, T: Number>(
     cells: Cells<'_>,
     count: usize,
     list: &mut Narrow,

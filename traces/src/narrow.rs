@@ -73,8 +73,11 @@ pub(crate) struct Narrow {
 }
 
 /// A number of any width.
-pub(crate) trait Number: Copy + PartialEq + Into<u64> + BitOr<Output = Self> + BitXor<Output = Self> {}
-impl<T: Copy + PartialEq + Into<u64> + BitOr<Output = T> + BitXor<Output = T>> Number for T {}
+pub(crate) trait Number:
+    Copy + Default + PartialEq + Into<u64> + BitOr<Output = Self> + BitXor<Output = Self>
+{
+}
+impl<T: Copy + Default + PartialEq + Into<u64> + BitOr<Output = T> + BitXor<Output = T>> Number for T {}
 
 impl Narrow {
     /// An empty list that will have so many numbers.
@@ -90,7 +93,7 @@ impl Narrow {
             Values::Same { value, rows } if rows > 0 => value,
             _ => head.into(),
         };
-        let none = head ^ head;
+        let none = T::default();
         let (any, differ) =
             numbers.iter().fold((none, none), |(any, differ), &number| (any | number, differ | (number ^ head)));
         self.any |= any.into();
