@@ -91,6 +91,26 @@ impl Cursor<'_> {
         Ok(Arrived::There)
     }
 
+    /// Goes to some place before `instruction` instructions are retired, near them; `beat` is told now and then that it is
+    /// still on its way.
+    ///
+    /// # Errors
+    /// As [`Cursor::to_event`].
+    pub fn approach(&mut self, instruction: u64, beat: &mut dyn FnMut()) -> Result<(), Error> {
+        if self.instruction() > instruction || self.at_end() {
+            self.back(|checkpoint| checkpoint.instruction <= instruction);
+        } else {
+            self.forward(|checkpoint| checkpoint.instruction <= instruction);
+        }
+        let mut interrupted = || {
+            beat();
+            false
+        };
+        let mut walk = Walk { stops: &Stops::default(), wanted: &|_| true, interrupted: &mut interrupted };
+        self.walk_on(&mut walk, Place { instruction: instruction.saturating_sub(SPAN), event: 0 })?;
+        Ok(())
+    }
+
     /// Goes forwards to `limit`, or to the first stop that is met before it. None is met at this place itself.
     ///
     /// # Errors

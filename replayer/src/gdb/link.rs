@@ -45,12 +45,23 @@ impl FromStr for Address {
     }
 }
 
+/// Where in a packet the next byte is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Inside {
+    Nothing,
+    Body,
+    /// That many digits of the checksum are to come.
+    Sum(u8),
+}
+
 /// One debugger's bytes, both ways.
 pub(super) struct Link {
     out: Box<dyn Write + Send>,
     buffer: Vec<u8>,
     bytes: Receiver<Vec<u8>>,
     waiting: VecDeque<u8>,
+    /// Where the next of them is.
+    packet: Inside,
     closed: bool,
     /// Cleared when it ends, so that another may come.
     busy: Option<Arc<AtomicBool>>,
@@ -68,11 +79,29 @@ impl Link {
                 }
             }
         });
-        Self { out, buffer: Vec::new(), bytes, waiting: VecDeque::new(), closed: false, busy }
+        Self { out, buffer: Vec::new(), bytes, waiting: VecDeque::new(), packet: Inside::Nothing, closed: false, busy }
     }
 
-    /// The next byte, when there is one; `None` when the debugger has gone.
+    /// The next byte, when there is one; `None` when the debugger has gone. A debugger that grew tired of waiting for an
+    /// answer asks for it again, though it will come: that is left out.
     pub(super) fn next(&mut self) -> Option<u8> {
+        loop {
+            let byte = self.next_byte()?;
+            let before = self.packet;
+            self.packet = match (before, byte) {
+                (Inside::Nothing, b'$') => Inside::Body,
+                (Inside::Body, b'#') => Inside::Sum(2),
+                (Inside::Sum(left @ 2..), _) => Inside::Sum(left - 1),
+                (Inside::Sum(_), _) => Inside::Nothing,
+                (before, _) => before,
+            };
+            if before != Inside::Nothing || byte != b'-' {
+                return Some(byte);
+            }
+        }
+    }
+
+    fn next_byte(&mut self) -> Option<u8> {
         if self.waiting.is_empty() && !self.closed {
             match self.bytes.recv() {
                 Ok(bytes) => self.waiting.extend(bytes),

@@ -35,8 +35,8 @@ fn one(line: impl Into<String>) -> Answer {
 }
 
 impl Debugged<'_, '_, '_> {
-    /// The answer to a command, by lines.
-    pub(super) fn monitor(&mut self, command: &str) -> Vec<String> {
+    /// The answer to a command, by lines. `beat` is told now and then that it is being worked on.
+    pub(super) fn monitor(&mut self, command: &str, beat: &mut dyn FnMut()) -> Vec<String> {
         let words: Vec<&str> = command.split_whitespace().collect();
         let answer = match words.as_slice() {
             [] | ["help"] => Ok(help()),
@@ -49,14 +49,14 @@ impl Debugged<'_, '_, '_> {
             ["tlb"] => self.tlb(None),
             ["tlb", vpid] => number(vpid).and_then(|vpid| self.tlb(Some(vpid))),
             ["translate", at] => number(at).and_then(|at| self.translate(at)),
-            ["seek", event] => number(event).and_then(|event| self.seek(event)),
+            ["seek", event] => number(event).and_then(|event| self.seek(event, beat)),
             ["seek-instruction", count] => number(count).and_then(|count| {
-                let arrived = self.cursor.to_instruction(count);
+                let arrived = self.cursor.approach(count, beat).and_then(|()| self.cursor.to_instruction(count));
                 self.moved(arrived)
             }),
-            ["mark", value] => number(value).and_then(|value| self.mark(value, 1)),
+            ["mark", value] => number(value).and_then(|value| self.mark(value, 1, beat)),
             ["mark", value, count] => {
-                number(value).and_then(|value| number(count).and_then(|count| self.mark(value, count)))
+                number(value).and_then(|value| number(count).and_then(|count| self.mark(value, count, beat)))
             }
             ["watch-vmcs", name, rest @ ..] if rest.len() <= 1 => self.watch_field(name, rest.first().copied()),
             ["unwatch-vmcs"] => {
@@ -196,22 +196,29 @@ impl Debugged<'_, '_, '_> {
         Ok(lines)
     }
 
-    fn seek(&mut self, event: u64) -> Answer {
+    fn seek(&mut self, event: u64, beat: &mut dyn FnMut()) -> Answer {
         let count = self.cursor.reader().len();
         if event >= count {
             return Err(format!("the trace has {count} events, numbered from 0"));
         }
-        let arrived = self.cursor.to_event(event);
+        let at = self.cursor.reader().event(event).map_err(|error| error.to_string())?.at.instruction;
+        let arrived = self.cursor.approach(at, beat).and_then(|()| self.cursor.to_event(event));
         self.moved(arrived)
     }
 
-    fn mark(&mut self, value: u64, count: u64) -> Answer {
-        let Ok(value) = u32::try_from(value) else { return Err("a mark is a number below 2^32".to_owned()) };
-        match self.cursor.to_mark(value, count) {
-            Ok(None) => Err(format!("the mark {value} was not set that often")),
-            Ok(Some(arrived)) => self.moved(Ok(arrived)),
-            Err(error) => self.moved(Err(error)),
+    fn mark(&mut self, value: u64, count: u64, beat: &mut dyn FnMut()) -> Answer {
+        let (reader, mut left) = (self.cursor.reader(), count.max(1));
+        for block in 0..reader.blocks().len() {
+            let rows = reader.block_columns(block, Kind::Mark).map_err(|error| error.to_string())?;
+            let Some(values) = rows.column("value") else { continue };
+            for (event, _) in rows.event.iter().zip(values).filter(|(_, mark)| *mark == value) {
+                left -= 1;
+                if left == 0 {
+                    return self.seek(event, beat);
+                }
+            }
         }
+        Err(format!("the mark {value} was not set that often"))
     }
 
     /// What there is to say of a place that was gone to.

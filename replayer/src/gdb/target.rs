@@ -9,10 +9,11 @@ use gdbstub::target::ext::base::BaseOps;
 use gdbstub::target::ext::base::multithread::*;
 use gdbstub::target::ext::base::reverse_exec::{ReverseCont, ReverseContOps, ReverseStep, ReverseStepOps};
 use gdbstub::target::ext::breakpoints::*;
-use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps, outputln};
+use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps, output, outputln};
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use hv::cpu::Watch;
+use std::time::{Duration, Instant};
 
 /// The error numbers of replies, which GDB shows as such.
 const EACCES: u8 = 13;
@@ -21,6 +22,9 @@ const ESRCH: u8 = 3;
 
 /// Bytes that one watchpoint is on at most.
 const WATCHED: u64 = 1 << 20;
+
+/// Between two signs of life while a command runs.
+const BEAT: Duration = Duration::from_millis(500);
 
 /// How a breakpoint was asked for. They are the same but in the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -280,7 +284,16 @@ impl HwWatchpoint for Debugged<'_, '_, '_> {
 impl MonitorCmd for Debugged<'_, '_, '_> {
     fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Error> {
         let text = String::from_utf8_lossy(command).into_owned();
-        for line in self.monitor(&text) {
+        // GDB waits for some seconds alone, unless it is shown something.
+        let mut told = Instant::now();
+        let lines = self.monitor(&text, &mut || {
+            if told.elapsed() >= BEAT {
+                told = Instant::now();
+                output!(out, ".");
+                out.flush();
+            }
+        });
+        for line in lines {
             outputln!(out, "{line}");
         }
         Ok(())
