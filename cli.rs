@@ -13,6 +13,7 @@ mod demo;
 mod dump;
 mod export;
 mod import;
+mod l0;
 mod manual;
 mod perfetto;
 mod record;

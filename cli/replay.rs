@@ -27,6 +27,9 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
         return Err(Failure::new(Status::Usage, what, why, "events are numbered from 0; `nvmx info` counts them"));
     }
     super::store::find(&mut reader, &format!("cannot replay {}", path.display()), &args.store)?;
+    if args.l0 {
+        return super::l0::replay(args, &reader, print);
+    }
     let options = Options { to: args.to };
     let start = Instant::now();
     let runs = if args.runs == 1 {
@@ -67,6 +70,7 @@ pub fn failure(path: &Path, error: Error) -> Failure {
             Failure::new(Status::Usage, what, error, "name the store that has them by --store")
         }
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "replay it with the nvmx that recorded it"),
+        Error::NoAnswers(_) => Failure::new(Status::Usage, what, error, "record it again with `nvmx record --log l0`"),
         Error::Trace { event, source } => {
             let failure = unreadable(path, source);
             failure.after(format!("the replay was the same up to event {event} and ended there"))
@@ -77,13 +81,7 @@ pub fn failure(path: &Path, error: Error) -> Failure {
 fn told(out: &mut impl Write, runs: &Runs, identical: bool) -> std::io::Result<()> {
     let verdict = &runs.verdict;
     if let Some(divergence) = &verdict.divergence {
-        writeln!(out, "{}", sentence(divergence))?;
-        for (name, event) in [("recorded", &divergence.recorded), ("replayed", &divergence.replayed)] {
-            if let Some(event) = event {
-                writeln!(out, "{name}  {}", line_of(divergence.event, event))?;
-            }
-        }
-        return Ok(());
+        return write_divergence(out, divergence);
     }
     if !identical {
         return writeln!(
@@ -98,6 +96,17 @@ fn told(out: &mut impl Write, runs: &Runs, identical: bool) -> std::io::Result<(
         1 => writeln!(out, "identical: {what}; digest {:016x}", verdict.digest),
         runs => writeln!(out, "{} identical runs of {what}; one digest, {:016x}", count(runs), verdict.digest),
     }
+}
+
+/// A difference: in one sentence, and both events.
+pub fn write_divergence(out: &mut impl Write, divergence: &Divergence) -> std::io::Result<()> {
+    writeln!(out, "{}", sentence(divergence))?;
+    for (name, event) in [("recorded", &divergence.recorded), ("replayed", &divergence.replayed)] {
+        if let Some(event) = event {
+            writeln!(out, "{name}  {}", line_of(divergence.event, event))?;
+        }
+    }
+    Ok(())
 }
 
 /// A difference in one sentence.
@@ -117,18 +126,21 @@ pub fn sentence(divergence: &Divergence) -> String {
     }
 }
 
+/// A difference as an object.
+pub fn divergence_object(divergence: &Divergence) -> serde_json::Value {
+    json!({
+        "event": divergence.event,
+        "field": divergence.field,
+        "expected": divergence.expected.to_string(),
+        "got": divergence.got.to_string(),
+        "recorded": divergence.recorded.as_ref().map(|event| line_of(divergence.event, event)),
+        "replayed": divergence.replayed.as_ref().map(|event| line_of(divergence.event, event)),
+    })
+}
+
 fn object(runs: &Runs, identical: bool, took: Duration) -> serde_json::Value {
     let verdict = &runs.verdict;
-    let divergence = verdict.divergence.as_ref().map(|divergence| {
-        json!({
-            "event": divergence.event,
-            "field": divergence.field,
-            "expected": divergence.expected.to_string(),
-            "got": divergence.got.to_string(),
-            "recorded": divergence.recorded.as_ref().map(|event| line_of(divergence.event, event)),
-            "replayed": divergence.replayed.as_ref().map(|event| line_of(divergence.event, event)),
-        })
-    });
+    let divergence = verdict.divergence.as_ref().map(divergence_object);
     json!({
         "identical": identical,
         "runs": runs.runs,

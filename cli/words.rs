@@ -78,6 +78,7 @@ used isa-debug-exit, with which status.")]
   nvmx record demo -o demo.nvmx
   nvmx record pool-thrash --policy mapped --pool 4 -o pool4.nvmx
   nvmx record flush-storm --policy kvm-2015 --log exits -o storm.nvmx
+  nvmx record demo --log l0 -o l0.nvmx                  for `nvmx replay --l0`
   nvmx record --kernel vmlinuz --initrd initrd.img --store images -o linux.nvmx    the images go to a store
 
 On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and can be read.")]
@@ -87,6 +88,9 @@ On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and
   nvmx replay demo.nvmx
   nvmx replay demo.nvmx --runs 1000
   nvmx replay demo.nvmx --to 500 --json
+  nvmx replay l0.nvmx --l0                              L0 alone, of a recording with --log l0
+  nvmx replay l0.nvmx --l0 --fault ept02-unsynced       which of its decisions change
+  nvmx replay l0.nvmx --l0 --mutate 1 --runs 1000       whether altered answers break it
   nvmx replay linux.nvmx --store images                a trace whose images are in a store")]
     Replay(ReplayArgs),
     /// Say what was wasted and what was wrong
@@ -199,8 +203,8 @@ pub struct RecordArgs {
     /// Trace to write [default: the guest's name with .nvmx]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// How much to record: entries, exits, flushes and the like, or every VMCS access too
-    #[arg(long, value_name = "LEVEL", default_value = "vmcs", value_parser = word(&[Log::Exits, Log::Vmcs], Log::name))]
+    /// How much to record: entries, exits, flushes and the like; every VMCS access too; what silicon answers L0 too
+    #[arg(long, value_name = "LEVEL", default_value = "vmcs", value_parser = word(Log::ALL, Log::name))]
     pub log: Log,
     #[command(flatten)]
     pub store: StoreArgs,
@@ -350,6 +354,18 @@ pub struct ReplayArgs {
     /// Replay that often
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
+    /// Replay L0 alone: silicon's answers come from the trace, and nothing is executed
+    #[arg(long)]
+    pub l0: bool,
+    /// Have L0 make this mistake over the recorded answers, to see which decision changes
+    #[arg(long, value_name = "SLIP", value_delimiter = ',', requires = "l0", value_parser = word(Slip::ALL, Slip::name))]
+    pub fault: Vec<Slip>,
+    /// Alter silicon's answers by this seed, --runs times, until L0 fails
+    #[arg(long, value_name = "SEED", requires = "l0", conflicts_with_all = ["fault", "to"])]
+    pub mutate: Option<u64>,
+    /// Trace to write if L0 fails on altered answers [default: l0-failure.nvmx]
+    #[arg(short, long, value_name = "FILE", requires = "mutate")]
+    pub output: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

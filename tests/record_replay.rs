@@ -180,3 +180,21 @@ fn the_demo_tells_what_it_found_and_where() {
     nvmx(&["demo", "-o", word(&chosen)]).expect(0);
     assert!(chosen.join("report.html").exists() && chosen.join("demo.nvmx").exists());
 }
+
+#[test]
+fn l0_alone_is_replayed_and_a_mistake_of_its_shows() {
+    let folder = folder("l0");
+    let trace = record(&folder, "l0.nvmx", "demo", "--policy kvm-2018 --log l0");
+    let same = nvmx(&["replay", "--l0", word(&trace)]).expect(0).out;
+    assert!(same.starts_with("identical: ") && same.contains("L0 alone"), "{same}");
+    assert!(nvmx(&["replay", word(&trace)]).expect(0).out.starts_with("identical: "), "in full too");
+    let object = nvmx(&["replay", "--l0", "--json", "--runs", "3", word(&trace)]).expect(0).json();
+    assert_eq!((&object["identical"], &object["runs"], &object["failure"]), (&true.into(), &3.into(), &().into()));
+    let changed = nvmx(&["replay", "--l0", "--fault", "invvpid-wrong-vpid", word(&trace)]).expect(1).out;
+    assert!(changed.starts_with("event ") && changed.contains("\nreplayed "), "{changed}");
+    let held = nvmx(&["replay", "--l0", "--mutate", "1", "--runs", "5", word(&trace)]).expect(0).out;
+    assert!(held.starts_with("L0 held in 5 runs"), "{held}");
+    let plain = record(&folder, "vmcs.nvmx", "demo", "");
+    let refused = nvmx(&["replay", "--l0", word(&plain)]).expect(2).err;
+    assert!(refused.contains("--log l0"), "{refused}");
+}

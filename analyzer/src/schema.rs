@@ -51,6 +51,7 @@ tables! {
     "lost" Lost true: "Events that the source had to drop.";
     "stops" Stop false: "The end of the run.";
     "registers" Registers false: "A guest's general registers at the exit before: imported traces have them.";
+    "answers" Answer false: "What silicon answered L0 after the entry before: recorded with --log l0.";
 }
 
 /// The table of that name.
@@ -196,6 +197,11 @@ fn about(kind: Kind, column: &str) -> &'static str {
         (Kind::Lost, "value") => "How many events are missing here.",
         (Kind::Stop, "kind") => "Why the run ended, as `debug-exit` or `idle`.",
         (Kind::Stop, "code") => "The exit status, for `debug-exit`.",
+        (Kind::Answer, "of") => {
+            "What was asked for: `memory`, `gpr`, `cr2` and other registers, `capability`, `refused`."
+        }
+        (Kind::Answer, "place") => "The address in memory, or the register's number; else 0.",
+        (Kind::Answer, "value") => "What it held.",
         (Kind::Registers, _) => "The register, as the guest left it.",
         (Kind::Stop, "text") => "A line for a reader; null when there is nothing to say.",
         _ => "",

@@ -18,6 +18,7 @@ use crate::l0::{self, Bus, L0, L0_MEMORY, Ran};
 use crate::memory::Memory;
 use crate::silicon::{Pcpu, Silicon};
 use crate::soft::SoftSilicon;
+use crate::taped::Taped;
 use crate::world::{Log, World};
 use core::ops::ControlFlow;
 use hv_defs::addr::Gpa;
@@ -126,9 +127,9 @@ enum Doing {
 
 /// A machine.
 #[derive(Debug)]
-pub struct Machine {
+pub struct Machine<S: Silicon = SoftSilicon> {
     config: Config,
-    l0: L0<SoftSilicon>,
+    l0: L0<S>,
     board: Board,
     log: Log,
     doing: Vec<Doing>,
@@ -147,59 +148,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine of a configuration and loads its guest.
+    /// Builds the machine of a configuration on the software CPU, and loads its guest.
     ///
     /// # Errors
     /// When the configuration asks for what cannot be, or an image cannot be booted.
     pub fn new(config: &Config, images: &[Image]) -> Result<Self, MachineError> {
-        check(config)?;
-        let mut loaded = load(config, images)?;
-        let needed = loaded.extent();
-        if needed > config.memory {
-            return Err(MachineError::Memory { needed, got: config.memory });
-        }
-        l0::check(config)?;
-        let size = L0_MEMORY + config.memory;
-        if !Memory::is_available(size) {
-            return Err(MachineError::Host { needed: size });
-        }
-        let silicon = SoftSilicon::new(size, config.pcpus, config.tlb_entries, config.seed).with_la57(config.la57);
-        let mut machine = Self {
-            l0: L0::new(config, silicon)?,
-            board: Board::with_kernel(config.memory, config.vcpus, core::mem::take(&mut loaded.items)),
-            log: Log::default(),
-            doing: vec![Doing::Waits; config.vcpus.into()],
-            vcpu: 0,
-            pcpu: 0,
-            turn_end: config.slice,
-            yields: false,
-            poll_at: config.slice,
-            polls: 0,
-            next_digest: config.digest_interval,
-            shown: Vec::new(),
-            config: config.clone(),
-        };
-        for (at, bytes) in &loaded.memory {
-            if let Some(hpa) = l0::ram(config.memory, *at, bytes.len() as u64) {
-                machine.l0.silicon.write(hpa, bytes);
-            }
-        }
-        machine.l0.start(0, 0, &loaded.start, &mut machine.board, &mut machine.log);
-        machine.doing[0] = Doing::Runs;
-        Ok(machine)
-    }
-
-    /// Runs to the end. The last event that the world sees says why it ended, unless the world ended it in
-    /// [`World::events`].
-    pub fn run(&mut self, world: &mut dyn World) -> Stop {
-        self.l0.silicon.pause_at(None);
-        loop {
-            match self.advance(world) {
-                Advance::On | Advance::Paused => {}
-                Advance::Ended(stop) => return stop,
-                Advance::BrokenOff => return world_stop(),
-            }
-        }
+        Self::on(config, images, SoftSilicon::of)
     }
 
     /// As [`Machine::run`], and stops when `instruction` instructions are retired, between two instructions of whichever
@@ -218,29 +172,6 @@ impl Machine {
         };
         self.l0.silicon.pause_at(None);
         ended
-    }
-
-    /// Runs one vCPU to its next exit or a little further: the smallest step after which a machine can be saved without
-    /// being paused.
-    pub fn advance(&mut self, world: &mut dyn World) -> Advance {
-        match self.step(world) {
-            ControlFlow::Continue(()) if self.is_paused() => Advance::Paused,
-            ControlFlow::Continue(()) => Advance::On,
-            ControlFlow::Break(Some(stop)) => Advance::Ended(self.end(world, stop)),
-            ControlFlow::Break(None) => Advance::BrokenOff,
-        }
-    }
-
-    /// Tells the world what happened while the machine was built, which it would hear of with the first exit.
-    pub fn tell(&mut self, world: &mut dyn World) {
-        // A world that wants no more says so again.
-        let _ = self.drain(world);
-    }
-
-    /// Has [`Machine::advance`] return after each exit, instead of after some dozens that concern L0 alone. The run is the
-    /// same, and slower.
-    pub fn set_fine(&mut self, fine: bool) {
-        self.l0.set_fine(fine);
     }
 
     /// Has [`Machine::run_to`] and [`Machine::advance`] pause at these too; if `passes`, not at the instruction before which
@@ -290,6 +221,121 @@ impl Machine {
             }
         }
     }
+}
+
+impl Machine<Taped<SoftSilicon>> {
+    /// As [`Machine::new`], and what silicon answers L0 is told with the events.
+    ///
+    /// # Errors
+    /// As [`Machine::new`].
+    pub fn taped(config: &Config, images: &[Image]) -> Result<Self, MachineError> {
+        Self::on(config, images, |config| Taped::new(SoftSilicon::of(config), config.pcpus.into()))
+    }
+}
+
+/// [`Machine::run_on`] and its like, compiled once for the silicon that is built in, and not again by whoever calls them.
+macro_rules! compiled_for {
+    ($($silicon:ty),*) => {$(
+        impl Machine<$silicon> {
+            /// Runs to the end. The last event that the world sees says why it ended, unless the world ended it in
+            /// [`World::events`].
+            #[inline(never)]
+            pub fn run(&mut self, world: &mut dyn World) -> Stop {
+                self.run_on(world)
+            }
+
+            /// Runs one vCPU to its next exit or a little further: the smallest step after which a machine can be saved without
+            /// being paused.
+            #[inline(never)]
+            pub fn advance(&mut self, world: &mut dyn World) -> Advance {
+                self.advance_on(world)
+            }
+
+            /// Tells the world what happened while the machine was built, which it would hear of with the first exit.
+            #[inline(never)]
+            pub fn tell(&mut self, world: &mut dyn World) {
+                self.tell_on(world);
+            }
+        }
+    )*};
+}
+compiled_for!(SoftSilicon, Taped<SoftSilicon>);
+
+impl<S: Silicon> Machine<S> {
+    /// Builds the machine of a configuration on other silicon, and loads its guest. `silicon` makes it when the
+    /// configuration has been found good; it is to have [`memory_size`] bytes of memory, all zeros.
+    ///
+    /// # Errors
+    /// As [`Machine::new`].
+    pub fn on(config: &Config, images: &[Image], silicon: impl FnOnce(&Config) -> S) -> Result<Self, MachineError> {
+        check(config)?;
+        let mut loaded = load(config, images)?;
+        let needed = loaded.extent();
+        if needed > config.memory {
+            return Err(MachineError::Memory { needed, got: config.memory });
+        }
+        l0::check(config)?;
+        let size = memory_size(config);
+        if !Memory::is_available(size) {
+            return Err(MachineError::Host { needed: size });
+        }
+        let mut machine = Self {
+            l0: L0::new(config, silicon(config))?,
+            board: Board::with_kernel(config.memory, config.vcpus, core::mem::take(&mut loaded.items)),
+            log: Log::default(),
+            doing: vec![Doing::Waits; config.vcpus.into()],
+            vcpu: 0,
+            pcpu: 0,
+            turn_end: config.slice,
+            yields: false,
+            poll_at: config.slice,
+            polls: 0,
+            next_digest: config.digest_interval,
+            shown: Vec::new(),
+            config: config.clone(),
+        };
+        for (at, bytes) in &loaded.memory {
+            if let Some(hpa) = l0::ram(config.memory, *at, bytes.len() as u64) {
+                machine.l0.silicon.write(hpa, bytes);
+            }
+        }
+        machine.l0.start(0, 0, &loaded.start, &mut machine.board, &mut machine.log);
+        machine.doing[0] = Doing::Runs;
+        Ok(machine)
+    }
+
+    /// [`Machine::run`], on any silicon.
+    pub fn run_on(&mut self, world: &mut dyn World) -> Stop {
+        loop {
+            match self.advance_on(world) {
+                Advance::On | Advance::Paused => {}
+                Advance::Ended(stop) => return stop,
+                Advance::BrokenOff => return world_stop(),
+            }
+        }
+    }
+
+    /// [`Machine::advance`], on any silicon.
+    pub fn advance_on(&mut self, world: &mut dyn World) -> Advance {
+        match self.step(world) {
+            ControlFlow::Continue(()) if self.is_paused() => Advance::Paused,
+            ControlFlow::Continue(()) => Advance::On,
+            ControlFlow::Break(Some(stop)) => Advance::Ended(self.end(world, stop)),
+            ControlFlow::Break(None) => Advance::BrokenOff,
+        }
+    }
+
+    /// [`Machine::tell`], on any silicon.
+    pub fn tell_on(&mut self, world: &mut dyn World) {
+        // A world that wants no more says so again.
+        let _ = self.drain(world);
+    }
+
+    /// Has [`Machine::advance`] return after each exit, instead of after some dozens that concern L0 alone. The run is the
+    /// same, and slower.
+    pub fn set_fine(&mut self, fine: bool) {
+        self.l0.set_fine(fine);
+    }
 
     /// Whether the guest whose turn it is was stopped between two of its instructions.
     pub fn is_paused(&self) -> bool {
@@ -299,6 +345,8 @@ impl Machine {
     /// Tells of the end.
     fn end(&mut self, world: &mut dyn World, stop: Stop) -> Stop {
         let stop = self.explain(stop);
+        let at = Stamp { instruction: self.now(), vcpu: self.vcpu as u16, pcpu: self.pcpu as u16 };
+        self.l0.silicon.tell_answers(&mut self.log.events, at);
         let digest = self.l0.silicon.digest();
         self.emit(What::Digest(digest));
         self.emit(What::Stop(stop.clone()));
@@ -502,7 +550,7 @@ impl Machine {
 }
 
 /// For those who look into a machine: between two runs nothing of it moves.
-impl Machine {
+impl<S: Silicon> Machine<S> {
     /// Instructions retired so far, on all CPUs together.
     pub fn now(&self) -> u64 {
         self.l0.silicon.retired()
@@ -519,12 +567,12 @@ impl Machine {
     }
 
     /// The nested hypervisor.
-    pub fn l0(&self) -> &L0<SoftSilicon> {
+    pub fn l0(&self) -> &L0<S> {
         &self.l0
     }
 
     /// The silicon: registers, TLBs, VMCSs, host-physical memory.
-    pub fn silicon(&mut self) -> &mut SoftSilicon {
+    pub fn silicon(&mut self) -> &mut S {
         &mut self.l0.silicon
     }
 
@@ -534,6 +582,11 @@ impl Machine {
         self.l0.silicon.read(hpa, into);
         true
     }
+}
+
+/// Bytes of physical memory that a machine of this configuration has.
+pub fn memory_size(config: &Config) -> u64 {
+    L0_MEMORY.saturating_add(config.memory)
 }
 
 fn world_stop() -> Stop {

@@ -7,7 +7,7 @@
 
 use hv_defs::addr::Hpa;
 use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
-use hv_defs::event::Check;
+use hv_defs::event::{Check, Event, Stamp};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs::{Field, FieldValue, TABLE, VmcsField};
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,84 @@ pub struct Registers {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[repr(C, align(64))]
 pub struct Extended(#[serde(with = "crate::stored::bytes")] pub [u8; 832]);
+
+/// One of [`Registers`], but for the extended state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Register {
+    /// A general register, by its number below 16.
+    Gpr(u8),
+    /// CR2.
+    Cr2,
+    /// CR8.
+    Cr8,
+    /// A debug register, by its number below 4.
+    Dr(u8),
+    /// DR6.
+    Dr6,
+    /// XCR0.
+    Xcr0,
+    /// IA32_XSS.
+    Xss,
+    /// IA32_STAR.
+    Star,
+    /// IA32_LSTAR.
+    Lstar,
+    /// IA32_CSTAR.
+    Cstar,
+    /// IA32_FMASK.
+    Fmask,
+    /// IA32_KERNEL_GS_BASE.
+    KernelGsBase,
+    /// IA32_TSC_AUX.
+    TscAux,
+    /// Protection-key rights of user pages.
+    Pkru,
+}
+
+impl Registers {
+    /// What a register holds.
+    #[inline(always)]
+    pub fn get(&self, register: Register) -> u64 {
+        match register {
+            Register::Gpr(number) => self.gpr[usize::from(number & 15)],
+            Register::Cr2 => self.cr2,
+            Register::Cr8 => self.cr8,
+            Register::Dr(number) => self.dr[usize::from(number & 3)],
+            Register::Dr6 => self.dr6,
+            Register::Xcr0 => self.xcr0,
+            Register::Xss => self.xss,
+            Register::Star => self.star,
+            Register::Lstar => self.lstar,
+            Register::Cstar => self.cstar,
+            Register::Fmask => self.fmask,
+            Register::KernelGsBase => self.kernel_gs_base,
+            Register::TscAux => self.tsc_aux,
+            Register::Pkru => self.pkru.into(),
+        }
+    }
+
+    /// Sets a register.
+    #[inline(always)]
+    pub fn set(&mut self, register: Register, value: u64) {
+        let place = match register {
+            Register::Gpr(number) => &mut self.gpr[usize::from(number & 15)],
+            Register::Cr2 => &mut self.cr2,
+            Register::Cr8 => &mut self.cr8,
+            Register::Dr(number) => &mut self.dr[usize::from(number & 3)],
+            Register::Dr6 => &mut self.dr6,
+            Register::Xcr0 => &mut self.xcr0,
+            Register::Xss => &mut self.xss,
+            Register::Star => &mut self.star,
+            Register::Lstar => &mut self.lstar,
+            Register::Cstar => &mut self.cstar,
+            Register::Fmask => &mut self.fmask,
+            Register::KernelGsBase => &mut self.kernel_gs_base,
+            Register::TscAux => &mut self.tsc_aux,
+            Register::Pkru => return self.pkru = value as u32,
+        };
+        *place = value;
+    }
+}
 
 impl Default for Registers {
     /// As after a reset: all zero, but for DR6, XCR0, FCW and MXCSR.
@@ -181,6 +259,23 @@ pub trait Silicon {
 
     /// The registers that transitions leave alone.
     fn registers(&mut self, cpu: Pcpu) -> &mut Registers;
+
+    /// One of [`Silicon::registers`]. L0 asks for single ones wherever it can, so that what it learns is known.
+    #[inline(always)]
+    fn register(&mut self, cpu: Pcpu, register: Register) -> u64 {
+        self.registers(cpu).get(register)
+    }
+
+    /// Sets one of [`Silicon::registers`].
+    #[inline(always)]
+    fn set_register(&mut self, cpu: Pcpu, register: Register, value: u64) {
+        self.registers(cpu).set(register, value);
+    }
+
+    /// Tells the log what L0 has learned of silicon since the last call and could not have known, if anyone notes that
+    /// down. It is called before each entry, and at a run's end.
+    #[inline(always)]
+    fn tell_answers(&mut self, _log: &mut Vec<Event>, _at: Stamp) {}
 
     /// VMLAUNCH or VMRESUME of the current VMCS: runs its guest until an exit. When [`Silicon::retired`] reaches `until`
     /// an external interrupt arrives from the host's timer and the guest exits for it, exactly there (or at the first

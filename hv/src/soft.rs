@@ -14,6 +14,7 @@ use crate::vmx::controls::Controls;
 use crate::vmx::exit::ExitInfo;
 use crate::vmx::{msr_area, state};
 use hv_defs::addr::Hpa;
+use hv_defs::config::Config;
 use hv_defs::controls::{ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
 use hv_defs::event::Check;
@@ -99,6 +100,12 @@ impl SoftSilicon {
             capabilities: Capabilities::SOFT,
             rows: TABLE.iter().map(|row| (dirtied(row.field), is_cold(row.field))).collect(),
         }
+    }
+
+    /// The silicon of a machine's configuration.
+    pub fn of(config: &Config) -> Self {
+        let size = crate::machine::memory_size(config);
+        Self::new(size, config.pcpus, config.tlb_entries, config.seed).with_la57(config.la57)
     }
 
     /// The same with 5-level paging, or without.

@@ -14,7 +14,10 @@ pub use live::{Key, Keys, NoKeys, Script};
 
 use durable::Durable;
 use hv::machine::{Machine, MachineError};
-use hv_defs::config::Config;
+use hv::soft::SoftSilicon;
+use hv::taped::Taped;
+use hv::world::World;
+use hv_defs::config::{Config, Log};
 use hv_defs::event::{Event, Stop};
 use live::Live;
 use sink::{Recording, Unrecorded};
@@ -83,14 +86,15 @@ pub struct Recorded {
 
 /// The machine that a configuration and images describe.
 pub fn machine(config: &Config, images: &[Image]) -> Result<Machine, Error> {
-    let images = images
-        .iter()
-        .map(|image| match &image.bytes {
-            Some(bytes) => Ok(hv::machine::Image { kind: image.kind, name: image.name.clone(), bytes: bytes.clone() }),
-            None => Err(Error::ImageMissing { kind: image.kind, name: image.name.clone() }),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Machine::new(config, &images)?)
+    Ok(Machine::new(config, &with_bytes(images)?)?)
+}
+
+fn with_bytes(images: &[Image]) -> Result<Vec<hv::machine::Image>, Error> {
+    let images = images.iter().map(|image| match &image.bytes {
+        Some(bytes) => Ok(hv::machine::Image { kind: image.kind, name: image.name.clone(), bytes: bytes.clone() }),
+        None => Err(Error::ImageMissing { kind: image.kind, name: image.name.clone() }),
+    });
+    images.collect()
 }
 
 /// Runs a machine to its end without recording.
@@ -105,10 +109,11 @@ pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<St
 /// The machine cannot be built: then no file is made. The file cannot be created or written on: a full disk ends the run,
 /// and the file is cut to its last whole block. The file is no longer there when the run has ended.
 pub fn record(config: &Config, images: &[Image], path: &Path, outside: Outside<'_>) -> Result<Recorded, Error> {
-    let mut machine = machine(config, images)?;
+    // A machine that cannot be built leaves no file behind.
+    let machine = AnyMachine::new(config, images)?;
     let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
     let header = Header::new(config.clone(), images.to_vec());
-    let recorded = record_machine(&mut machine, &header, Durable::new(&file), outside, |whole| {
+    let recorded = machine.record(&header, Durable::new(&file), outside, |whole| {
         // What is left of a block that did not fit is of no use to readers. That it stays is no harm either.
         let _ = file.set_len(whole);
     })?;
@@ -129,14 +134,42 @@ pub fn record_to(
     out: impl Write + Send,
     outside: Outside<'_>,
 ) -> Result<Recorded, Error> {
-    let mut machine = machine(config, images)?;
-    record_machine(&mut machine, &Header::new(config.clone(), images.to_vec()), out, outside, |_| {})
+    AnyMachine::new(config, images)?.record(&Header::new(config.clone(), images.to_vec()), out, outside, |_| {})
+}
+
+/// A machine with or without an ear for what silicon answers L0.
+enum AnyMachine {
+    Plain(Box<Machine>),
+    Taped(Box<Machine<Taped<SoftSilicon>>>),
+}
+
+impl AnyMachine {
+    fn new(config: &Config, images: &[Image]) -> Result<Self, Error> {
+        let images = with_bytes(images)?;
+        Ok(match config.log {
+            Log::L0 => Self::Taped(Box::new(Machine::taped(config, &images)?)),
+            Log::Exits | Log::Vmcs => Self::Plain(Box::new(Machine::new(config, &images)?)),
+        })
+    }
+
+    fn record(
+        self,
+        header: &Header,
+        out: impl Write + Send,
+        outside: Outside<'_>,
+        cut: impl FnOnce(u64),
+    ) -> Result<Recorded, Error> {
+        match self {
+            Self::Plain(mut machine) => record_run(|world| machine.run(world), header, out, outside, cut),
+            Self::Taped(mut machine) => record_run(|world| machine.run(world), header, out, outside, cut),
+        }
+    }
 }
 
 /// Runs the machine and writes its events on a thread beside it. `cut` is called when writing fails, with the length up
 /// to the last whole block.
-fn record_machine(
-    machine: &mut Machine,
+fn record_run(
+    run: impl FnOnce(&mut dyn World) -> Stop,
     header: &Header,
     out: impl Write + Send,
     outside: Outside<'_>,
@@ -145,7 +178,7 @@ fn record_machine(
     let mut writer = Writer::create(out, header).map_err(|source| Error::Trace { events: 0, source })?;
     let (ended, finished) = traces::beside(&mut writer, |feed| {
         let mut recording = Recording { feed, events: 0, since: 0 };
-        (machine.run(&mut Live::new(outside, &mut recording)), recording.events)
+        (run(&mut Live::new(outside, &mut recording)), recording.events)
     });
     let (stop, events) = ended;
     match finished {

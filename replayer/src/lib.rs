@@ -7,13 +7,16 @@
 mod checkpoint;
 mod cursor;
 pub mod gdb;
+mod l0only;
 mod recorded;
 
 pub use cursor::{Arrived, Came, Cursor, Place, Runner, Walk};
+pub use l0only::{Found, L0Verdict, Mutated, mutate, replay_l0, replay_l0_watched};
 pub use recorded::{Divergence, Side};
 
 use hv::machine::{Machine, MachineError};
-use hv_defs::config::ImageKind;
+use hv::world::World;
+use hv_defs::config::{ImageKind, Log};
 use hv_defs::event::Stop;
 use recorded::Recorded;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +36,9 @@ pub enum Error {
     /// The machine that the header describes could not be built.
     #[error("cannot build the machine: {0}")]
     Machine(#[from] MachineError),
+    /// The trace does not hold what silicon answered.
+    #[error("it holds no answers of silicon's: it was recorded with --log {0}, and L0 alone is replayed from --log l0")]
+    NoAnswers(Log),
     /// The trace could not be read. What came before the damage was replayed and was the same.
     #[error("the replay ended at event {event}: {source}")]
     Trace {
@@ -81,22 +87,44 @@ impl Verdict {
 /// # Errors
 /// The machine cannot be built, or a block of the trace is damaged. A difference is no error: see [`Verdict`].
 pub fn replay(reader: &Reader, options: &Options) -> Result<Verdict, Error> {
-    Ok(replay_machine(reader, options, &mut |_| {})?.1)
+    replay_watched(reader, options, &mut |_| {})
 }
 
 /// As [`replay`]; `progress` is told, now and then, how many events have been compared.
 pub fn replay_watched(reader: &Reader, options: &Options, progress: &mut dyn FnMut(u64)) -> Result<Verdict, Error> {
-    Ok(replay_machine(reader, options, progress)?.1)
+    let header = reader.header();
+    match header.config.log {
+        // What silicon answered is compared too.
+        Log::L0 => {
+            let mut machine = Machine::taped(&header.config, &images(header)?)?;
+            let world = Recorded::new(reader, options.to, Box::new(progress))?.taped();
+            replay_in(world, reader, options, |world| machine.run(world))
+        }
+        Log::Exits | Log::Vmcs => {
+            let mut machine = machine(header)?;
+            let world = Recorded::new(reader, options.to, Box::new(progress))?;
+            replay_in(world, reader, options, |world| machine.run(world))
+        }
+    }
 }
 
 /// The machine as it was when `event` had happened, or where the replay first differed before that. L0 makes the events
 /// of one exit together, so the machine stands behind the last event of that batch.
 pub fn state_at(reader: &Reader, event: u64) -> Result<(Machine, Verdict), Error> {
-    replay_machine(reader, &Options { to: Some(event) }, &mut |_| {})
+    let mut machine = machine(reader.header())?;
+    let options = Options { to: Some(event) };
+    let world = Recorded::new(reader, options.to, Box::new(|_| {}))?;
+    let verdict = replay_in(world, reader, &options, |world| machine.run(world))?;
+    Ok((machine, verdict))
 }
 
 /// The machine that a trace's header describes, before its first instruction.
 pub fn machine(header: &Header) -> Result<Machine, Error> {
+    Ok(Machine::new(&header.config, &images(header)?)?)
+}
+
+/// The files that the guest boots from.
+fn images(header: &Header) -> Result<Vec<hv::machine::Image>, Error> {
     let mut images = Vec::with_capacity(header.images.len());
     for image in &header.images {
         let missing = || Error::ImageMissing { kind: image.kind, name: image.name.clone() };
@@ -106,21 +134,19 @@ pub fn machine(header: &Header) -> Result<Machine, Error> {
             bytes: image.bytes.clone().ok_or_else(missing)?,
         });
     }
-    Ok(Machine::new(&header.config, &images)?)
+    Ok(images)
 }
 
-fn replay_machine(
+fn replay_in(
+    mut world: Recorded<'_>,
     reader: &Reader,
     options: &Options,
-    progress: &mut dyn FnMut(u64),
-) -> Result<(Machine, Verdict), Error> {
-    let mut machine = machine(reader.header())?;
-    let mut world = Recorded::new(reader, options.to, Box::new(progress))?;
+    run: impl FnOnce(&mut dyn World) -> Stop,
+) -> Result<Verdict, Error> {
     let end = options.to.map_or(reader.len(), |to| reader.len().min(to.saturating_add(1)));
     // A replay to no event at all, as of a trace that was cut before its first block, asks nothing of the machine.
-    let stop = if end == 0 { None } else { Some(machine.run(&mut world)) };
-    let verdict = world.verdict(stop)?;
-    Ok((machine, verdict))
+    let stop = if end == 0 { None } else { Some(run(&mut world)) };
+    world.verdict(stop)
 }
 
 /// What many replays of one trace found.

@@ -366,6 +366,19 @@ impl Block {
         self.tables.get(usize::from(*self.order.get(place)?))?.kind
     }
 
+    /// The kind and the columns of the event at a place, in the order of [`Kind::columns`]: what [`What::from_row`] makes
+    /// the event of. Numbers may be out of range. `None` for one that this program does not know.
+    #[inline]
+    pub fn row(&self, place: usize) -> Option<(Kind, &[u64])> {
+        let table = self.tables.get(usize::from(*self.order.get(place)?))?;
+        Some((table.kind?, table.row(self.rows[place])))
+    }
+
+    /// The text of that number in a text column; `None` for none.
+    pub fn text(&self, number: u64) -> Option<&str> {
+        self.texts.text(number)
+    }
+
     /// The stamp of the event at a place.
     pub fn stamp(&self, place: usize) -> Option<Stamp> {
         self.stamps.get(place).copied()

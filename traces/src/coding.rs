@@ -27,6 +27,8 @@ pub(crate) fn chosen(kind: Kind, column: &str) -> (Coding, &'static [u8]) {
     match (kind, column) {
         (Kind::Exit, "rip") => (Coding::Keyed, &[0, 1]),
         (Kind::Exit, "qualification" | "gpa" | "gla") => (Coding::Keyed, &[0, 1]),
+        (Kind::Answer, "place") => (Coding::Keyed, &[0]),
+        (Kind::Answer, "value") => (Coding::Keyed, &[0, 1]),
         (Kind::Vmcs, "address") => (Coding::Keyed, &[1]),
         (Kind::Vmcs, "old") => (Coding::Keyed, &[1, 4]),
         (Kind::Vmcs, "value") => (Coding::Relative, &[5]),

@@ -35,4 +35,4 @@ pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, salvage_bytes
 pub use writer::{Summary, Writer};
 
 /// The format's version: major and minor. A reader reads any minor version of its major version.
-pub const VERSION: (u16, u16) = (1, 1);
+pub const VERSION: (u16, u16) = (1, 2);

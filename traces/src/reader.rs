@@ -341,6 +341,18 @@ impl Events<'_> {
         accepted
     }
 
+    /// Steps over the next event if it is of `kind`, and says whether it did.
+    #[inline]
+    pub fn pass(&mut self, kind: Kind) -> bool {
+        if self.done || self.next >= self.reader.len() || self.seek().is_err() {
+            return false;
+        }
+        let place = |block: &Block| (self.next - block.first()) as usize;
+        let skipped = self.block.as_ref().is_some_and(|(_, block)| block.kind(place(block)) == Some(kind));
+        self.next += u64::from(skipped);
+        skipped
+    }
+
     /// Holds the block of the next event.
     #[inline]
     fn seek(&mut self) -> Result<(), Error> {

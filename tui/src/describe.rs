@@ -151,6 +151,9 @@ pub(crate) fn describe(event: &Event) -> Vec<Piece> {
         What::Mark(value) => line.add(of_kind, format!("mark {value}")),
         What::Digest(digest) => line.add(of_kind, "digest").field("", format!("{digest:016x}")),
         What::Lost(count) => line.add(Role::Bad, format!("{} events lost", thousands(*count))),
+        What::Answer(answer) => {
+            line.add(of_kind, format!("{} {:#x}", answer.of, answer.place)).field("", format!("{:#x}", answer.value))
+        }
         What::Registers(_) => event
             .values()
             .filter(|(_, value)| *value != Value::Hex(0))

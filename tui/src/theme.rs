@@ -124,7 +124,7 @@ impl Theme {
             Kind::Flush => &PURPLE,
             Kind::Pool | Kind::Vpid | Kind::Ept => &ORANGE,
             Kind::Injection => &SKY,
-            Kind::Digest | Kind::Registers => &GREY,
+            Kind::Digest | Kind::Registers | Kind::Answer => &GREY,
             Kind::Input | Kind::Migration | Kind::Mark | Kind::Lost | Kind::Stop => {
                 return Style::new().add_modifier(Modifier::BOLD);
             }
@@ -174,6 +174,7 @@ pub(crate) const fn letter(kind: Kind) -> &'static str {
         Kind::Lost => "?",
         Kind::Stop => "!",
         Kind::Registers => "r",
+        Kind::Answer => "a",
     }
 }
 

@@ -61,6 +61,8 @@ pub enum What {
     Stop(Stop),
     /// A guest's general registers at the exit before.
     Registers(Registers),
+    /// What silicon answered L0.
+    Answer(Answer),
 }
 
 words! {
@@ -96,6 +98,8 @@ words! {
         Stop = "stop",
         /// [`What::Registers`].
         Registers = "registers",
+        /// [`What::Answer`].
+        Answer = "answer",
     }
 }
 
@@ -119,6 +123,7 @@ impl What {
             Self::Lost(_) => Kind::Lost,
             Self::Stop(_) => Kind::Stop,
             Self::Registers(_) => Kind::Registers,
+            Self::Answer(_) => Kind::Answer,
         }
     }
 }
@@ -530,4 +535,57 @@ pub struct Registers {
     pub r13: u64,
     pub r14: u64,
     pub r15: u64,
+}
+
+words! {
+    /// What L0 asked silicon of.
+    AnswerOf {
+        /// A VMX capability MSR; the place is its index.
+        Capability = "capability",
+        /// Physical memory; the place is the address of 8 bytes, which is a multiple of 8.
+        Memory = "memory",
+        /// A VM entry that silicon refused with VMfail; the value is the error's number.
+        Refused = "refused",
+        /// A general register; the place is its number.
+        Gpr = "gpr",
+        /// CR2.
+        Cr2 = "cr2",
+        /// CR8.
+        Cr8 = "cr8",
+        /// A debug register; the place is its number, from 0 to 3.
+        Dr = "dr",
+        /// DR6.
+        Dr6 = "dr6",
+        /// XCR0.
+        Xcr0 = "xcr0",
+        /// IA32_XSS.
+        Xss = "xss",
+        /// IA32_STAR.
+        Star = "star",
+        /// IA32_LSTAR.
+        Lstar = "lstar",
+        /// IA32_CSTAR.
+        Cstar = "cstar",
+        /// IA32_FMASK.
+        Fmask = "fmask",
+        /// IA32_KERNEL_GS_BASE.
+        KernelGsBase = "kernel_gs_base",
+        /// IA32_TSC_AUX.
+        TscAux = "tsc_aux",
+        /// Protection-key rights of user pages.
+        Pkru = "pkru",
+    }
+}
+
+/// What silicon answered L0 after the entry before, where that could not be told from earlier answers and from what L0 has
+/// written itself. Of registers, the stamp names the physical CPU. What VMREAD gives is in the VMCS accesses, and how many
+/// translations a flush dropped in the flushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// What was asked for.
+    pub of: AnswerOf,
+    /// Where, if there is more than one; else 0.
+    pub place: u64,
+    /// What it holds.
+    pub value: u64,
 }

@@ -5,8 +5,9 @@
 //! shown in two ways, as the exit reason is by its name and by its number.
 
 use crate::event::{
-    Actor, Cause, Check, EptChange, EptOp, Event, Exit, Flush, FlushKind, Injection, Input, InputKind, Kind, Migration,
-    NO_ADDRESS, Pool, PoolOp, Registers, Stamp, Stop, StopKind, VmcsAccess, VmcsOp, What, Which,
+    Actor, Answer, AnswerOf, Cause, Check, EptChange, EptOp, Event, Exit, Flush, FlushKind, Injection, Input,
+    InputKind, Kind, Migration, NO_ADDRESS, Pool, PoolOp, Registers, Stamp, Stop, StopKind, VmcsAccess, VmcsOp, What,
+    Which,
 };
 use crate::event::{Entry, Vpid, VpidOp};
 use crate::exit::{EventType, ExitReason, InterruptionInfo};
@@ -208,7 +209,7 @@ macro_rules! word_cells {
         }
     )*};
 }
-word_cells!(Actor, Which, VmcsOp, FlushKind, Cause, PoolOp, VpidOp, EptOp, InputKind, StopKind);
+word_cells!(AnswerOf, Actor, Which, VmcsOp, FlushKind, Cause, PoolOp, VpidOp, EptOp, InputKind, StopKind);
 
 macro_rules! bits_cells {
     ($($type:ident),*) => {$(
@@ -555,6 +556,11 @@ kinds! {
         r13: Form::Hex;
         r14: Form::Hex;
         r15: Form::Hex;
+    }
+    Answer Answer {
+        of: names!(AnswerOf);
+        place: Form::Hex;
+        value: Form::Hex;
     }
 }
 

@@ -4,7 +4,7 @@ use super::cx::Cx;
 use super::monitor::LINE;
 use super::next::Next;
 use crate::features::{self, Answer, Needs};
-use crate::silicon::Silicon;
+use crate::silicon::{Register, Silicon};
 use crate::xsave::{self, XCR0};
 use hv_defs::controls::SecondaryControls;
 use hv_defs::vmcs;
@@ -143,7 +143,7 @@ impl<S: Silicon> Cx<'_, S> {
             controls: SecondaryControls::from_bits_retain(self.shared.capabilities.secondary.one),
             address_bits: self.shared.address_bits,
             guest_cr4: Cr4::from_bits_retain(self.get(vmcs::GUEST_CR4)),
-            xcr0: self.silicon.registers(self.cpu).xcr0,
+            xcr0: self.silicon.register(self.cpu, Register::Xcr0),
             monitor: self.vcpu.msrs.has_monitor(),
             apic: apic_base.is_some_and(|base| base & APIC_ENABLED != 0),
         };

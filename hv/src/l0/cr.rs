@@ -4,7 +4,7 @@ use super::capabilities::{CR0_FIXED0, CR4_FIXED0};
 use super::cx::Cx;
 use super::exit::Exit;
 use super::next::{Fault, Next, unsupported};
-use crate::silicon::Silicon;
+use crate::silicon::{Register, Silicon};
 use hv_defs::controls::{EntryControls, SecondaryControls};
 use hv_defs::exit::{CrAccess, CrAccessKind};
 use hv_defs::vmcs::{self, Field};
@@ -43,12 +43,12 @@ impl<S: Silicon> Cx<'_, S> {
                 if value & !15 != 0 {
                     return Next::Raise(Fault::GP);
                 }
-                self.silicon.registers(self.cpu).cr8 = value;
+                self.silicon.set_register(self.cpu, Register::Cr8, value);
                 self.forget_held();
                 Next::Skip
             }
             (CrAccessKind::MovFrom, 8) => {
-                let value = self.silicon.registers(self.cpu).cr8;
+                let value = self.silicon.register(self.cpu, Register::Cr8);
                 self.set_gpr(access.gpr(), value);
                 Next::Skip
             }

@@ -5,7 +5,7 @@ use super::Shared;
 use super::bus::{Bus, Ram};
 use super::ept02::Ept02;
 use super::vcpu::Vcpu;
-use crate::silicon::{Pcpu, Silicon};
+use crate::silicon::{Pcpu, Register, Silicon};
 use core::ops::{Deref, DerefMut};
 use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::ept::{Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
@@ -259,7 +259,7 @@ impl<S: Silicon> Cx<'_, S> {
     pub(super) fn gpr(&mut self, number: u8) -> u64 {
         match number & 15 {
             4 => self.get(vmcs::GUEST_RSP),
-            other => self.silicon.registers(self.cpu).gpr[usize::from(other)],
+            other => self.silicon.register(self.cpu, Register::Gpr(other)),
         }
     }
 
@@ -267,7 +267,7 @@ impl<S: Silicon> Cx<'_, S> {
     pub(super) fn set_gpr(&mut self, number: u8, value: u64) {
         match number & 15 {
             4 => self.set(vmcs::GUEST_RSP, value),
-            other => self.silicon.registers(self.cpu).gpr[usize::from(other)] = value,
+            other => self.silicon.set_register(self.cpu, Register::Gpr(other), value),
         }
     }
 

@@ -5,7 +5,7 @@ use super::exit::{Exit, is_software};
 use super::monitor::Wait;
 use super::next::Fault;
 use super::vmx::Report;
-use crate::silicon::Silicon;
+use crate::silicon::{Register, Silicon};
 use hv_defs::controls::{ActivityState, ExitControls, Interruptibility, PinBased, PrimaryControls};
 use hv_defs::event::{Injection, Stop, What};
 use hv_defs::exit::{EptViolation, EventType, ExitReason, InterruptionInfo, Reason};
@@ -90,7 +90,7 @@ impl<S: Silicon> Cx<'_, S> {
             self.vcpu.requeued = Some(exit.idt.vector());
         }
         if let Some(address) = fault.address {
-            self.silicon.registers(self.cpu).cr2 = address;
+            self.silicon.set_register(self.cpu, Register::Cr2, address);
         }
         self.inject(intr, intr_error, 0);
         None

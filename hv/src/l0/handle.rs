@@ -6,7 +6,7 @@ use super::exit::Exit;
 use super::monitor::Wait;
 use super::next::{Fault, Next, unsupported};
 use super::shadow::Filled;
-use crate::silicon::Silicon;
+use crate::silicon::{Register, Silicon};
 use crate::xsave::is_xcr0;
 use hv_defs::addr::{Gpa, L2Gpa, PAGE_SIZE};
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
@@ -103,7 +103,7 @@ impl<S: Silicon> Cx<'_, S> {
         if self.cpl() != 0 || self.gpr(1) as u32 != 0 || !is_xcr0(value) {
             return Next::Raise(Fault::GP);
         }
-        self.silicon.registers(self.cpu).xcr0 = value;
+        self.silicon.set_register(self.cpu, Register::Xcr0, value);
         Next::Skip
     }
 

@@ -2,7 +2,7 @@
 
 use super::cpuid::TSC_HZ;
 use super::cx::Cx;
-use crate::silicon::Silicon;
+use crate::silicon::{Register, Silicon};
 use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::controls::PrimaryControls;
 use hv_defs::vmcs::{self, Field};
@@ -201,13 +201,13 @@ impl<S: Silicon> Cx<'_, S> {
             msr::PAT => self.get(vmcs::GUEST_PAT),
             msr::EFER => self.get(vmcs::GUEST_EFER),
             msr::SYSENTER_CS => u64::from(self.get(vmcs::GUEST_SYSENTER_CS)),
-            msr::STAR => self.silicon.registers(self.cpu).star,
-            msr::LSTAR => self.silicon.registers(self.cpu).lstar,
-            msr::CSTAR => self.silicon.registers(self.cpu).cstar,
-            msr::FMASK => self.silicon.registers(self.cpu).fmask,
-            msr::KERNEL_GS_BASE => self.silicon.registers(self.cpu).kernel_gs_base,
-            msr::TSC_AUX => self.silicon.registers(self.cpu).tsc_aux,
-            msr::XSS => self.silicon.registers(self.cpu).xss,
+            msr::STAR => self.silicon.register(self.cpu, Register::Star),
+            msr::LSTAR => self.silicon.register(self.cpu, Register::Lstar),
+            msr::CSTAR => self.silicon.register(self.cpu, Register::Cstar),
+            msr::FMASK => self.silicon.register(self.cpu, Register::Fmask),
+            msr::KERNEL_GS_BASE => self.silicon.register(self.cpu, Register::KernelGsBase),
+            msr::TSC_AUX => self.silicon.register(self.cpu, Register::TscAux),
+            msr::XSS => self.silicon.register(self.cpu, Register::Xss),
             _ => msrs.mtrr_fixed[FIXED.iter().position(|fixed| *fixed == index)?],
         })
     }
@@ -261,13 +261,13 @@ impl<S: Silicon> Cx<'_, S> {
             msr::PAT if is_pat(value) => self.set(vmcs::GUEST_PAT, value),
             msr::EFER => return self.write_efer(value),
             msr::SYSENTER_CS => self.set(vmcs::GUEST_SYSENTER_CS, value as u32),
-            msr::STAR => self.silicon.registers(self.cpu).star = value,
-            msr::LSTAR if canonical => self.silicon.registers(self.cpu).lstar = value,
-            msr::CSTAR if canonical => self.silicon.registers(self.cpu).cstar = value,
-            msr::FMASK if value >> 32 == 0 => self.silicon.registers(self.cpu).fmask = value,
-            msr::KERNEL_GS_BASE if canonical => self.silicon.registers(self.cpu).kernel_gs_base = value,
-            msr::TSC_AUX if value >> 32 == 0 => self.silicon.registers(self.cpu).tsc_aux = value,
-            msr::XSS if value == 0 => self.silicon.registers(self.cpu).xss = value,
+            msr::STAR => self.silicon.set_register(self.cpu, Register::Star, value),
+            msr::LSTAR if canonical => self.silicon.set_register(self.cpu, Register::Lstar, value),
+            msr::CSTAR if canonical => self.silicon.set_register(self.cpu, Register::Cstar, value),
+            msr::FMASK if value >> 32 == 0 => self.silicon.set_register(self.cpu, Register::Fmask, value),
+            msr::KERNEL_GS_BASE if canonical => self.silicon.set_register(self.cpu, Register::KernelGsBase, value),
+            msr::TSC_AUX if value >> 32 == 0 => self.silicon.set_register(self.cpu, Register::TscAux, value),
+            msr::XSS if value == 0 => self.silicon.set_register(self.cpu, Register::Xss, value),
             _ => match FIXED.iter().position(|fixed| *fixed == index) {
                 Some(fixed) if value.to_le_bytes().into_iter().all(is_mtrr_type) => msrs.mtrr_fixed[fixed] = value,
                 _ => return false,

@@ -6,7 +6,7 @@ use super::exit::Exit;
 use super::next::Next;
 use super::vmx::Report;
 use super::{Bus, L0, Ran};
-use crate::silicon::{Exited, Outcome, Pcpu, Refused, Silicon};
+use crate::silicon::{Exited, Outcome, Pcpu, Refused, Register, Silicon};
 use crate::world::Log;
 use hv_defs::event::{self, Actor, Cause, Check, Entry, Flush, FlushKind, NO_ADDRESS, Stamp, Stop, StopKind, What};
 use hv_defs::exit::{InterruptionInfo, Reason};
@@ -84,7 +84,10 @@ impl<S: Silicon> Cx<'_, S> {
     /// Whether [`Cx::deliver`] would find what it found last: nothing to deliver. It did, and nobody has asked the board for
     /// anything since.
     fn is_calm(&mut self) -> bool {
-        self.calm && !self.bus.was_asked() && self.vcpu.waits.is_none() && self.silicon.registers(self.cpu).cr8 == 0
+        self.calm
+            && !self.bus.was_asked()
+            && self.vcpu.waits.is_none()
+            && self.silicon.register(self.cpu, Register::Cr8) == 0
     }
 
     /// Enters and handles the exit. `until` is when the entry ends at the latest, `end` when the caller's turn does.
@@ -98,6 +101,7 @@ impl<S: Silicon> Cx<'_, S> {
         let eptp = self.get(vmcs::EPT_POINTER).into_bits();
         let injected = self.get(vmcs::ENTRY_INTERRUPTION_INFO);
         self.shared.vpids.used_on(vpid, self.cpu);
+        self.silicon.tell_answers(self.log, self.at);
         let outcome = self.silicon.enter(self.cpu, launch, until);
         self.at.instruction = self.silicon.retired();
         if outcome == Ok(Outcome::Paused) {

@@ -4,7 +4,7 @@ use super::capabilities::{self, MISC_VMWRITE_ANY};
 use super::cx::Cx;
 use super::start::{Segment, Start};
 use super::vmcs02::{self, CR0_MASK, CR4_MASK};
-use crate::silicon::Silicon;
+use crate::silicon::{Register, Silicon};
 use hv_defs::controls::{ActivityState, Allowed, EntryControls, ExitControls, PinBased, PrimaryControls};
 use hv_defs::controls::{EptVpidCap, SecondaryControls};
 use hv_defs::policy::{Policy, RootLoad};
@@ -125,7 +125,9 @@ impl<S: Silicon> Cx<'_, S> {
                 self.set_row(row, value);
             }
         }
-        self.silicon.registers(self.cpu).gpr = start.gpr;
+        for (number, value) in (0..).zip(start.gpr) {
+            self.silicon.set_register(self.cpu, Register::Gpr(number), value);
+        }
 
         let vpid = self.vcpu.tagging.vpid01;
         let mut secondary = SecondaryControls::from_bits_retain(self.shared.capabilities.secondary.one)

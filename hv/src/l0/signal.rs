@@ -8,7 +8,7 @@ use super::deliver::Ready;
 use super::next::Next;
 use super::start::Start;
 use super::vmx::Report;
-use crate::silicon::{Registers, Silicon};
+use crate::silicon::{Register, Registers, Silicon};
 use hv_defs::controls::{Interruptibility, PinBased, PrimaryControls};
 use hv_defs::event::{Stop, StopKind};
 use hv_defs::exit::{EventType, ExitReason, InterruptionInfo, Reason};
@@ -77,8 +77,10 @@ impl<S: Silicon> Cx<'_, S> {
             (fields.map(|field| (field, self.get(field))), self.get(vmcs::GUEST_SYSENTER_CS))
         });
         let fresh = Registers::default();
-        let registers = self.silicon.registers(self.cpu);
-        (registers.cr2, registers.cr8, registers.dr, registers.dr6) = (fresh.cr2, fresh.cr8, fresh.dr, fresh.dr6);
+        let debug = (0..4).map(Register::Dr);
+        for register in [Register::Cr2, Register::Cr8, Register::Dr6].into_iter().chain(debug) {
+            self.silicon.set_register(self.cpu, register, fresh.get(register));
+        }
         self.vcpu.cr8 = 0;
         if self.begin(&Start::start_up(page, SIGNATURE)).is_none() {
             return match self.out_of_memory() {
@@ -139,7 +141,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// Tells the board the task priority, if the guest has changed it.
     pub(super) fn tell_cr8(&mut self) {
-        let cr8 = self.silicon.registers(self.cpu).cr8 as u8;
+        let cr8 = self.silicon.register(self.cpu, Register::Cr8) as u8;
         if cr8 != self.vcpu.cr8 {
             self.vcpu.cr8 = cr8;
             self.bus.set_cr8(self.vcpu.id, cr8);
@@ -151,7 +153,7 @@ impl<S: Silicon> Cx<'_, S> {
         let cr8 = self.bus.cr8(self.vcpu.id);
         if cr8 != self.vcpu.cr8 {
             self.vcpu.cr8 = cr8;
-            self.silicon.registers(self.cpu).cr8 = cr8.into();
+            self.silicon.set_register(self.cpu, Register::Cr8, cr8.into());
         }
     }
 

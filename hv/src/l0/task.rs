@@ -9,7 +9,7 @@ use super::exit::{Exit, is_software};
 use super::next::{Fault, Next, unsupported};
 use super::paging::{Failure, Use};
 use super::start::Segment;
-use crate::silicon::Silicon;
+use crate::silicon::{Register, Silicon};
 use hv_defs::controls::Interruptibility;
 use hv_defs::exit::TaskSwitch;
 use hv_defs::vmcs::{self, Field};
@@ -222,7 +222,8 @@ impl<S: Silicon> Cx<'_, S> {
         }
         if wide && image[TRAP] & 1 != 0 {
             // DR6.BT tells why.
-            self.silicon.registers(self.cpu).dr6 |= 1 << 15;
+            let dr6 = self.silicon.register(self.cpu, Register::Dr6);
+            self.silicon.set_register(self.cpu, Register::Dr6, dr6 | 1 << 15);
             return Next::Raise(Fault { vector: Vector::DB, error_code: None, address: None });
         }
         Next::Resume

@@ -134,7 +134,7 @@ impl Case {
         let mut bytes = [0; 4096];
         let mut digests = Vec::new();
         for (page, _) in writable.iter().enumerate().filter(|(_, writable)| !**writable) {
-            self.l0.silicon.soft.read(Hpa(L0_MEMORY + 0x1000 * page as u64), &mut bytes);
+            self.l0.silicon.silicon.read(Hpa(L0_MEMORY + 0x1000 * page as u64), &mut bytes);
             let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
             let digest =
                 words.fold(page as u64, |sum, word| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29));

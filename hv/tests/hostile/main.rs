@@ -21,7 +21,6 @@ mod honest;
 mod images;
 mod layout;
 mod ports;
-mod watch;
 
 use board::Wild;
 use contents::Allowed;
@@ -29,6 +28,7 @@ use dice::Dice;
 use hv::l0::{L0, L0_MEMORY, Ran, Signals, Start};
 use hv::silicon::Silicon;
 use hv::soft::SoftSilicon;
+use hv::watch::Watched;
 use hv::world::Log;
 use hv_defs::addr::Hpa;
 use hv_defs::config::{self, Config, Guest};
@@ -37,7 +37,6 @@ use hv_defs::policy::{PRESETS, Policy, RootLoad, Shadowing, Tags, TransitionFlus
 use hv_defs::slip::Slip;
 use layout::{DRIVER, GDT, IDT, PML4, RAM, STACK, TSS};
 use std::collections::BTreeMap;
-use watch::Watched;
 
 /// Steps of a case at most: then another seed has its turn.
 const CASE: u64 = 6000;
@@ -117,7 +116,7 @@ fn start() -> Start {
 /// A machine, and what is done with it.
 struct Case {
     dice: Dice,
-    l0: L0<Watched>,
+    l0: L0<Watched<SoftSilicon>>,
     bus: Wild,
     log: Log,
     vcpus: usize,
@@ -146,7 +145,7 @@ impl Case {
         let mut dice = Dice::new(seed);
         let config = configuration(&mut dice, seed, honest);
         let soft = SoftSilicon::new(L0_MEMORY + config.memory, config.pcpus, config.tlb_entries, config.seed);
-        let l0 = L0::new(&config, Watched::new(soft, config.memory)).expect("a configuration that L0 takes");
+        let l0 = L0::new(&config, Watched::soft(soft, config.memory)).expect("a configuration that L0 takes");
         let bus = Wild::new(config.memory, config.vcpus, Dice::new(dice.roll()));
         let (vcpus, pcpus) = (usize::from(config.vcpus), usize::from(config.pcpus));
         Self {
@@ -170,7 +169,7 @@ impl Case {
     }
 
     fn put(&mut self, at: u64, bytes: &[u8]) {
-        self.l0.silicon.soft.write(Hpa(L0_MEMORY + at), bytes);
+        self.l0.silicon.silicon.write(Hpa(L0_MEMORY + at), bytes);
     }
 
     /// Has L1 say what it may do.
@@ -183,7 +182,7 @@ impl Case {
         while self.l0.run_vcpu(0, 0, &mut self.bus, &mut self.log, u64::MAX) == Ran::Ready {}
         let [secondary, _, pin, primary, exit, entry] = core::array::from_fn(|number| {
             let mut bytes = [0; 8];
-            self.l0.silicon.soft.read(Hpa(L0_MEMORY + layout::SCRATCH + 8 * number as u64), &mut bytes);
+            self.l0.silicon.silicon.read(Hpa(L0_MEMORY + layout::SCRATCH + 8 * number as u64), &mut bytes);
             u64::from_le_bytes(bytes)
         });
         assert!(pin >> 32 != 0 && entry >> 32 != 0, "L1 is told of no VMX");

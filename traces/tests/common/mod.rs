@@ -92,8 +92,11 @@ fn what() -> impl Strategy<Value = What> {
         let [rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15] = all;
         What::Registers(Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15 })
     });
+    let answer = (word(AnswerOf::ALL), number(), number())
+        .prop_map(|(of, place, value)| What::Answer(Answer { of, place, value }));
     prop_oneof![
         4 => exit,
+        2 => answer,
         2 => registers,
         4 => entry,
         12 => vmcs,

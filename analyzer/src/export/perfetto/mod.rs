@@ -171,6 +171,8 @@ impl<W: Write> Drawing<W> {
                     open.accesses.see(access);
                 }
             }
+            // What L0 was told is no moment of its own.
+            What::Answer(_) => {}
             What::Registers(_) => {
                 if let Some(open) = followed.open.last_mut() {
                     open.registers = Some(Box::new(event.clone()));

@@ -1,0 +1,133 @@
+//! L0 alone, over recorded silicon.
+//!
+//! Nothing is executed: silicon's answers come from a trace that was recorded with `--log l0`, and what runs is L0, the
+//! board and the machine's loop. All that L0 does is compared with the recording: every VMWRITE, flush and entry.
+
+mod caught;
+mod mutate;
+mod tape;
+
+pub use mutate::{Found, Mutated, mutate};
+
+use crate::recorded::Recorded;
+use crate::{Error, Verdict, images};
+use caught::caught;
+use hv::machine::Machine;
+use hv::taped::Taped;
+use hv::watch::Watched;
+use hv_defs::config::{Config, Log};
+use hv_defs::event::{Event, Kind, What};
+use hv_defs::slip::Slips;
+use tape::Tape;
+use traces::Reader;
+
+/// What a replay of L0 alone found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct L0Verdict {
+    /// What the comparison found.
+    pub verdict: Verdict,
+    /// Entries whose answer was in the recording.
+    pub entries: u64,
+    /// Digests among the events: they are of all the machine, and no L0 alone could make them.
+    pub digests: u64,
+    /// What a panic of L0's said, behind the last event that was the same.
+    pub failure: Option<String>,
+}
+
+impl L0Verdict {
+    /// Whether all that was compared was the same, and L0 did not fail.
+    pub fn identical(&self) -> bool {
+        self.verdict.identical() && self.failure.is_none()
+    }
+}
+
+/// Runs the L0 of a trace alone and compares what it does with what is recorded, with these slips instead of the recorded
+/// ones, if any are given.
+///
+/// # Errors
+/// The trace holds no answers of silicon's, or a block of it is damaged. A difference is no error.
+pub fn replay_l0(reader: &Reader, to: Option<u64>, slips: Option<Slips>) -> Result<L0Verdict, Error> {
+    replay_l0_watched(reader, to, slips, &mut |_| {})
+}
+
+/// As [`replay_l0`]; `progress` is told, now and then, how many events have been compared.
+///
+/// # Errors
+/// As [`replay_l0`].
+pub fn replay_l0_watched(
+    reader: &Reader,
+    to: Option<u64>,
+    slips: Option<Slips>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<L0Verdict, Error> {
+    check(reader)?;
+    let header = reader.header();
+    let mut config = header.config.clone();
+    config.slips = slips.unwrap_or(config.slips);
+    let end = whole(reader)?;
+    let to = if end < reader.len() { Some(to.unwrap_or(u64::MAX).min(end.saturating_sub(1))) } else { to };
+    let mut world = Recorded::new(reader, to, Box::new(progress))?.taped();
+    let mut machine =
+        over(&config, &images(header)?, tells_of_failure(reader), |config| Tape::new(reader, config, end))?;
+    let ran = if end == 0 { Ok(None) } else { caught(|| Some(machine.run_on(&mut world))) };
+    let tape = &mut machine.silicon().inner().silicon;
+    if let (Some(source), None) = (tape.failed.take(), world.divergence()) {
+        return Err(Error::Trace { event: world.events(), source });
+    }
+    let (entries, digests) = (tape.entries, tape.digests_taken);
+    let (stop, failure) = match ran {
+        Ok(stop) => (stop, None),
+        Err(message) => (None, Some(message)),
+    };
+    Ok(L0Verdict { verdict: world.verdict(stop)?, entries, digests, failure })
+}
+
+/// Whether L0 alone can be replayed from a trace.
+fn check(reader: &Reader) -> Result<(), Error> {
+    let header = reader.header();
+    if header.config.log == Log::L0 && header.origin.is_none() {
+        return Ok(());
+    }
+    Err(Error::NoAnswers(header.config.log))
+}
+
+/// A machine whose silicon is recorded.
+type L0Machine<'a> = Machine<Taped<Watched<Tape<'a>>>>;
+
+/// The machine of a configuration over recorded silicon, with an eye on L0 if it is `watched`.
+fn over<'a>(
+    config: &Config,
+    images: &[hv::machine::Image],
+    watched: bool,
+    tape: impl FnOnce(&Config) -> Tape<'a>,
+) -> Result<L0Machine<'a>, Error> {
+    let watch = |config: &Config| Watched::new(tape(config), config.memory).if_watched(watched);
+    Ok(Machine::on(config, images, |config| Taped::new(watch(config), config.pcpus.into()))?)
+}
+
+/// How the text of a stop begins that tells of a failure of L0's.
+const FOUND: &str = "L0 fails: ";
+
+/// Whether a trace was written to show how L0 fails.
+fn tells_of_failure(reader: &Reader) -> bool {
+    let last = reader.len().checked_sub(1).map(|last| reader.event(last));
+    matches!(last, Some(Ok(Event { what: What::Stop(stop), .. })) if stop.text.starts_with(FOUND))
+}
+
+/// The number behind the last event up to which the recording has all answers: of a trace without an end, that of the last
+/// entry.
+fn whole(reader: &Reader) -> Result<u64, Error> {
+    let Some(last) = reader.len().checked_sub(1) else { return Ok(0) };
+    for number in (0..reader.blocks().len()).rev() {
+        let event = reader.blocks()[number].first;
+        let block = reader.block(number).map_err(|source| Error::Trace { event, source })?;
+        for place in (0..block.len()).rev() {
+            match block.kind(place) {
+                Some(Kind::Stop) if event + place as u64 == last => return Ok(reader.len()),
+                Some(Kind::Entry) => return Ok(event + place as u64),
+                _ => {}
+            }
+        }
+    }
+    Ok(0)
+}
