@@ -6,11 +6,13 @@ use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
 use super::words::ReplayArgs;
 use hv_defs::fields::Value;
-use replayer::{Divergence, Error, Options, Runs};
+use replayer::gdb::{self, Address};
+use replayer::{Cursor, Divergence, Error, Options, Runs};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use traces::Reader;
 
 /// `nvmx replay`.
 pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
@@ -29,6 +31,9 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     super::store::find(&mut reader, &format!("cannot replay {}", path.display()), &args.store)?;
     if args.l0 {
         return super::l0::replay(args, &reader, print);
+    }
+    if let Some(address) = &args.gdb {
+        return debug(path, &reader, args.to, address, print);
     }
     let options = Options { to: args.to };
     let start = Instant::now();
@@ -60,6 +65,21 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     let instructions = runs.verdict.instructions as f64 * runs.runs as f64 / took.as_secs_f64() / 1e6;
     print.detail(format!("{:.3} s, {instructions:.0} million instructions a second", took.as_secs_f64()));
     Ok(if identical { Status::Done } else { Status::No })
+}
+
+/// Serves debuggers at a place of the run.
+fn debug(path: &Path, reader: &Reader, to: Option<u64>, address: &Address, print: &Print) -> Result<Status> {
+    let told = |error| failure(path, error);
+    let mut cursor = Cursor::open(reader).map_err(told)?;
+    if let Some(event) = to {
+        cursor.to_event(event).map_err(told)?;
+    }
+    let served = gdb::serve(&mut cursor, address, &mut |line| print.note(format!("gdb: {line}")));
+    served.map_err(|error| {
+        let what = format!("cannot serve {} to a debugger", path.display());
+        Failure::new(Status::Usage, what, error, "give --gdb an address that is free")
+    })?;
+    Ok(Status::Done)
 }
 
 /// A replay that could not be made, and what to do about it.

@@ -6,6 +6,7 @@ use hv_defs::config::{Log, Source};
 use hv_defs::event::Kind;
 use hv_defs::policy::{PRESETS, Preset, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
+use replayer::gdb::Address;
 use std::path::PathBuf;
 
 /// Record, replay and analyse nested virtualisation.
@@ -91,6 +92,7 @@ On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and
   nvmx replay l0.nvmx --l0                              L0 alone, of a recording with --log l0
   nvmx replay l0.nvmx --l0 --fault ept02-unsynced       which of its decisions change
   nvmx replay l0.nvmx --l0 --mutate 1 --runs 1000       whether altered answers break it
+  nvmx replay demo.nvmx --gdb :1234                    then in gdb: target remote :1234, monitor help
   nvmx replay linux.nvmx --store images                a trace whose images are in a store")]
     Replay(ReplayArgs),
     /// Say what was wasted and what was wrong
@@ -366,6 +368,9 @@ pub struct ReplayArgs {
     /// Trace to write if L0 fails on altered answers [default: l0-failure.nvmx]
     #[arg(short, long, value_name = "FILE", requires = "mutate")]
     pub output: Option<PathBuf>,
+    /// Serve GDB there, forwards and backwards: at HOST:PORT, :PORT, unix:PATH, or - for standard input and output
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["runs", "json", "l0"])]
+    pub gdb: Option<Address>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

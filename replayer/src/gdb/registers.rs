@@ -103,7 +103,7 @@ impl Values {
         }
         values.put(word(fxsave::FCW), 4);
         values.put(word(fxsave::FSW), 4);
-        values.put(image.map(|image| tags(image)), 4);
+        values.put(image.map(tags), 4);
         values.put(word(fxsave::FIP + 4), 4);
         values.put_bytes(part(fxsave::FIP, 4), 4);
         values.put(word(fxsave::FDP + 4), 4);
