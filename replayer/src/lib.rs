@@ -9,6 +9,7 @@ mod cursor;
 pub mod gdb;
 mod l0only;
 mod recorded;
+pub mod whatif;
 
 pub use cursor::{Arrived, Came, Cursor, Place, Runner, Walk};
 pub use l0only::{Found, L0Verdict, Mutated, mutate, replay_l0, replay_l0_watched};
@@ -16,7 +17,7 @@ pub use recorded::{Divergence, Side};
 
 use hv::machine::{Machine, MachineError};
 use hv::world::World;
-use hv_defs::config::{ImageKind, Log};
+use hv_defs::config::{Config, ImageKind, Log};
 use hv_defs::event::Stop;
 use recorded::Recorded;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -120,7 +121,12 @@ pub fn state_at(reader: &Reader, event: u64) -> Result<(Machine, Verdict), Error
 
 /// The machine that a trace's header describes, before its first instruction.
 pub fn machine(header: &Header) -> Result<Machine, Error> {
-    Ok(Machine::new(&header.config, &images(header)?)?)
+    machine_of(header, &header.config)
+}
+
+/// A machine of another configuration, with the images of a trace's header.
+pub(crate) fn machine_of(header: &Header, config: &Config) -> Result<Machine, Error> {
+    Ok(Machine::new(config, &images(header)?)?)
 }
 
 /// The files that the guest boots from.

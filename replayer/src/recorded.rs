@@ -265,7 +265,7 @@ fn tells_the_end(reader: &Reader) -> bool {
 }
 
 /// All inputs that the trace holds, in order.
-fn inputs(reader: &Reader) -> Result<Vec<Input>, Error> {
+pub(crate) fn inputs(reader: &Reader) -> Result<Vec<Input>, Error> {
     let mut inputs = Vec::new();
     for block in 0..reader.blocks().len() {
         let event = reader.blocks()[block].first;

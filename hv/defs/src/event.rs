@@ -254,6 +254,13 @@ words! {
     }
 }
 
+impl Which {
+    /// Whether it lies in L1's memory.
+    pub const fn is_l1s(self) -> bool {
+        matches!(self, Self::Vmcs12 | Self::Shadow12)
+    }
+}
+
 /// A VMCS access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VmcsAccess {
