@@ -21,6 +21,7 @@ mod replay;
 mod store;
 mod study;
 mod trace;
+mod whatif;
 
 use clap::CommandFactory;
 use fail::{Result, Status};
@@ -51,6 +52,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Run(args) => record::run(&args, print),
         Command::Record(args) => record::record(&args, print),
         Command::Replay(args) => replay::replay(&args, print),
+        Command::Whatif(args) => whatif::whatif(&args, print),
         Command::Report(args) => study::report(&args, print),
         Command::Query(args) => study::query(&args, print),
         Command::Check(args) => study::check(&args, print),

@@ -3,10 +3,11 @@
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
-use super::words::{CheckArgs, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
+use super::words::{CheckArgs, JudgeBy, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
 use analyzer::findings::PoolFinding;
-use analyzer::judge::Verdict;
+use analyzer::judge::{Judged, Rule, Verdict};
 use analyzer::{Checked, Error, Findings, Format, Limits, Tables, report};
+use replayer::judge::Need;
 use serde_json::json;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -36,7 +37,13 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
         let what = format!("cannot print the answer of {}", path.display());
         return Err(Failure::new(Status::Usage, what, "Parquet is no text", "name a file with -o"));
     }
-    let frame = analyzer::query(&Tables::read(&reader), sql).map_err(|error| failure(path, error))?;
+    // A second execution is a long answer to a question about something else.
+    let verdicts = match sql.to_ascii_lowercase().contains("flushes") {
+        true => verdicts(args.judge.judge, path, &reader, print)?,
+        false => None,
+    };
+    let tables = Tables::read(&reader).with_verdicts(verdicts.as_deref());
+    let frame = analyzer::query(&tables, sql).map_err(|error| failure(path, error))?;
     let format = match args.format {
         QueryFormat::Table => Format::Table,
         QueryFormat::Csv => Format::Csv,
@@ -50,7 +57,7 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
 }
 
 /// Prints a text, or writes it to a file, which is there whole or not at all.
-fn give(output: Option<&Path>, text: &[u8]) -> Result<Status> {
+pub fn give(output: Option<&Path>, text: &[u8]) -> Result<Status> {
     match output {
         None => {
             let mut out = std::io::stdout().lock();
@@ -120,6 +127,44 @@ pub fn findings(path: &Path, reader: &Reader) -> Result<Findings> {
     analyzer::findings(&name, reader.into()).map_err(|error| failure(path, error))
 }
 
+fn findings_with(path: &Path, reader: &Reader, verdicts: Option<&[Judged]>) -> Result<Findings> {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    analyzer::findings_with(&name, reader.into(), verdicts).map_err(|error| failure(path, error))
+}
+
+/// The verdicts of a second execution, if they are wanted.
+fn verdicts(by: JudgeBy, path: &Path, reader: &Reader, print: &Print) -> Result<Option<Vec<Judged>>> {
+    if by == JudgeBy::Rule {
+        return Ok(None);
+    }
+    if let Some(origin) = &reader.header().origin {
+        let what = format!("cannot judge {} by replay", path.display());
+        let why = format!("it was imported from {}, and nothing says what machine to run again", origin.source);
+        return Err(Failure::new(Status::Usage, what, why, "use --judge rule"));
+    }
+    let bar = print.progress("judging", reader.len());
+    let judgement = replayer::judge::judge_watched(reader, &mut |events| bar.set_position(events));
+    bar.finish_and_clear();
+    let judgement = judgement.map_err(|error| super::replay::failure(path, error))?;
+    if let Some(divergence) = &judgement.divergence {
+        print.note(format_args!(
+            "the replay differs from the recording at event {}: flushes behind it are judged by rule",
+            divergence.event
+        ));
+    }
+    let judged = judgement.flushes.iter().map(|one| {
+        let rule = match one.need {
+            Need::Missing => Rule::StaleAccess,
+            Need::Required => Rule::AccessDiffers,
+            Need::TooBroad => Rule::NarrowerServes,
+            Need::Redundant if one.wrong_target => Rule::WrongTarget,
+            Need::Redundant => Rule::NoAccessDiffers,
+        };
+        Judged::by_replay(one.event, one.at, one.flush, rule, one.narrower.map(|kind| kind.name()))
+    });
+    Ok(Some(judged.collect()))
+}
+
 /// What was found, in a few lines.
 pub fn summary(found: &Findings) -> Vec<String> {
     let flushes = &found.flushes;
@@ -158,7 +203,8 @@ pub fn check(args: &CheckArgs, print: &Print) -> Result<Status> {
         pool_misses: args.max_pool_misses,
         exits_per_l2_exit: args.max_exits_per_l2_exit,
     };
-    let checked = analyzer::check(&findings(path, &reader)?, &limits);
+    let verdicts = verdicts(args.judge.judge, path, &reader, print)?;
+    let checked = analyzer::check(&findings_with(path, &reader, verdicts.as_deref())?, &limits);
     let passed = checked.iter().all(Checked::holds);
     let mut out = print.out();
     if args.json {
@@ -195,7 +241,9 @@ pub fn report(args: &ReportArgs, print: &Print) -> Result<Status> {
     let bar = print.progress("analysing", args.traces.len() as u64);
     let mut found = Vec::with_capacity(args.traces.len());
     for path in &args.traces {
-        found.push(findings(path, &open(path, print)?)?);
+        let reader = open(path, print)?;
+        let verdicts = verdicts(args.judge.judge, path, &reader, print)?;
+        found.push(findings_with(path, &reader, verdicts.as_deref())?);
         bar.inc(1);
     }
     bar.finish_and_clear();

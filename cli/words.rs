@@ -95,18 +95,29 @@ On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and
   nvmx replay demo.nvmx --gdb :1234                    then in gdb: target remote :1234, monitor help
   nvmx replay linux.nvmx --store images                a trace whose images are in a store")]
     Replay(ReplayArgs),
+    /// Run a recorded guest again under other policies, side by side
+    #[command(after_help = "Examples:
+  nvmx whatif demo.nvmx --policy kvm-2011,kvm-2015,kvm-2018,kvm-2020,mapped,ideal
+  nvmx whatif pool.nvmx --pool 1,2,4,8                 its own policy with pools of other sizes
+  nvmx whatif demo.nvmx --policy mapped --tlb 64,1536 --format json
+
+Every policy is run with every size. The first row is the recording's own, and must be equal to it. docs/replay.md says what
+is compared of the guest, and where it may differ.")]
+    Whatif(WhatifArgs),
     /// Say what was wasted and what was wrong
     #[command(after_help = "Examples:
   nvmx report demo.nvmx
   nvmx report demo.nvmx --format html -o demo.html
   nvmx report 2011.nvmx 2015.nvmx mapped.nvmx          one comparison of the three
-  nvmx report demo.nvmx --format json | jq .flushes")]
+  nvmx report demo.nvmx --format json | jq .flushes
+  nvmx report demo.nvmx --judge replay                 verdicts on flushes from a second execution")]
     Report(ReportArgs),
     /// Ask a trace questions in SQL
     #[command(after_help = "Examples:
   nvmx query demo.nvmx                                 the tables and their columns
   nvmx query demo.nvmx 'SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason ORDER BY n DESC'
   nvmx query demo.nvmx \"SELECT * FROM flushes WHERE verdict = 'redundant'\" --format csv
+  nvmx query demo.nvmx --judge replay 'SELECT verdict, rule, COUNT(*) FROM flushes GROUP BY verdict, rule'
   nvmx query demo.nvmx 'SELECT rip, gpa FROM exits' --format parquet -o exits.parquet")]
     Query(QueryArgs),
     /// Find the first event in which two traces differ
@@ -376,6 +387,22 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
+/// What verdicts on flushes rest on.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JudgeBy {
+    /// The trace's events alone
+    Rule,
+    /// A second execution beside a TLB that keeps all that it may
+    Replay,
+}
+
+#[derive(Args)]
+pub struct JudgeArgs {
+    /// What verdicts on flushes rest on
+    #[arg(long, value_name = "HOW", default_value = "rule")]
+    pub judge: JudgeBy,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
     /// For a terminal
@@ -398,6 +425,41 @@ pub struct ReportArgs {
     /// Form of the report
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: ReportFormat,
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+    /// File to write to instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WhatifFormat {
+    /// For a terminal
+    Text,
+    /// Markdown
+    Md,
+    /// One object with stable keys
+    Json,
+    /// A variant a line
+    Csv,
+}
+
+#[derive(Args)]
+pub struct WhatifArgs {
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    /// Policies to run it under, with commas between them [default: its own]
+    #[arg(long, value_name = "PRESET", value_delimiter = ',', value_parser = presets())]
+    pub policy: Vec<String>,
+    /// Sizes of the vmcs02 pool to run each with
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub pool: Vec<u16>,
+    /// Sizes of the TLB to run each with, in entries
+    #[arg(long, value_name = "ENTRIES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    pub tlb: Vec<u32>,
+    /// Form of the table
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: WhatifFormat,
     /// File to write to instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -425,6 +487,8 @@ pub struct QueryArgs {
     /// Form of the answer
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: QueryFormat,
+    #[command(flatten)]
+    pub judge: JudgeArgs,
     /// File to write to instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -457,6 +521,8 @@ pub struct CheckArgs {
     /// Exits to L0, of all levels, allowed for each exit of L2
     #[arg(long, value_name = "X", value_parser = finite)]
     pub max_exits_per_l2_exit: Option<f64>,
+    #[command(flatten)]
+    pub judge: JudgeArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

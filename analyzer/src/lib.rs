@@ -19,7 +19,7 @@ pub mod tables;
 
 pub use check::{Checked, Limits, check};
 pub use error::Error;
-pub use findings::{Findings, findings};
+pub use findings::{Findings, Study, findings, findings_with};
 pub use query::{Format, query};
 pub use source::Source;
 pub use tables::Tables;

@@ -18,6 +18,7 @@ use traces::Reader;
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     source: Source<'a>,
+    verdicts: Option<&'a [Judged]>,
 }
 
 /// The names of all tables, for messages.
@@ -28,12 +29,17 @@ pub(crate) fn names() -> String {
 impl<'a> Tables<'a> {
     /// The tables of a trace.
     pub fn read(reader: &'a Reader) -> Self {
-        Self { source: reader.into() }
+        Self { source: reader.into(), verdicts: None }
     }
 
     /// The tables of a source of events.
     pub fn of(source: Source<'a>) -> Self {
-        Self { source }
+        Self { source, verdicts: None }
+    }
+
+    /// The same, with verdicts on flushes from outside: see [`judge::Bench::with`].
+    pub fn with_verdicts(self, verdicts: Option<&'a [Judged]>) -> Self {
+        Self { verdicts, ..self }
     }
 
     /// Where the events come from.
@@ -56,7 +62,7 @@ impl<'a> Tables<'a> {
     pub fn table_with(&self, name: &str, wanted: impl Fn(&str) -> bool) -> Result<DataFrame, Error> {
         let table = schema::table(name).ok_or_else(|| Error::NoTable { table: name.into() })?;
         let columns = if table.kind == Kind::Flush {
-            flushes(judge::judge(self.source)?, &wanted)
+            flushes(judge::judge_with(self.source, self.verdicts)?, &wanted)
         } else {
             plain(self.source, table, &wanted)?
         };

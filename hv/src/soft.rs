@@ -5,7 +5,7 @@
 
 use crate::cpu::{self, Blocks, Cpu, Met, Stops, Trap, Vectors};
 use crate::memory::Memory;
-use crate::mmu::{Mmu, Statistics};
+use crate::mmu::{Adversary, Mmu, Statistics};
 use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
 use crate::vmcs::{REVISION, SHADOW, Vmcs};
 use crate::vmx::capability::{Capabilities, PREEMPTION_TIMER_SHIFT};
@@ -72,6 +72,10 @@ pub struct SoftSilicon {
     cpus: Vec<Physical>,
     clock: u64,
     capabilities: Capabilities,
+    /// VM entries and flushes so far, all CPUs together, and the flush that is left out.
+    entries: u64,
+    flushes: u64,
+    left_out: Option<u64>,
     /// For each row of the table, what a write to it makes dirty; and whether a read of it needs the cold state saved.
     rows: Vec<(u32, bool)>,
 }
@@ -98,6 +102,9 @@ impl SoftSilicon {
             cpus: (0..pcpus.max(1)).map(physical).collect(),
             clock: 0,
             capabilities: Capabilities::SOFT,
+            entries: 0,
+            flushes: 0,
+            left_out: None,
             rows: TABLE.iter().map(|row| (dirtied(row.field), is_cold(row.field))).collect(),
         }
     }
@@ -196,6 +203,22 @@ impl SoftSilicon {
         self.memory.bytes(at, count)
     }
 
+    /// Has an adversarial TLB stand beside each CPU's: to be called before the first instruction.
+    pub fn set_adversary(&mut self, new: impl Fn() -> Adversary) {
+        self.cpus.iter_mut().for_each(|physical| physical.cpu.mmu.set_adversary(new()));
+    }
+
+    /// Has the TLBs ignore one flush, by number from 0: INVVPIDs, INVEPTs and what transitions drop are counted, all CPUs
+    /// together. It is for who asks what would have come of it.
+    pub fn leave_out_flush(&mut self, number: Option<u64>) {
+        self.left_out = number;
+    }
+
+    /// Flushes that were carried out or left out.
+    pub fn flushes(&self) -> u64 {
+        self.flushes
+    }
+
     #[inline(always)]
     fn current(&self, cpu: Pcpu) -> Hpa {
         self.cpus[cpu].current.expect("a VMCS is current before it is accessed")
@@ -249,7 +272,7 @@ impl SoftSilicon {
         if switched {
             self.save(number);
         }
-        let Self { memory, blocks, cpus, clock, .. } = self;
+        let Self { memory, blocks, cpus, clock, entries, flushes, left_out, .. } = self;
         let Physical { cpu, loaded, before, .. } = &mut cpus[number];
         let vmcs = memory.vmcs(current);
         let mut stale = dirtied & (dirty::CONTROLS | dirty::VALUES) != 0;
@@ -283,7 +306,7 @@ impl SoftSilicon {
         let (error, length) = (vmcs.get(ENTRY_EXCEPTION_ERROR_CODE), vmcs.get(ENTRY_INSTRUCTION_LENGTH));
         let (msr_count, msr_address) = (vmcs.get(VM_ENTRY_MSR_LOAD_COUNT), vmcs.get(VM_ENTRY_MSR_LOAD_ADDRESS));
         cpu.mmu.set_controls(&cpu.controls, vmcs.get(PML_INDEX));
-        let dropped_by_entry = if tagged { 0 } else { cpu.mmu.transition() };
+        let dropped_by_entry = if tagged { 0 } else { flush(&mut cpu.mmu, flushes, *left_out, Mmu::transition) };
         if msr_count != 0
             && let Err(entry) = msr_area::load(cpu, memory, msr_address, msr_count)
         {
@@ -293,6 +316,8 @@ impl SoftSilicon {
             return Outcome::EntryFailed(Check::new("entry-msr-load"));
         }
         memory.vmcs_mut(current).launched = 1;
+        cpu.mmu.entered(*entries);
+        *entries += 1;
         blocks.follow(memory);
         cpu.mode_changed();
         let injection = match injected.valid() {
@@ -321,7 +346,7 @@ impl SoftSilicon {
     /// Saves guest state and tells of the exit.
     #[inline]
     fn leave(&mut self, number: Pcpu, inside: Inside, trap: Trap) -> Outcome {
-        let Self { memory, cpus, clock, .. } = self;
+        let Self { memory, cpus, clock, flushes, left_out, .. } = self;
         let Physical { cpu, loaded, unsaved, paused, .. } = &mut cpus[number];
         let Inside { current, dropped_by_entry } = inside;
         let info = match trap {
@@ -352,7 +377,7 @@ impl SoftSilicon {
         note_exit(vmcs, &info);
         vmcs.set(ENTRY_INTERRUPTION_INFO, vmcs.get(ENTRY_INTERRUPTION_INFO).with_valid(false));
         let tagged = cpu.controls.secondary(SecondaryControls::VPID);
-        let dropped_by_exit = if tagged { 0 } else { cpu.mmu.transition() };
+        let dropped_by_exit = if tagged { 0 } else { flush(&mut cpu.mmu, flushes, *left_out, Mmu::transition) };
         let stores = vmcs.get(VM_EXIT_MSR_STORE_COUNT);
         let loads = vmcs.get(VM_EXIT_MSR_LOAD_COUNT);
         if stores | loads != 0 {
@@ -370,6 +395,20 @@ impl SoftSilicon {
         cpu.reuse(info);
         Outcome::Exited(Exited { dropped_by_entry, dropped_by_exit })
     }
+}
+
+/// Carries out a flush, unless it is the one to be left out. Returns how many cached translations were dropped.
+#[inline]
+fn flush(mmu: &mut Mmu, flushes: &mut u64, left_out: Option<u64>, flush: impl FnOnce(&mut Mmu) -> u32) -> u32 {
+    let number = *flushes;
+    *flushes += 1;
+    if left_out == Some(number) {
+        return 0;
+    }
+    mmu.flushing(Some(number));
+    let dropped = flush(mmu);
+    mmu.flushing(None);
+    dropped
 }
 
 /// The page-directory-pointer-table entries that CR3 points to: what an entry without EPT loads.
@@ -578,11 +617,13 @@ impl Silicon for SoftSilicon {
     }
 
     fn invvpid(&mut self, cpu: Pcpu, kind: InvvpidType, descriptor: InvvpidDescriptor) -> u32 {
-        self.cpus[cpu].cpu.mmu.invvpid(kind, descriptor)
+        let Self { cpus, flushes, left_out, .. } = self;
+        flush(&mut cpus[cpu].cpu.mmu, flushes, *left_out, |mmu| mmu.invvpid(kind, descriptor))
     }
 
     fn invept(&mut self, cpu: Pcpu, kind: InveptType, descriptor: InveptDescriptor) -> u32 {
-        self.cpus[cpu].cpu.mmu.invept(kind, descriptor)
+        let Self { cpus, flushes, left_out, .. } = self;
+        flush(&mut cpus[cpu].cpu.mmu, flushes, *left_out, |mmu| mmu.invept(kind, descriptor))
     }
 
     fn retired(&self) -> u64 {

@@ -8,6 +8,7 @@ mod checkpoint;
 mod cursor;
 pub mod gdb;
 mod l0only;
+pub mod judge;
 mod recorded;
 pub mod whatif;
 

@@ -247,7 +247,7 @@ impl World for Variant<'_> {
     fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
         if let Some(recorded) = &mut self.recorded {
             // It is lenient: what it found is asked for at the end.
-            let _ = recorded.events(events);
+            let _ = World::events(recorded, events);
         }
         for event in events {
             if event.at.instruction > self.limit {

@@ -16,7 +16,7 @@ pub use pool::PoolFinding;
 pub use small::{EptPage, EptRow, InjectionRow, Phase, VpidRow};
 pub use vmcs::{FieldRow, Vmcs};
 
-use crate::judge::Bench;
+use crate::judge::{Bench, Judged};
 use crate::{Error, Source};
 use hv_defs::config::{Clock, Guest, Origin};
 use hv_defs::cost::Costs;
@@ -109,7 +109,15 @@ impl Overview {
 /// # Errors
 /// A block of the trace is damaged.
 pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
-    let mut pass = Pass::default();
+    findings_with(name, source, None)
+}
+
+/// As [`findings`], with verdicts on flushes from outside: see [`Bench::with`].
+///
+/// # Errors
+/// As [`findings`].
+pub fn findings_with(name: &str, source: Source<'_>, verdicts: Option<&[Judged]>) -> Result<Findings, Error> {
+    let mut pass = Pass { bench: Bench::with(verdicts), ..Pass::default() };
     source.each(|number, event| pass.see(number, event))?;
     let mut found = pass.finish();
     found.name = name.to_owned();
@@ -122,10 +130,7 @@ pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
                 found.overview.untold = TOLD_BY_US.into_iter().filter(|&kind| !had(kind)).collect();
             }
             None => {
-                found.overview.guest = match &header.config.guest {
-                    Guest::BuiltIn(name) => name.clone(),
-                    Guest::Kernel { name, .. } => name.clone(),
-                };
+                found.overview.guest = name_of(&header.config.guest);
                 found.overview.policy = header.config.policy.name().unwrap_or("custom").to_owned();
             }
         }
@@ -134,6 +139,35 @@ pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
     }
     found.advice = advice::advise(&found);
     Ok(found)
+}
+
+/// Findings of events as they come, with nothing of them kept: for a run that nobody records.
+#[derive(Debug, Default)]
+pub struct Study {
+    pass: Pass,
+}
+
+impl Study {
+    /// The next event.
+    pub fn see(&mut self, number: u64, event: &Event) {
+        self.pass.see(number, event);
+    }
+
+    /// What was found. `name` is what reports call it.
+    pub fn finish(self, name: &str, guest: &Guest, policy: &str) -> Findings {
+        let mut found = self.pass.finish();
+        found.name = name.to_owned();
+        found.overview.guest = name_of(guest);
+        found.overview.policy = policy.to_owned();
+        found.advice = advice::advise(&found);
+        found
+    }
+}
+
+fn name_of(guest: &Guest) -> String {
+    match guest {
+        Guest::BuiltIn(name) | Guest::Kernel { name, .. } => name.clone(),
+    }
 }
 
 /// The folds over the events, side by side.

@@ -14,7 +14,7 @@ mod tlb;
 pub use rules::{JudgedBy, Rule, Verdict};
 
 use crate::{Error, Source};
-use hv_defs::event::{Event, Flush, Stamp};
+use hv_defs::event::{Actor, Event, Flush, Stamp};
 use rules::Judge;
 
 /// A flush with its verdict, or a flush that is missing.
@@ -36,13 +36,28 @@ pub struct Judged {
     pub narrower: Option<&'static str>,
 }
 
+impl Judged {
+    /// A verdict that a second execution gave.
+    pub fn by_replay(event: u64, at: Stamp, flush: Flush, rule: Rule, narrower: Option<&'static str>) -> Self {
+        Self { event, at, flush, verdict: rule.verdict(), judged_by: rule.ground(), rule, narrower }
+    }
+}
+
 /// Judges events one by one, and gives each verdict as soon as it is certain.
 #[derive(Debug, Default)]
 pub struct Bench {
     judge: Judge,
+    /// Verdicts from outside, in the order of events, which stand in the place of those on L0's flushes.
+    given: Option<Vec<Judged>>,
 }
 
 impl Bench {
+    /// One that gives these verdicts on L0's flushes, and on those that are missing, in the place of its own. They are in
+    /// the order of events.
+    pub fn with(given: Option<&[Judged]>) -> Self {
+        Self { judge: Judge::default(), given: given.map(<[Judged]>::to_vec) }
+    }
+
     /// The next event.
     pub fn see(&mut self, number: u64, event: &Event) {
         self.judge.see(number, event);
@@ -50,13 +65,26 @@ impl Bench {
 
     /// The verdicts given since the last call, in no particular order.
     pub fn verdicts(&mut self) -> impl Iterator<Item = Judged> + '_ {
-        self.judge.given.drain(..)
+        let given = self.given.as_deref();
+        self.judge.given.drain(..).filter_map(move |own| match given {
+            None => Some(own),
+            Some(_) if own.verdict == Verdict::Missing => None,
+            Some(given) if own.flush.actor == Actor::L0 => {
+                let place = given.partition_point(|one| one.event < own.event);
+                let same = given[place..].iter().take_while(|one| one.event == own.event);
+                // A run that went another way has no more to say of the recording's.
+                Some(same.copied().find(|one| one.verdict != Verdict::Missing).unwrap_or(own))
+            }
+            Some(_) => Some(own),
+        })
     }
 
     /// What is left when the trace ends.
     pub fn close(&mut self) -> impl Iterator<Item = Judged> + '_ {
         self.judge.close();
-        self.judge.given.drain(..)
+        let missing: Vec<Judged> =
+            self.given.iter().flatten().filter(|one| one.verdict == Verdict::Missing).copied().collect();
+        self.verdicts().chain(missing)
     }
 }
 
@@ -66,7 +94,15 @@ impl Bench {
 /// # Errors
 /// The trace is damaged.
 pub fn judge(source: Source<'_>) -> Result<Vec<Judged>, Error> {
-    let (mut bench, mut judged) = (Bench::default(), Vec::new());
+    judge_with(source, None)
+}
+
+/// As [`judge`], with verdicts from outside in the place of the judge's own: see [`Bench::with`].
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_with(source: Source<'_>, given: Option<&[Judged]>) -> Result<Vec<Judged>, Error> {
+    let (mut bench, mut judged) = (Bench::with(given), Vec::new());
     source.each(|number, event| {
         bench.see(number, event);
         judged.extend(bench.verdicts());

@@ -139,9 +139,38 @@ rules! {
     /// L1's APIC-access page.
     OwnRoot "own-root" Redundant
         "L2 runs under an EPT root or a VPID of its own, so the APIC-access page of L1 is not in its mappings.";
+    /// By replay: no flush, and a stale translation.
+    StaleAccess "stale-access" Missing
+        "A TLB that keeps what it may would have served an access by what the tables no longer say, and L0 owed the flush.";
+    /// By replay.
+    AccessDiffers "access-differs" Required
+        "Without it an access in the rest of the run would have been served otherwise.";
+    /// By replay.
+    NarrowerServes "narrower-serves" TooBroad
+        "All accesses that would have been served otherwise lie in the scope of a narrower type, and others of what it dropped were walked again for nothing.";
+    /// By replay.
+    NoAccessDiffers "no-access-differs" Redundant
+        "Without it every access in the rest of the run would have been served the same.";
+    /// By replay, and in the wrong place.
+    WrongTarget "wrong-target" Redundant
+        "It names an EPT pointer or a VPID other than what it was to be for, and every access would have been served the same without it.";
     /// The events do not tell.
     NoEvidence "no-evidence" Unknown
         "The events do not tell what changed or whose tag it is.";
+}
+
+impl Rule {
+    /// What it rests on.
+    pub const fn ground(self) -> JudgedBy {
+        match self {
+            Self::StaleAccess
+            | Self::AccessDiffers
+            | Self::NarrowerServes
+            | Self::NoAccessDiffers
+            | Self::WrongTarget => JudgedBy::Replay,
+            _ => JudgedBy::Rule,
+        }
+    }
 }
 
 /// A flush whose tags were dropped and not yet entered again.

@@ -102,7 +102,7 @@ fn trace(of: &Findings) -> Value {
                 "verdict": row.verdict.name(),
                 "rule": row.rule.name(),
                 "why": row.rule.why(),
-                "judged_by": "rule",
+                "judged_by": row.rule.ground().name(),
                 "cause": row.cause.name(),
                 "kind": row.kind.name(),
                 "actor": row.actor.name(),

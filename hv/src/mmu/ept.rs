@@ -82,6 +82,20 @@ impl Mmu {
         let Some(ept) = self.ept else {
             return Ok(Frame { base: PageSize::Huge.base(gpa), size: PageSize::Huge, flags: flag::EPT_ALL });
         };
+        match self.adversary {
+            None => self.translate_by_ept(memory, ept, gpa, wanted),
+            Some(_) => self.translate_by_ept_judged(memory, ept, gpa, wanted),
+        }
+    }
+
+    #[inline]
+    pub(super) fn translate_by_ept(
+        &mut self,
+        memory: &mut Memory,
+        ept: Ept,
+        gpa: u64,
+        wanted: Use,
+    ) -> Result<Frame, Fault> {
         let needed = needed(&ept, wanted);
         let tag = self.physical_tag;
         if let Some(slot) = self.guest_physical.find(gpa, tag, tag) {
@@ -92,6 +106,7 @@ impl Mmu {
             }
             self.guest_physical.kill(slot);
             self.forget_lines(entry.address(), entry.size());
+            self.note_kill(true, gpa);
         }
         self.statistics.physical_misses += 1;
         let frame = match walk(memory, &ept, gpa, wanted, needed, self.pml_index.as_mut()) {
@@ -102,6 +117,7 @@ impl Mmu {
             }
         };
         let done = self.guest_physical.insert(tag, gpa, frame.size, frame.base, frame.flags);
+        self.note_walk(true, false, (gpa, frame.size), (frame.base, gpa, frame.flags));
         self.statistics.physical_refills += u64::from(done.refill);
         if let Some((address, size)) = done.evicted {
             self.forget_lines(address, size);
@@ -111,7 +127,7 @@ impl Mmu {
 
     /// A guest-physical mapping says whether it leads to the APIC-access page: who moves the page, or turns it on, owes an
     /// INVEPT. See: SDM "Guidelines for Use of the INVEPT Instruction".
-    fn with_apic_page(&self, frame: Frame, gpa: u64) -> Frame {
+    pub(super) fn with_apic_page(&self, frame: Frame, gpa: u64) -> Frame {
         let Some(apic) = self.apic_access.filter(|apic| frame.size.base(apic.0) == frame.base) else { return frame };
         // Of a larger page that holds it each small one is cached by itself.
         let base = PageSize::Small.base(frame.at(gpa));
@@ -134,7 +150,7 @@ impl Mmu {
 }
 
 /// The flags that a TLB entry must have to serve a use.
-fn needed(ept: &Ept, wanted: Use) -> u32 {
+pub(super) fn needed(ept: &Ept, wanted: Use) -> u32 {
     let mut needed = 0;
     if wanted.read {
         needed |= flag::EPT_READ;
@@ -244,6 +260,35 @@ fn walk(
         return Ok(Frame { base: size.base(EptEntry::from_bits(entry).address()), size, flags });
     }
     unreachable!("the last level's entries map pages")
+}
+
+/// What EPT says of a guest-physical address, with nothing set and nothing dropped; `None` where it maps nothing.
+pub(super) fn look(memory: &Memory, ept: &Ept, gpa: u64) -> Option<Frame> {
+    let present = READ | WRITE | EXECUTE | if ept.mode_based { USER_EXECUTE } else { 0 };
+    let mut rights = READ | WRITE | EXECUTE | USER_EXECUTE;
+    let mut table = ept.pointer.ep4ta();
+    for level in (0..4u32).rev() {
+        let entry: u64 = memory.read(Hpa(table + (gpa >> (12 + 9 * level) & 0x1ff) * 8));
+        if entry & present == 0 || is_misconfigured(entry, level, ept.mode_based) {
+            return None;
+        }
+        rights &= entry;
+        if level != 0 && (level == 3 || entry & LARGE == 0) {
+            table = EptEntry::from_bits(entry).address();
+            continue;
+        }
+        let size = PageSize::ALL[level as usize];
+        let granted = [
+            (READ, flag::EPT_READ),
+            (WRITE, flag::EPT_WRITE),
+            (EXECUTE, flag::EPT_EXECUTE),
+            (USER_EXECUTE, flag::EPT_USER_EXECUTE),
+        ];
+        let granted = granted.into_iter().filter(|(right, _)| rights & right != 0);
+        let flags = granted.fold(flag::EPT_DIRTY, |flags, (_, granted)| flags | granted);
+        return Some(Frame { base: size.base(EptEntry::from_bits(entry).address()), size, flags });
+    }
+    None
 }
 
 /// The exit qualification of a violation, where the entries used permitted `rights` together.

@@ -54,6 +54,10 @@ impl Mmu {
             InveptType::Single => tag.ep4ta == Some(ep4ta),
             InveptType::All => tag.ep4ta.is_some(),
         };
+        if let Some(adversary) = &mut self.adversary {
+            adversary.drop_tags(true, which);
+            adversary.drop_tags(false, which);
+        }
         let dropped = self.guest_physical.flush(which) + self.tlb.flush(which);
         if dropped != 0 {
             self.renew_contexts();
@@ -128,6 +132,7 @@ impl Mmu {
 
     /// What a page fault or an EPT violation at a linear address drops.
     pub(super) fn drop_current(&mut self, address: u64) {
+        self.note_kill(false, address);
         let (local, global) = (self.now.local, self.now.global);
         while let Some(slot) = self.tlb.find(address, local, global) {
             let entry = *self.tlb.entry(slot);
@@ -137,6 +142,9 @@ impl Mmu {
     }
 
     fn drop_tags(&mut self, which: impl Fn(&Tag) -> bool) -> u32 {
+        if let Some(adversary) = &mut self.adversary {
+            adversary.drop_tags(false, &which);
+        }
         let dropped = self.tlb.flush(which);
         if dropped != 0 {
             self.renew_contexts();
@@ -145,6 +153,9 @@ impl Mmu {
     }
 
     fn drop_address(&mut self, address: u64, parts: bool, which: impl Fn(&Tag) -> bool) -> u32 {
+        if let Some(adversary) = &mut self.adversary {
+            adversary.drop_address(address, &which);
+        }
         let (reads, writes, fetches) = (&mut self.reads, &mut self.writes, &mut self.fetches);
         self.tlb.flush_address(address, parts, which, |address, size| {
             for front in [&mut *reads, &mut *writes, &mut *fetches] {

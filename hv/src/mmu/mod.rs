@@ -5,6 +5,8 @@
 //!
 //! Final translations are cached, and guest-physical ones in a TLB of their own; entries of paging structures are not.
 
+mod adversary;
+mod confront;
 mod ept;
 mod fault;
 mod flush;
@@ -14,6 +16,7 @@ mod tests;
 mod tlb;
 mod walk;
 
+pub use adversary::{Adversary, Finding, Part, Stale};
 pub use ept::is_misconfigured;
 pub use fault::{Access, Fault};
 pub use flush::InvpcidType;
@@ -156,6 +159,9 @@ pub struct Mmu {
     apic_access: Option<Hpa>,
     pml_index: Option<u16>,
     write_epoch: u64,
+    /// The TLB that keeps everything, for who judges flushes.
+    #[serde(skip)]
+    adversary: Option<Box<Adversary>>,
     /// What has been counted.
     pub statistics: Statistics,
 }
@@ -201,6 +207,7 @@ impl Mmu {
             apic_access: None,
             pml_index: None,
             write_epoch: 0,
+            adversary: None,
             statistics: Statistics::default(),
         };
         mmu.enter_space(0, None);
@@ -234,10 +241,9 @@ impl Mmu {
         user: bool,
         ac: bool,
     ) -> Result<Hpa, Fault> {
-        let at = if self.now.mode.paging() {
-            self.translate_paged(memory, gva, access, user, ac)?
-        } else {
-            self.translate_unpaged(memory, gva, access)?
+        let at = match self.adversary {
+            None => self.translate_now(memory, gva, access, user, ac)?,
+            Some(_) => self.translate_judged(memory, gva, access, user, ac)?,
         };
         if !self.watched && !self.is_guarded(gva) && class(self.now.mode, user, ac) == self.context.class() {
             match access {
@@ -260,6 +266,22 @@ impl Mmu {
         Ok(at)
     }
 
+    #[inline]
+    fn translate_now(
+        &mut self,
+        memory: &mut Memory,
+        gva: u64,
+        access: Access,
+        user: bool,
+        ac: bool,
+    ) -> Result<Hpa, Fault> {
+        if self.now.mode.paging() {
+            self.translate_paged(memory, gva, access, user, ac)
+        } else {
+            self.translate_unpaged(memory, gva, access)
+        }
+    }
+
     fn translate_paged(
         &mut self,
         memory: &mut Memory,
@@ -277,6 +299,7 @@ impl Mmu {
             // It may have become permitted: a CPU may let go of what it cached and look again.
             self.tlb.kill(slot);
             self.forget_lines(entry.address(), entry.size());
+            self.note_kill(false, gva);
         }
         self.statistics.misses += 1;
         let leaf = self.walk(memory, gva, access, user, ac)?;
@@ -298,6 +321,7 @@ impl Mmu {
         }
         let tag = if flags & flag::GLOBAL != 0 { self.now.global } else { self.now.local };
         let done = self.tlb.insert(tag, gva, size, target, flags);
+        self.note_walk(false, flags & flag::GLOBAL != 0, (gva, size), (target, leaf.gpa, flags));
         self.statistics.refills += u64::from(done.refill);
         if let Some((address, size)) = done.evicted {
             self.statistics.evictions += 1;
@@ -493,7 +517,7 @@ impl Mmu {
 
     /// Whether every access is to come by [`Mmu::translate`]: [`Mmu::fast`] answers nothing then.
     pub fn set_watched(&mut self, watched: bool) {
-        self.watched = watched;
+        self.watched = watched || self.adversary.as_ref().is_some_and(|adversary| adversary.sees_all());
         self.set_privilege(self.user, self.ac);
     }
 

@@ -40,7 +40,7 @@ impl PageSize {
 }
 
 /// What a cached translation is tagged with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Tag {
     /// The VPID; 0 for guest-physical mappings, which have none.
     pub vpid: u16,

@@ -164,6 +164,17 @@ pub(super) struct Leaf {
     pub(super) flags: u32,
 }
 
+/// What a look at the guest's paging structures found.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Looked {
+    /// They map the address.
+    At(Leaf),
+    /// They do not.
+    Nowhere,
+    /// EPT has no place for one of them.
+    TableGone,
+}
+
 impl Mmu {
     /// Reads the four page-directory pointers that a load of CR3 with `cr3` takes into the CPU under PAE paging.
     ///
@@ -268,6 +279,61 @@ impl Mmu {
             return Ok(Leaf { gpa: base | gva & (bytes - 1), shift: level.shift, flags });
         }
         unreachable!("the last level's entries map pages")
+    }
+
+    /// What the guest's paging structures say of a linear address, with nothing set and nothing dropped: they are read
+    /// where EPT says now that they lie.
+    pub(super) fn look(&self, memory: &Memory, gva: u64) -> Looked {
+        let mode = self.now.mode;
+        let (levels, mut table): (&[Level], u64) = if mode.has(Mode::LONG) {
+            (&LONG[usize::from(!mode.has(Mode::LA57))..], self.root & ((1 << PHYSICAL_BITS) - 1) & !0xfff)
+        } else if mode.has(Mode::PAE) {
+            let pointer = self.pdptes[(gva >> 30 & 3) as usize];
+            if pointer & PRESENT == 0 {
+                return Looked::Nowhere;
+            }
+            (&PAE, pointer & ((1 << PHYSICAL_BITS) - 1) & !0xfff)
+        } else {
+            (&BITS_32, self.root & 0xffff_f000)
+        };
+        let wide = mode.has(Mode::PAE);
+        let mut flags = flag::WRITE | flag::USER | flag::DIRTY;
+        for (depth, level) in levels.iter().enumerate() {
+            let index = (gva >> level.shift) & ((1 << level.index) - 1);
+            let at = table + index * if wide { 8 } else { 4 };
+            let at = match &self.ept {
+                None => Hpa(at),
+                Some(ept) => match super::ept::look(memory, ept, at) {
+                    Some(frame) => Hpa(frame.at(at)),
+                    None => return Looked::TableGone,
+                },
+            };
+            let entry = if wide { memory.read::<u64>(at) } else { u64::from(memory.read::<u32>(at)) };
+            let last = depth == levels.len() - 1;
+            let maps = last || entry & LARGE != 0 && level.leaf.is_some() && (wide || mode.has(Mode::PSE));
+            let nx = if mode.has(Mode::NXE) || !wide { 0 } else { NX };
+            let reserved = nx | if maps { level.leaf.unwrap_or(0) } else { level.reserved };
+            if entry & PRESENT == 0 || entry & reserved != 0 {
+                return Looked::Nowhere;
+            }
+            flags &= if entry & WRITE == 0 { !flag::WRITE } else { !0 };
+            flags &= if entry & USER == 0 { !flag::USER } else { !0 };
+            flags |= if wide && entry & NX != 0 { flag::NX } else { 0 };
+            if !maps {
+                table = if wide { entry & ((1 << PHYSICAL_BITS) - 1) & !0xfff } else { entry & 0xffff_f000 };
+                continue;
+            }
+            if mode.has(Mode::LONG) {
+                flags |= ((entry >> 59 & 15) as u32) << flag::KEY_SHIFT;
+            }
+            let bytes = 1u64 << level.shift;
+            let base = match (wide, last) {
+                (false, false) => entry & 0xffc0_0000 | (entry >> 13 & 0xff) << 32,
+                _ => entry & ((1 << PHYSICAL_BITS) - 1) & !(bytes - 1),
+            };
+            return Looked::At(Leaf { gpa: base | gva & (bytes - 1), shift: level.shift, flags });
+        }
+        Looked::Nowhere
     }
 
     /// Sets accessed and dirty flags in an entry, a write to the guest's memory.
