@@ -18,7 +18,7 @@ use hv_defs::config::{Config, Log};
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::ept::Eptp;
 use hv_defs::event::{
-    Actor, Cause, Entry, Event, Flush, FlushKind, InputKind, NO_ADDRESS, Stamp, VmcsAccess, VmcsOp, What, Which,
+    Actor, Cause, Entry, EptOp, Event, Flush, FlushKind, InputKind, NO_ADDRESS, Stamp, VmcsAccess, VmcsOp, What, Which,
 };
 use hv_defs::vmcs::{PRIMARY_CONTROLS, SECONDARY_CONTROLS, VPID};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,8 @@ pub struct Judged {
     pub event: u64,
     /// That event's stamp.
     pub at: Stamp,
-    /// The flush; for a missing one, the flush that was owed.
+    /// The flush; for a missing one, the flush that was owed, with who owed it as the actor: L1 where EPT02 changed with an
+    /// EPT12 that L1 changed without INVEPT.
     pub flush: Flush,
     /// What is said of it.
     pub need: Need,
@@ -140,6 +141,8 @@ struct Court<'a> {
     asked: Vec<Asked>,
     /// By vCPU, the numbers of entries of L1 and of L2s that L1 does not tag.
     plain: BTreeMap<u16, [Vec<u64>; 2]>,
+    /// Changes of EPT02 entries, by EP4TA and address: size, entries before it, and whether it only follows EPT12.
+    changes: BTreeMap<(u64, u64), Vec<(u64, u64, bool)>>,
     /// VPIDs that L2s which L1 tags ran under.
     vpids02: BTreeSet<u16>,
     vmcs12: BTreeMap<u64, Controls>,
@@ -190,6 +193,11 @@ impl Court<'_> {
                     Vpid12::On(_) => _ = self.vpids02.insert(vpid),
                 }
                 self.entries.push(Entered { event: number, at, owner, vpid, eptp });
+            }
+            What::Ept(change) if matches!(change.op, EptOp::Sync | EptOp::Zap) => {
+                let key = (Eptp::from_bits(change.eptp02).ep4ta(), change.gpa);
+                let row = (change.size, self.entries.len() as u64, change.op == EptOp::Sync);
+                self.changes.entry(key).or_default().push(row);
             }
             What::Flush(flush) if flush.actor == Actor::L0 => {
                 self.flushes.push((number, at, *flush, self.entries.len() as u64));
@@ -269,6 +277,7 @@ pub fn judge_watched(reader: &Reader, progress: &mut dyn FnMut(u64)) -> Result<J
         flushes: Vec::new(),
         asked: Vec::new(),
         plain: BTreeMap::new(),
+        changes: BTreeMap::new(),
         vpids02: BTreeSet::new(),
         vmcs12: BTreeMap::new(),
     };
@@ -407,14 +416,37 @@ fn is_wrong_target(court: &Court<'_>, at: Stamp, flush: &Flush, entries: u64) ->
         // What L1 asks for concerns its L2s, and never L1's own translations where these have a VPID of their own.
         Cause::InvvpidEmulation => match flush.kind {
             FlushKind::InveptSingle | FlushKind::InveptAll => true,
-            _ => next.owner.level == 1 && flush.vpid == next.vpid && court.vpids02.iter().any(|vpid| *vpid != next.vpid),
+            _ => {
+                next.owner.level == 1 && flush.vpid == next.vpid && court.vpids02.iter().any(|vpid| *vpid != next.vpid)
+            }
         },
         Cause::InveptEmulation => !matches!(flush.kind, FlushKind::InveptSingle | FlushKind::InveptAll),
         _ => false,
     }
 }
 
-/// The flush that L0 owed, and why; `None` where the guest owed it to itself.
+impl Court<'_> {
+    /// Whether the EPT02 entry of a translation changed only since L1 had changed EPT12, and L1 asked for no INVEPT since:
+    /// it may then meet what it had, as on hardware.
+    fn follows_ept12(&self, entry: &Stale) -> bool {
+        let root = entry.tag.ep4ta.unwrap_or_default();
+        let Some(((_, gpa), changes)) = self.changes.range((root, 0)..=(root, entry.gpa)).next_back() else {
+            return false;
+        };
+        if changes.iter().all(|change| entry.gpa - gpa >= change.0) {
+            return false;
+        }
+        let here = |change: &&(u64, u64, bool)| change.1 > entry.walked && change.1 <= entry.used;
+        let mut changes = changes.iter().filter(here).peekable();
+        let Some(first) = changes.peek().map(|change| change.1) else { return false };
+        let asked = self.asked.partition_point(|asked| asked.entries < first);
+        let until = self.asked.partition_point(|asked| asked.entries <= entry.used);
+        let invept = |asked: &Asked| matches!(asked.flush.kind, FlushKind::InveptSingle | FlushKind::InveptAll);
+        changes.all(|change| change.2) && !self.asked[asked..until].iter().any(invept)
+    }
+}
+
+/// The flush that was owed, by its actor, and why; `None` where the guest owed it to itself.
 fn owed(court: &Court<'_>, entry: &Stale, part: Part) -> Option<(Cause, Flush)> {
     let (walked, used) = (court.entries.get(entry.walked as usize)?, court.entries.get(entry.used as usize)?);
     let none = Flush {
@@ -429,7 +461,10 @@ fn owed(court: &Court<'_>, entry: &Stale, part: Part) -> Option<(Cause, Flush)> 
     if part == Part::Ept {
         let flush = Flush { kind: FlushKind::InveptSingle, vpid: 0, eptp: used.eptp, address: entry.gpa, ..none };
         let cause = if walked.owner == used.owner { Cause::EptZap } else { Cause::ApicAccessPage };
-        return Some((cause, flush));
+        return Some(match court.follows_ept12(entry) {
+            true => (Cause::EptSync, Flush { actor: Actor::L1, ..flush }),
+            false => (cause, flush),
+        });
     }
     if walked.owner.vcpu != used.owner.vcpu {
         return Some((Cause::VpidFree, none));
@@ -445,8 +480,7 @@ fn owed(court: &Court<'_>, entry: &Stale, part: Part) -> Option<(Cause, Flush)> 
     }
     let owner = used.owner;
     let since = |number: u64| court.asked.partition_point(|asked| asked.entries <= number);
-    let mut asked =
-        court.asked[since(entry.walked)..since(entry.used)].iter().filter(|asked| asked.vcpu == owner.vcpu);
+    let mut asked = court.asked[since(entry.walked)..since(entry.used)].iter().filter(|asked| asked.vcpu == owner.vcpu);
     let covers = |asked: &Asked| match (asked.flush.kind, owner.vpid12) {
         (FlushKind::InveptAll, Vpid12::On(_) | Vpid12::Off) => true,
         (FlushKind::InvvpidAll, Vpid12::On(_)) => true,
@@ -463,7 +497,9 @@ fn owed(court: &Court<'_>, entry: &Stale, part: Part) -> Option<(Cause, Flush)> 
     // A transition that L1 does not tag drops what it and its guest have, as silicon without VPID does.
     let ran_since = |which: usize| {
         let Some(plain) = court.plain.get(&owner.vcpu) else { return false };
-        plain[which].get(plain[which].partition_point(|place| *place <= entry.walked)).is_some_and(|at| *at < entry.used)
+        plain[which]
+            .get(plain[which].partition_point(|place| *place <= entry.walked))
+            .is_some_and(|at| *at < entry.used)
     };
     let untagged = match owner.vpid12 {
         Vpid12::Off => ran_since(0),

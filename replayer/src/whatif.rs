@@ -305,7 +305,12 @@ fn look(machine: &mut Machine, told: &Told) -> Option<Place> {
     Some((now, registers, memory))
 }
 
-fn run(reader: &Reader, told: &Told, config: &Config, see: &mut dyn FnMut(u64, &Event)) -> Result<(Ran, Vec<Place>), Error> {
+fn run(
+    reader: &Reader,
+    told: &Told,
+    config: &Config,
+    see: &mut dyn FnMut(u64, &Event),
+) -> Result<(Ran, Vec<Place>), Error> {
     let own = *config == reader.header().config;
     let mut machine = machine_of(reader.header(), config)?;
     let recorded = match own {
@@ -329,7 +334,7 @@ fn run(reader: &Reader, told: &Told, config: &Config, see: &mut dyn FnMut(u64, &
         see,
         over: false,
     };
-    let apart = (told.end / STOPS).max(1 << 12);
+    let apart = (told.end / STOPS).max(1);
     let mut places = Vec::new();
     let mut next = apart;
     let ended = loop {

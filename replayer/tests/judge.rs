@@ -112,12 +112,23 @@ fn a_flush_left_out_changes_what_its_verdict_says() {
 #[test]
 fn an_l0_that_does_all_it_owes_misses_nothing() {
     for preset in PRESETS {
-        for (guest, pcpus) in
-            [("demo", 1), ("stale", 1), ("flush-storm", 1), ("pool-thrash", 1), ("witness", 1), ("witness", 2), ("handover", 3)]
-        {
+        for (guest, pcpus) in [
+            ("demo", 1),
+            ("stale", 1),
+            ("flush-storm", 1),
+            ("pool-thrash", 1),
+            ("witness", 1),
+            ("witness", 2),
+            ("handover", 3),
+        ] {
             let judgement = judged(&config(guest, preset.name, pcpus, &[]));
             let missing: Vec<_> =
                 judgement.flushes.iter().filter(|judged| judged.need == Need::Missing).take(2).collect();
+            // It is L1 that forgets an INVEPT there, which shows where L0 takes the change into EPT02 by itself.
+            if guest == "stale" {
+                assert!(missing.iter().all(|judged| judged.flush.actor == Actor::L1), "{missing:#?}");
+                continue;
+            }
             assert!(missing.is_empty(), "{guest} under {} on {pcpus}: {missing:#?}", preset.name);
             assert!(judgement.flushes.iter().all(|judged| !judged.wrong_target), "{guest} under {}", preset.name);
         }
@@ -131,7 +142,9 @@ fn a_verdict_has_its_proofs() {
     for judged in &judgement.flushes {
         let proven = matches!(judged.need, Need::Required | Need::TooBroad);
         assert_eq!((judged.proven > 0, !judged.proofs.is_empty()), (proven, proven), "{judged:?}");
-        assert!(judged.proofs.iter().all(|proof| proof.event > judged.event && proof.entry.now != Some(proof.entry.target)));
+        assert!(
+            judged.proofs.iter().all(|proof| proof.event > judged.event && proof.entry.now != Some(proof.entry.target))
+        );
     }
 }
 
@@ -182,6 +195,8 @@ fn each_slip_is_named_in_its_direction() {
 
 #[test]
 fn what_stands_in_a_wrong_place_is_named() {
+    let judgement = judged(&config("stale", "kvm-2018", 1, &[]));
+    assert_eq!(count(&judgement, Need::Missing), 1, "the INVEPT that L1 forgets");
     let judgement = judged(&config("witness", "kvm-2018", 1, &[Slip::InveptAsInvvpid]));
     let missing = judgement.flushes.iter().find(|judged| judged.need == Need::Missing).expect("one is missing");
     assert_eq!((missing.flush.kind, missing.flush.actor), (FlushKind::InveptSingle, Actor::L0));

@@ -87,7 +87,7 @@ fn a_guest_that_sees_the_policy_is_told_to() {
     let Some(apart @ Apart::Step { .. } | apart @ Apart::State { .. }) = &ran[0].1.apart else {
         panic!("{:?}", ran[0].1)
     };
-    assert!(apart.instruction() > 0 && !apart.to_string().is_empty());
+    assert!(!apart.to_string().is_empty() && apart.instruction() < 10_000, "{apart}");
     assert_eq!(ran[1].1.apart, None);
 }
 

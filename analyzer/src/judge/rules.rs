@@ -141,7 +141,7 @@ rules! {
         "L2 runs under an EPT root or a VPID of its own, so the APIC-access page of L1 is not in its mappings.";
     /// By replay: no flush, and a stale translation.
     StaleAccess "stale-access" Missing
-        "A TLB that keeps what it may would have served an access by what the tables no longer say, and L0 owed the flush.";
+        "A TLB that keeps what it may would have served an access by what the tables no longer say, and L0 or L1 owed the flush.";
     /// By replay.
     AccessDiffers "access-differs" Required
         "Without it an access in the rest of the run would have been served otherwise.";

@@ -99,8 +99,7 @@ fn document(of: &[Variant]) -> Document {
     let columns = ["variant"].into_iter().chain(MEASURES.iter().map(|measure| measure.name)).chain(["guest"]).collect();
     let note = "Verdicts are by rule. `same`: the guest did and saw what the recorded one did.".to_owned();
     let table = Part::Table(Table { columns, rows: rows.collect(), note });
-    let mut sections =
-        vec![Section { id: "whatif", title: "Variants".into(), tone: Tone::Plain, parts: vec![table] }];
+    let mut sections = vec![Section { id: "whatif", title: "Variants".into(), tone: Tone::Plain, parts: vec![table] }];
     let others: Vec<Part> = of
         .iter()
         .filter(|one| !one.why.is_empty())

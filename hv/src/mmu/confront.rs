@@ -156,8 +156,8 @@ impl Mmu {
                 let frame = frame.filter(|frame| self.usable(leaf.flags | frame.flags, access, user, ac));
                 let now = frame.map(|frame| frame.at(leaf.gpa));
                 let apic = |flags: u32| self.ept.is_some() && self.is_apic(flags);
-                let same = now == Some(live.at(gva))
-                    && frame.is_some_and(|frame| apic(frame.flags) == apic(live.held.flags));
+                let same =
+                    now == Some(live.at(gva)) && frame.is_some_and(|frame| apic(frame.flags) == apic(live.held.flags));
                 match same {
                     true => (None, now),
                     false if leaf.gpa != live.held.gpa + offset => (Some(Part::Guest), now),
@@ -182,7 +182,8 @@ impl Mmu {
         let tags = [self.physical_tag(); 2];
         // Paging structures are read through the APIC-access page's mapping as through any other.
         let apic = |mmu: &Self, flags: u32| wanted.page.is_some() && mmu.is_apic(flags);
-        if let Some(live) = self.kept(true, false, tags, gpa).first().filter(|live| live.held.flags & needed == needed) {
+        if let Some(live) = self.kept(true, false, tags, gpa).first().filter(|live| live.held.flags & needed == needed)
+        {
             let frame = look(memory, &ept, gpa).map(|frame| self.with_apic_page(frame, gpa));
             let frame = frame.filter(|frame| frame.flags & needed == needed);
             let same = frame.is_some_and(|frame| {
@@ -197,9 +198,7 @@ impl Mmu {
         for ghost in self.kept(true, true, tags, gpa) {
             let serves = ghost.held.flags & needed == needed;
             let same = match &found {
-                Ok(frame) => {
-                    frame.at(gpa) == ghost.at(gpa) && apic(self, frame.flags) == apic(self, ghost.held.flags)
-                }
+                Ok(frame) => frame.at(gpa) == ghost.at(gpa) && apic(self, frame.flags) == apic(self, ghost.held.flags),
                 Err(Fault::PmlFull) => true,
                 Err(_) => false,
             };
