@@ -3,7 +3,7 @@
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
-use super::words::{CheckArgs, JudgeBy, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
+use super::words::{CheckArgs, JudgeArgs, JudgeBy, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
 use analyzer::findings::PoolFinding;
 use analyzer::judge::{Judged, Rule, Verdict};
 use analyzer::{Checked, Error, Findings, Format, Limits, Tables, report};
@@ -16,7 +16,7 @@ use traces::Reader;
 /// `nvmx query`.
 pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
     let path = &args.trace.trace;
-    let reader = open(path, print)?;
+    let mut reader = open(path, print)?;
     let Some(sql) = &args.sql else {
         let mut text = String::new();
         if let Some(origin) = &reader.header().origin {
@@ -39,7 +39,7 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
     }
     // A second execution is a long answer to a question about something else.
     let verdicts = match sql.to_ascii_lowercase().contains("flushes") {
-        true => verdicts(args.judge.judge, path, &reader, print)?,
+        true => verdicts(&args.judge, path, &mut reader, print)?,
         false => None,
     };
     let tables = Tables::read(&reader).with_verdicts(verdicts.as_deref());
@@ -133,8 +133,8 @@ fn findings_with(path: &Path, reader: &Reader, verdicts: Option<&[Judged]>) -> R
 }
 
 /// The verdicts of a second execution, if they are wanted.
-fn verdicts(by: JudgeBy, path: &Path, reader: &Reader, print: &Print) -> Result<Option<Vec<Judged>>> {
-    if by == JudgeBy::Rule {
+fn verdicts(args: &JudgeArgs, path: &Path, reader: &mut Reader, print: &Print) -> Result<Option<Vec<Judged>>> {
+    if args.judge == JudgeBy::Rule {
         return Ok(None);
     }
     if let Some(origin) = &reader.header().origin {
@@ -142,6 +142,7 @@ fn verdicts(by: JudgeBy, path: &Path, reader: &Reader, print: &Print) -> Result<
         let why = format!("it was imported from {}, and nothing says what machine to run again", origin.source);
         return Err(Failure::new(Status::Usage, what, why, "use --judge rule"));
     }
+    super::store::find(reader, &format!("cannot judge {} by replay", path.display()), &args.store)?;
     let bar = print.progress("judging", reader.len());
     let judgement = replayer::judge::judge_watched(reader, &mut |events| bar.set_position(events));
     bar.finish_and_clear();
@@ -196,14 +197,14 @@ pub fn summary(found: &Findings) -> Vec<String> {
 /// `nvmx check`.
 pub fn check(args: &CheckArgs, print: &Print) -> Result<Status> {
     let path = &args.trace.trace;
-    let reader = open(path, print)?;
+    let mut reader = open(path, print)?;
     let limits = Limits {
         redundant_flushes: args.max_redundant_flushes,
         missing_flushes: args.max_missing_flushes,
         pool_misses: args.max_pool_misses,
         exits_per_l2_exit: args.max_exits_per_l2_exit,
     };
-    let verdicts = verdicts(args.judge.judge, path, &reader, print)?;
+    let verdicts = verdicts(&args.judge, path, &mut reader, print)?;
     let checked = analyzer::check(&findings_with(path, &reader, verdicts.as_deref())?, &limits);
     let passed = checked.iter().all(Checked::holds);
     let mut out = print.out();
@@ -241,8 +242,8 @@ pub fn report(args: &ReportArgs, print: &Print) -> Result<Status> {
     let bar = print.progress("analysing", args.traces.len() as u64);
     let mut found = Vec::with_capacity(args.traces.len());
     for path in &args.traces {
-        let reader = open(path, print)?;
-        let verdicts = verdicts(args.judge.judge, path, &reader, print)?;
+        let mut reader = open(path, print)?;
+        let verdicts = verdicts(&args.judge, path, &mut reader, print)?;
         found.push(findings_with(path, &reader, verdicts.as_deref())?);
         bar.inc(1);
     }

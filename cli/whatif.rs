@@ -74,12 +74,13 @@ fn why(own: &Config, config: &Config, ran: &Ran) -> String {
 /// `nvmx whatif`.
 pub fn whatif(args: &WhatifArgs, print: &Print) -> Result<Status> {
     let path = &args.trace.trace;
-    let reader = open(path, print)?;
+    let mut reader = open(path, print)?;
     if let Some(origin) = &reader.header().origin {
         let what = format!("cannot run {} under other policies", path.display());
         let why = format!("it was imported from {}, and nothing says what machine to run again", origin.source);
         return Err(Failure::new(Status::Usage, what, why, "`nvmx dump`, `query`, `report` and `tui` read it"));
     }
+    super::store::find(&mut reader, &format!("cannot run {} again", path.display()), &args.store)?;
     let own = &reader.header().config;
     let all = variants(own, args);
     let configs: Vec<Config> = all.iter().map(|(_, config)| config.clone()).collect();

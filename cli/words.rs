@@ -4,7 +4,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use hv_defs::config::{Log, Source};
 use hv_defs::event::Kind;
-use hv_defs::policy::{PRESETS, Preset, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
+use hv_defs::policy::{PRESETS, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
 use replayer::gdb::Address;
 use std::path::PathBuf;
@@ -332,7 +332,7 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "HOW", value_parser = word(Shadowing::ALL, Shadowing::name))]
     pub shadowing: Option<Shadowing>,
     /// When a nested entry or exit flushes
-    #[arg(long, value_name = "WHEN", value_parser = word(FLUSHES, TransitionFlush::name))]
+    #[arg(long, value_name = "WHEN", value_parser = word(TransitionFlush::ALL, TransitionFlush::name))]
     pub transition_flush: Option<TransitionFlush>,
     /// What loading an EPT root costs
     #[arg(long, value_name = "HOW", value_parser = word(RootLoad::ALL, RootLoad::name))]
@@ -401,6 +401,8 @@ pub struct JudgeArgs {
     /// What verdicts on flushes rest on
     #[arg(long, value_name = "HOW", default_value = "rule")]
     pub judge: JudgeBy,
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -457,6 +459,8 @@ pub struct WhatifArgs {
     /// Sizes of the TLB to run each with, in entries
     #[arg(long, value_name = "ENTRIES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     pub tlb: Vec<u32>,
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Form of the table
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: WhatifFormat,
@@ -671,16 +675,9 @@ fn word<T: Copy + Send + Sync + 'static>(
         .map(move |text| *all.iter().find(|&&value| name(value) == text).expect("clap lets only these words through"))
 }
 
-/// The rules for nested transitions that L0 acts on: what the others add to these it does not do.
-const FLUSHES: &[TransitionFlush] =
-    &[TransitionFlush::Never, TransitionFlush::Always, TransitionFlush::Vpid12Change, TransitionFlush::Untagged];
-
-/// The presets of which L0 has every rule.
+/// The presets' names.
 fn presets() -> PossibleValuesParser {
-    let whole = |preset: &&Preset| FLUSHES.contains(&preset.policy.transition_flush);
-    PossibleValuesParser::new(
-        PRESETS.iter().filter(whole).map(|preset| PossibleValue::new(preset.name).help(preset.about)),
-    )
+    PossibleValuesParser::new(PRESETS.iter().map(|preset| PossibleValue::new(preset.name).help(preset.about)))
 }
 
 /// A number that is one: `inf` and `NaN` are no limits.
