@@ -7,8 +7,8 @@
 mod checkpoint;
 mod cursor;
 pub mod gdb;
-mod l0only;
 pub mod judge;
+mod l0only;
 mod recorded;
 pub mod whatif;
 
