@@ -75,6 +75,9 @@ fn verdicts_by_replay_take_the_place_of_those_by_rule() {
 #[test]
 fn a_gate_on_missing_flushes_sees_a_mistake_by_replay() {
     let folder = folder("judge-gate");
-    let trace = record(&folder, "own.nvmx", "witness", "--policy kvm-2018 --fault vpid12-unflushed");
+    let trace = folder.join("own.nvmx");
+    // The guest notices, and says so by its exit status.
+    let words = ["record", "witness", "--policy", "kvm-2018", "--fault", "vpid12-unflushed", "-o", word(&trace)];
+    nvmx(&words).expect(3);
     nvmx(&["check", word(&trace), "--judge", "replay", "--max-missing-flushes", "0"]).expect(1);
 }
