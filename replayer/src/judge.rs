@@ -127,6 +127,17 @@ struct Asked {
     flush: Flush,
 }
 
+/// A change of an EPT02 entry.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    /// Bytes that the entry maps.
+    size: u64,
+    /// Entries before it.
+    entries: u64,
+    /// It only follows EPT12.
+    follows: bool,
+}
+
 /// The world of a judged run: the recording's answers, and notes of what happens.
 struct Court<'a> {
     pcpus: u16,
@@ -141,8 +152,8 @@ struct Court<'a> {
     asked: Vec<Asked>,
     /// By vCPU, the numbers of entries of L1 and of L2s that L1 does not tag.
     plain: BTreeMap<u16, [Vec<u64>; 2]>,
-    /// Changes of EPT02 entries, by EP4TA and address: size, entries before it, and whether it only follows EPT12.
-    changes: BTreeMap<(u64, u64), Vec<(u64, u64, bool)>>,
+    /// Changes of EPT02 entries, by EP4TA and address.
+    changes: BTreeMap<(u64, u64), Vec<Change>>,
     /// VPIDs that L2s which L1 tags ran under.
     vpids02: BTreeSet<u16>,
     vmcs12: BTreeMap<u64, Controls>,
@@ -194,7 +205,8 @@ impl Court<'_> {
             }
             What::Ept(change) if matches!(change.op, EptOp::Sync | EptOp::Zap) => {
                 let key = (Eptp::from_bits(change.eptp02).ep4ta(), change.gpa);
-                let row = (change.size, self.entries.len() as u64, change.op == EptOp::Sync);
+                let (entries, follows) = (self.entries.len() as u64, change.op == EptOp::Sync);
+                let row = Change { size: change.size, entries, follows };
                 self.changes.entry(key).or_default().push(row);
             }
             What::Flush(flush) if flush.actor == Actor::L0 => {
@@ -427,16 +439,16 @@ impl Court<'_> {
         let Some(((_, gpa), changes)) = self.changes.range((root, 0)..=(root, entry.gpa)).next_back() else {
             return false;
         };
-        if changes.iter().all(|change| entry.gpa - gpa >= change.0) {
+        if changes.iter().all(|change| entry.gpa - gpa >= change.size) {
             return false;
         }
-        let here = |change: &&(u64, u64, bool)| change.1 > entry.walked && change.1 <= entry.used;
+        let here = |change: &&Change| change.entries > entry.walked && change.entries <= entry.used;
         let mut changes = changes.iter().filter(here).peekable();
-        let Some(first) = changes.peek().map(|change| change.1) else { return false };
+        let Some(first) = changes.peek().map(|change| change.entries) else { return false };
         let asked = self.asked.partition_point(|asked| asked.entries < first);
         let until = self.asked.partition_point(|asked| asked.entries <= entry.used);
         let invept = |asked: &Asked| matches!(asked.flush.kind, FlushKind::InveptSingle | FlushKind::InveptAll);
-        changes.all(|change| change.2) && !self.asked[asked..until].iter().any(invept)
+        changes.all(|change| change.follows) && !self.asked[asked..until].iter().any(invept)
     }
 }
 
