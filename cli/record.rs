@@ -27,12 +27,22 @@ pub fn record(args: &RecordArgs, print: &Print) -> Result<Status> {
     super::store::keep(&mut machine.images, &args.store)?;
     let path = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.nvmx", machine.name)));
     let mut console = open(&args.machine)?;
-    let recorded = console.with(|outside| recorder::record(&machine.config, &machine.images, &path, outside));
+    let keep =
+        args.keep.checkpoints.map(|per_mille| recorder::Keep { path: replayer::beside::beside(&path), per_mille });
+    let recorded = console
+        .with(|outside| recorder::record_keeping(&machine.config, &machine.images, &path, keep.as_ref(), outside));
     let closed = console.close();
     let recorded = recorded.map_err(|error| failure(error, &machine.name, Some(&path)))?;
     closed?;
     let summary = &recorded.summary;
     print.note(format!("recorded {} in {}, {}", of(summary.events, "event"), path.display(), bytes(summary.bytes)));
+    match (&keep, &recorded.checkpoints) {
+        (Some(keep), Some(Ok(kept))) => print.note(super::replay::kept(&keep.path, kept)),
+        (Some(keep), Some(Err(why))) => {
+            print.note(format!("cannot keep checkpoints in {}: {why}", keep.path.display()))
+        }
+        _ => {}
+    }
     ended(&machine.config, &recorded.stop, print)
 }
 

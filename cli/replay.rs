@@ -2,17 +2,22 @@
 
 use super::dump::line_of;
 use super::fail::{Failure, Result, Status};
-use super::print::{Print, count, of};
+use super::part;
+use super::print::{Print, bytes, count, of};
+use super::seek::{self, Goal};
 use super::trace::{open, unreadable};
 use super::words::ReplayArgs;
+use hv_defs::event::What;
 use hv_defs::fields::Value;
+use replayer::beside::{KeepError, beside, replay_keeping};
 use replayer::gdb::{self, Address};
-use replayer::{Cursor, Divergence, Error, Options, Runs};
+use replayer::{Cursor, Divergence, Error, Options, Runs, Verdict};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use traces::Reader;
+use traces::seek::SeekSummary;
 
 /// `nvmx replay`.
 pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
@@ -35,14 +40,22 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     if let Some(address) = &args.gdb {
         return debug(path, &reader, args.to, address, print);
     }
+    if let Some(other) = part::other(args, &reader.header().config) {
+        return part::replay(args, &other, &reader, print);
+    }
+    if let Some(goal) = Goal::of(args).filter(|_| args.runs == 1 && args.keep.checkpoints.is_none()) {
+        return seek::go(args, goal, &reader, print);
+    }
     let options = Options { to: args.to };
     let start = Instant::now();
-    let runs = if args.runs == 1 {
+    let runs = if let Some(per_mille) = args.keep.checkpoints {
+        Ok(Runs::one(keeping(path, &reader, per_mille, print)?))
+    } else if args.runs == 1 {
         let length = args.to.map_or(reader.len(), |to| to + 1);
         let bar = print.progress("replaying", length);
         let verdict = replayer::replay_watched(&reader, &options, &mut |events| bar.set_position(events));
         bar.finish_and_clear();
-        verdict.map(|verdict| Runs { runs: 1, identical: verdict.identical().into(), verdict })
+        verdict.map(Runs::one)
     } else {
         let bar = print.progress("replaying", args.runs);
         let runs = replayer::replay_many(&reader, &options, args.runs, &|done| bar.set_position(done));
@@ -59,7 +72,7 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     if args.json {
         writeln!(out, "{:#}", object(&runs, identical, took))?;
     } else {
-        told(&mut out, &runs, identical)?;
+        told(&mut out, &reader, &runs, identical)?;
     }
     out.flush()?;
     let instructions = runs.verdict.instructions as f64 * runs.runs as f64 / took.as_secs_f64() / 1e6;
@@ -82,6 +95,43 @@ fn debug(path: &Path, reader: &Reader, to: Option<u64>, address: &Address, print
     Ok(Status::Done)
 }
 
+/// Replays, and keeps checkpoints beside the trace.
+fn keeping(path: &Path, reader: &Reader, per_mille: u32, print: &Print) -> Result<Verdict> {
+    let file = beside(path);
+    let bar = print.progress("replaying", reader.len());
+    let replayed = replay_keeping(reader, &file, per_mille, &mut |events| bar.set_position(events));
+    bar.finish_and_clear();
+    let (verdict, summary) = replayed.map_err(|error| match error {
+        KeepError::Replay(error) => failure(path, error),
+        KeepError::Write { .. } => {
+            let what = format!("cannot keep checkpoints of {}", path.display());
+            Failure::new(
+                Status::Usage,
+                what,
+                error,
+                "they are kept beside the trace: make room there, or leave to write",
+            )
+        }
+    })?;
+    if let Some(summary) = &summary {
+        print.note(kept(&file, summary));
+    }
+    Ok(verdict)
+}
+
+/// What was kept of checkpoints, for a reader.
+pub fn kept(file: &Path, summary: &SeekSummary) -> String {
+    let SeekSummary { points, bytes: all, image } = *summary;
+    let beside = bytes(all - image);
+    format!(
+        "{} in {}, {}: {} of memory once, {beside} beside it",
+        of(points, "checkpoint"),
+        file.display(),
+        bytes(all),
+        bytes(image)
+    )
+}
+
 /// A replay that could not be made, and what to do about it.
 pub fn failure(path: &Path, error: Error) -> Failure {
     let what = format!("cannot replay {}", path.display());
@@ -98,10 +148,11 @@ pub fn failure(path: &Path, error: Error) -> Failure {
     }
 }
 
-fn told(out: &mut impl Write, runs: &Runs, identical: bool) -> std::io::Result<()> {
+fn told(out: &mut impl Write, reader: &Reader, runs: &Runs, identical: bool) -> std::io::Result<()> {
     let verdict = &runs.verdict;
     if let Some(divergence) = &verdict.divergence {
-        return write_divergence(out, divergence);
+        write_divergence(out, divergence)?;
+        return told_why(out, reader, verdict);
     }
     if !identical {
         return writeln!(
@@ -125,6 +176,32 @@ pub fn write_divergence(out: &mut impl Write, divergence: &Divergence) -> std::i
         if let Some(event) = event {
             writeln!(out, "{name}  {}", line_of(divergence.event, event))?;
         }
+    }
+    Ok(())
+}
+
+/// What can be told of a trace that its own machine does not reproduce: which part of it is another, and between which places.
+pub fn told_why(out: &mut impl Write, reader: &Reader, verdict: &Verdict) -> std::io::Result<()> {
+    let Some(divergence) = &verdict.divergence else { return Ok(()) };
+    let ours = env!("CARGO_PKG_VERSION");
+    match reader.header().build.as_str() {
+        build if build != ours => {
+            writeln!(out, "nvmx {build} recorded it, and this is nvmx {ours}: the CPU or L0 is not the same")?
+        }
+        _ => writeln!(
+            out,
+            "nvmx {ours} recorded it, as this one: the trace was altered, or two builds have one version"
+        )?,
+    }
+    let (same, differs) = replayer::digests_around(reader, divergence.event);
+    let same = same.map_or("the start".to_owned(), |event| format!("the digest of event {event}"));
+    let differs = differs.map_or("the end".to_owned(), |event| format!("that of event {event}"));
+    writeln!(out, "all registers and memory were the same at {same}; {differs} is the first behind the difference")?;
+    if let Some(What::Vmcs(access)) = divergence.recorded.as_ref().map(|event| &event.what)
+        && let Ok(Some((number, event))) =
+            replayer::last_writer(reader, divergence.event, access.which, Some(access.address), access.field)
+    {
+        writeln!(out, "last written by  {}", line_of(number, &event))?;
     }
     Ok(())
 }
@@ -160,7 +237,6 @@ pub fn divergence_object(divergence: &Divergence) -> serde_json::Value {
 
 fn object(runs: &Runs, identical: bool, took: Duration) -> serde_json::Value {
     let verdict = &runs.verdict;
-    let divergence = verdict.divergence.as_ref().map(divergence_object);
     json!({
         "identical": identical,
         "runs": runs.runs,
@@ -174,7 +250,9 @@ fn object(runs: &Runs, identical: bool, took: Duration) -> serde_json::Value {
             "code": stop.code,
             "text": stop.text,
         })),
-        "divergence": divergence,
+        "divergence": verdict.divergence.as_ref().map(divergence_object),
+        "parting": null,
+        "place": null,
         "seconds": took.as_secs_f64(),
     })
 }

@@ -216,6 +216,8 @@ pub struct RecordArgs {
     /// Trace to write [default: the guest's name with .nvmx]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// How much to record: entries, exits, flushes and the like; every VMCS access too; what silicon answers L0 too
     #[arg(long, value_name = "LEVEL", default_value = "vmcs", value_parser = word(Log::ALL, Log::name))]
     pub log: Log,
@@ -355,24 +357,43 @@ pub struct TraceArgs {
     pub trace: PathBuf,
 }
 
+/// Whether checkpoints are kept.
+#[derive(Args)]
+pub struct KeepArgs {
+    /// Keep checkpoints in FILE.seek, to seek by: beside one image of memory, they take at most so much of the trace's size
+    #[arg(long, value_name = "PERCENT", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = percent)]
+    pub checkpoints: Option<u32>,
+}
+
 #[derive(Args)]
 pub struct ReplayArgs {
     #[command(flatten)]
     pub trace: TraceArgs,
     #[command(flatten)]
     pub store: StoreArgs,
-    /// Replay up to this event only
-    #[arg(long, value_name = "EVENT")]
+    /// Go to where this event has happened, and show what runs there
+    #[arg(long, value_name = "EVENT", group = "place")]
     pub to: Option<u64>,
+    /// Go to where that many instructions are retired, and show what runs there
+    #[arg(long, value_name = "N", group = "place")]
+    pub to_instruction: Option<u64>,
+    /// Go to where the guest set this mark, the first or the COUNTth time, and show what runs there
+    #[arg(long, value_name = "M[:COUNT]", group = "place", value_parser = mark)]
+    pub to_mark: Option<(u32, u64)>,
+    #[command(flatten)]
+    pub keep: KeepArgs,
+    /// Replay under this policy instead of the recorded one, and find where the two part
+    #[arg(long, value_name = "PRESET", value_parser = presets(), help_heading = "Another L0", conflicts_with_all = ["place", "runs", "checkpoints"])]
+    pub policy: Option<String>,
+    /// Replay with these mistakes of L0's, and find where the two part; with --l0, which decision changes first
+    #[arg(long, value_name = "SLIP", value_delimiter = ',', value_parser = word(Slip::ALL, Slip::name), help_heading = "Another L0", conflicts_with_all = ["place", "runs", "checkpoints"])]
+    pub fault: Vec<Slip>,
     /// Replay that often
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
     /// Replay L0 alone: silicon's answers come from the trace, and nothing is executed
     #[arg(long)]
     pub l0: bool,
-    /// Have L0 make this mistake over the recorded answers, to see which decision changes
-    #[arg(long, value_name = "SLIP", value_delimiter = ',', requires = "l0", value_parser = word(Slip::ALL, Slip::name))]
-    pub fault: Vec<Slip>,
     /// Alter silicon's answers by this seed, --runs times, until L0 fails
     #[arg(long, value_name = "SEED", requires = "l0", conflicts_with_all = ["fault", "to"])]
     pub mutate: Option<u64>,
@@ -740,5 +761,27 @@ mod tests {
         check("nvmx guests --color=always", ColorChoice::Always);
         check("nvmx guests --color=pink", ColorChoice::Auto);
         check("nvmx guests --color", ColorChoice::Auto);
+    }
+}
+
+/// A mark and how often it is to be met: `M` or `M:COUNT`.
+fn mark(text: &str) -> Result<(u32, u64), String> {
+    let (mark, count) = text.split_once(':').unwrap_or((text, "1"));
+    let hex = mark.strip_prefix("0x").or_else(|| mark.strip_prefix("0X"));
+    let mark = hex.map_or_else(|| mark.parse(), |hex| u32::from_str_radix(hex, 16));
+    match (mark, count.parse()) {
+        (Ok(mark), Ok(count @ 1..)) => Ok((mark, count)),
+        (Ok(_), _) => Err("the count is a number from 1".to_owned()),
+        (Err(_), _) => Err("a mark is a number below 2^32, in decimal or with 0x".to_owned()),
+    }
+}
+
+/// A share in thousandths, from a percentage.
+fn percent(text: &str) -> Result<u32, String> {
+    let percent: f64 = text.parse().map_err(|_| "a percentage is a number".to_owned())?;
+    if (0.1..=100_000.0).contains(&percent) {
+        Ok((percent * 10.0).round() as u32)
+    } else {
+        Err("it is from 0.1 to 100000".to_owned())
     }
 }

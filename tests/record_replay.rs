@@ -190,11 +190,78 @@ fn l0_alone_is_replayed_and_a_mistake_of_its_shows() {
     assert!(nvmx(&["replay", word(&trace)]).expect(0).out.starts_with("identical: "), "in full too");
     let object = nvmx(&["replay", "--l0", "--json", "--runs", "3", word(&trace)]).expect(0).json();
     assert_eq!((&object["identical"], &object["runs"], &object["failure"]), (&true.into(), &3.into(), &().into()));
-    let changed = nvmx(&["replay", "--l0", "--fault", "ept02-unsynced", word(&trace)]).expect(1).out;
+    let changed = nvmx(&["replay", "--l0", "--fault", "invvpid-wrong-vpid", word(&trace)]).expect(1).out;
     assert!(changed.starts_with("event ") && changed.contains("\nreplayed "), "{changed}");
     let held = nvmx(&["replay", "--l0", "--mutate", "1", "--runs", "5", word(&trace)]).expect(0).out;
     assert!(held.starts_with("L0 held in 5 runs"), "{held}");
     let plain = record(&folder, "vmcs.nvmx", "demo", "");
     let refused = nvmx(&["replay", "--l0", word(&plain)]).expect(2).err;
     assert!(refused.contains("--log l0"), "{refused}");
+}
+
+#[test]
+fn places_of_a_run() {
+    let folder = folder("places");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let at = |place: &[&str]| {
+        let mut words = vec!["replay", "--json", word(&trace)];
+        words.extend(place);
+        nvmx(&words).expect(0).json()
+    };
+    let there = at(&["--to-instruction", "2000"]);
+    let place = &there["place"];
+    assert_eq!((&place["instruction"], &place["vcpu"]), (&2000.into(), &0.into()));
+    assert_eq!(place["rip"], place["registers"]["rip"]);
+    assert!(place["next"].is_string() && place["level"].is_u64(), "{place}");
+    let by_event = at(&["--to", &place["event"].to_string()]);
+    assert!(by_event["place"]["instruction"].as_u64() <= Some(2000), "{by_event}");
+    let marks = nvmx(&["dump", "--json", "--kind", "mark", word(&trace)]).expect(0).out;
+    let mark: serde_json::Value = serde_json::from_str(marks.lines().next().expect("demo sets marks")).unwrap();
+    let value = mark["value"].to_string().replace('"', "");
+    let by_mark = at(&["--to-mark", &value]);
+    assert!(by_mark["place"]["event"].as_u64() >= mark["event"].as_u64(), "{by_mark}");
+    nvmx(&["replay", "--to-mark", "0xdeadbeef:3", word(&trace)]).expect(2).one_line(&["did not set that mark"]);
+    nvmx(&["replay", "--to-instruction", "99999999999", word(&trace)]).expect(2).one_line(&["its run ends"]);
+    nvmx(&["replay", "--to-mark", "x", word(&trace)]).expect(2);
+    let text = nvmx(&["replay", "--to", "500", word(&trace)]).expect(0).out;
+    for said in ["behind event 5", "runs L", "rax", "rflags", "state"] {
+        assert!(text.contains(said), "'{said}' is not in: {text}");
+    }
+}
+
+#[test]
+fn checkpoints_beside_a_trace() {
+    let folder = folder("checkpoints");
+    let plain = record(&folder, "plain.nvmx", "demo", "");
+    let trace = record(&folder, "demo.nvmx", "demo", "--checkpoints");
+    assert_eq!(fs::read(&plain).unwrap(), fs::read(&trace).unwrap());
+    let kept = folder.join("demo.nvmx.seek");
+    fs::remove_file(&kept).expect("the recording made it");
+    nvmx(&["replay", word(&trace), "--checkpoints=50"]).expect(0);
+    assert!(kept.is_file());
+    let seek = |to: &str| nvmx(&["-v", "replay", word(&trace), "--to", to]).expect(0);
+    let right = seek("900");
+    assert!(right.err.contains("checkpoint"), "{}", right.err);
+    fs::write(&kept, b"something else").unwrap();
+    let left = seek("900");
+    assert!(left.err.contains("left aside"), "{}", left.err);
+    assert_eq!(right.out, left.out);
+}
+
+#[test]
+fn another_l0_against_the_recording() {
+    let folder = folder("another");
+    let trace = record(&folder, "storm.nvmx", "flush-storm", "");
+    let same = nvmx(&["replay", "--json", "--policy", "mapped", word(&trace)]).expect(0).json();
+    assert_eq!((&same["identical"], &same["parting"]), (&true.into(), &serde_json::Value::Null));
+    let other = nvmx(&["replay", "--policy", "kvm-2011", word(&trace)]).expect(1).out;
+    assert!(other.contains("no guest can tell"), "{other}");
+    let trace = record(&folder, "stale.nvmx", "stale", "");
+    let seen = hv_defs::slip::Slip::ALL.iter().filter(|slip| {
+        let json = nvmx(&["replay", "--json", "--fault", slip.name(), word(&trace)]).json();
+        let parting = &json["parting"];
+        assert!(parting.is_null() || json["reproduced"] == true && json["identical"] == false, "{json}");
+        !parting.is_null()
+    });
+    assert!(seen.count() > 0, "no mistake shows");
 }

@@ -9,6 +9,7 @@
 pub mod boot;
 pub mod cpu;
 pub mod device;
+pub mod disassemble;
 pub mod features;
 pub mod guests;
 pub mod l0;

@@ -8,7 +8,7 @@
 
 mod saved;
 
-pub use saved::RestoreError;
+pub use saved::{RestoreError, state_form};
 
 use crate::boot::{self, Loaded};
 use crate::cpu::{Met, Stops};
@@ -589,7 +589,8 @@ pub fn memory_size(config: &Config) -> u64 {
     L0_MEMORY.saturating_add(config.memory)
 }
 
-fn world_stop() -> Stop {
+/// How a run ends that the world ends.
+pub fn world_stop() -> Stop {
     Stop { kind: StopKind::World, code: 0, text: "the run was ended from outside".to_owned() }
 }
 

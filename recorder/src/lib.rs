@@ -7,9 +7,11 @@
 mod durable;
 pub mod foreign;
 pub mod import;
+mod keeping;
 mod live;
 mod sink;
 
+pub use keeping::Keep;
 pub use live::{Key, Keys, NoKeys, Script};
 
 use durable::Durable;
@@ -19,14 +21,16 @@ use hv::taped::Taped;
 use hv::world::World;
 use hv_defs::config::{Config, Log};
 use hv_defs::event::{Event, Stop};
+use keeping::{Counting, Keeping, Seen, Written};
 use live::Live;
 use sink::{Recording, Unrecorded};
 use std::fs::{File, Metadata};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use traces::{Header, Image, Summary, Writer};
+use traces::seek::{self, SeekSummary};
+use traces::{Header, Image, Reader, Summary, Writer};
 
 /// What a run and the outside say to each other.
 pub struct Outside<'a> {
@@ -82,6 +86,8 @@ pub struct Recorded {
     pub stop: Stop,
     /// What was written.
     pub summary: Summary,
+    /// What was written of checkpoints, if they were wanted; or why they could not be written, which does the trace no harm.
+    pub checkpoints: Option<Result<SeekSummary, String>>,
 }
 
 /// The machine that a configuration and images describe.
@@ -109,11 +115,26 @@ pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<St
 /// The machine cannot be built: then no file is made. The file cannot be created or written on: a full disk ends the run,
 /// and the file is cut to its last whole block. The file is no longer there when the run has ended.
 pub fn record(config: &Config, images: &[Image], path: &Path, outside: Outside<'_>) -> Result<Recorded, Error> {
+    record_keeping(config, images, path, None, outside)
+}
+
+/// As [`record`], and keeps checkpoints too, from which a replay can go on. The events are the same with and without.
+///
+/// # Errors
+/// As [`record`]. That checkpoints cannot be kept is none: see [`Recorded::checkpoints`].
+pub fn record_keeping(
+    config: &Config,
+    images: &[Image],
+    path: &Path,
+    keep: Option<&Keep>,
+    outside: Outside<'_>,
+) -> Result<Recorded, Error> {
     // A machine that cannot be built leaves no file behind.
     let machine = AnyMachine::new(config, images)?;
     let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
     let header = Header::new(config.clone(), images.to_vec());
-    let recorded = machine.record(&header, Durable::new(&file), outside, |whole| {
+    let keep = keep.map(|keep| (keep, path));
+    let recorded = machine.record(&header, Durable::new(&file), keep, outside, |whole| {
         // What is left of a block that did not fit is of no use to readers. That it stays is no harm either.
         let _ = file.set_len(whole);
     })?;
@@ -134,7 +155,7 @@ pub fn record_to(
     out: impl Write + Send,
     outside: Outside<'_>,
 ) -> Result<Recorded, Error> {
-    AnyMachine::new(config, images)?.record(&Header::new(config.clone(), images.to_vec()), out, outside, |_| {})
+    AnyMachine::new(config, images)?.record(&Header::new(config.clone(), images.to_vec()), out, None, outside, |_| {})
 }
 
 /// A machine with or without an ear for what silicon answers L0.
@@ -152,40 +173,70 @@ impl AnyMachine {
         })
     }
 
+    /// Runs it and writes its events on a thread beside it, and checkpoints of the trace at a path on another. `cut` is called
+    /// when writing fails, with the length up to the last whole block.
     fn record(
         self,
         header: &Header,
         out: impl Write + Send,
+        keep: Option<(&Keep, &Path)>,
         outside: Outside<'_>,
         cut: impl FnOnce(u64),
     ) -> Result<Recorded, Error> {
+        let written = Written::default();
+        let out = Counting { out, written: written.clone() };
+        let mut writer = Writer::create(out, header).map_err(|source| Error::Trace { events: 0, source })?;
+        let seen = Seen::default();
         match self {
-            Self::Plain(mut machine) => record_run(|world| machine.run(world), header, out, outside, cut),
-            Self::Taped(mut machine) => record_run(|world| machine.run(world), header, out, outside, cut),
+            Self::Plain(mut machine) => {
+                let begun = keep.map(|(keep, trace)| begin(keep, trace, &mut machine, written));
+                let (mut keeping, failed) = match begun {
+                    Some(Ok(keeping)) => (Some(keeping), None),
+                    Some(Err(error)) => (None, Some(error.to_string())),
+                    None => (None, None),
+                };
+                let run = |world: &mut dyn World| match &mut keeping {
+                    Some(keeping) => keeping.run(&mut machine, world, &seen),
+                    None => machine.run(world),
+                };
+                let (stop, summary) = record_run(run, &mut writer, &seen, outside, cut)?;
+                let identity = || keep.and_then(|(_, trace)| Reader::open(trace).ok()?.identity().ok());
+                let kept = keeping.map(|keeping| keeping.finish(identity()).map_err(|error| error.to_string()));
+                Ok(Recorded { stop, summary, checkpoints: kept.or(failed.map(Err)) })
+            }
+            Self::Taped(mut machine) => {
+                let (stop, summary) = record_run(|world| machine.run(world), &mut writer, &seen, outside, cut)?;
+                let why = "not while silicon's answers are recorded; `nvmx replay --checkpoints` makes them";
+                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())) })
+            }
         }
     }
 }
 
-/// Runs the machine and writes its events on a thread beside it. `cut` is called when writing fails, with the length up
-/// to the last whole block.
+/// Runs a machine and writes its events on a thread beside it.
 fn record_run(
     run: impl FnOnce(&mut dyn World) -> Stop,
-    header: &Header,
-    out: impl Write + Send,
+    writer: &mut Writer<impl Write + Send>,
+    seen: &Seen,
     outside: Outside<'_>,
     cut: impl FnOnce(u64),
-) -> Result<Recorded, Error> {
-    let mut writer = Writer::create(out, header).map_err(|source| Error::Trace { events: 0, source })?;
-    let (ended, finished) = traces::beside(&mut writer, |feed| {
-        let mut recording = Recording { feed, events: 0, since: 0 };
-        (run(&mut Live::new(outside, &mut recording)), recording.events)
+) -> Result<(Stop, Summary), Error> {
+    let (stop, finished) = traces::beside(writer, |feed| {
+        let mut recording = Recording { feed, seen, since: 0 };
+        run(&mut Live::new(outside, &mut recording))
     });
-    let (stop, events) = ended;
     match finished {
-        Ok(summary) => Ok(Recorded { stop, summary }),
+        Ok(summary) => Ok((stop, summary)),
         Err(source) => {
             cut(writer.whole());
-            Err(Error::Trace { events, source })
+            Err(Error::Trace { events: seen.events.get(), source })
         }
     }
+}
+
+/// Begins the checkpoints of a trace whose header is written.
+fn begin(keep: &Keep, trace: &Path, machine: &mut Machine, written: Written) -> io::Result<Keeping> {
+    let mut first = [0; seek::BEGINNING];
+    File::open(trace)?.read_exact(&mut first)?;
+    Keeping::begin(keep, machine, seek::beginning(&first), written)
 }

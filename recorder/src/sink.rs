@@ -1,5 +1,6 @@
 //! Where the events of a run go: into a trace or nowhere.
 
+use crate::keeping::Seen;
 use core::ops::ControlFlow;
 use hv_defs::event::Event;
 use traces::Feed;
@@ -31,8 +32,8 @@ const HELD: u64 = 1 << 30;
 /// A run that is recorded. Where the disk is slower, the machine waits.
 pub(crate) struct Recording<'a> {
     pub(crate) feed: &'a mut Feed,
-    /// Events so far.
-    pub(crate) events: u64,
+    /// What there was so far.
+    pub(crate) seen: &'a Seen,
     /// When the machine last asked with nothing held, or a block was cut.
     pub(crate) since: u64,
 }
@@ -40,7 +41,7 @@ pub(crate) struct Recording<'a> {
 impl Sink for &mut Recording<'_> {
     fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
         for event in events {
-            self.events += 1;
+            self.seen.event(event);
             self.feed.push(event)?;
         }
         ControlFlow::Continue(())
@@ -81,14 +82,15 @@ mod tests {
         let mut writer = Writer::create(&mut bytes, &header).expect("a vector takes all");
         let event = Event { at: Stamp::default(), what: What::Mark(1) };
         let (total, written) = traces::beside(&mut writer, |feed| {
-            let mut recording = Recording { feed, events: 0, since: 0 };
+            let seen = Seen::default();
+            let mut recording = Recording { feed, seen: &seen, since: 0 };
             for step in does {
                 match *step {
                     Events(count) => assert!((&mut recording).events(&vec![event.clone(); count]).is_continue()),
                     Asks(now, asleep) => (&mut recording).asked(now, asleep),
                 }
             }
-            recording.events
+            seen.events.get()
         });
         assert_eq!(written.expect("a vector takes all").events, total);
         let reader = Reader::from_bytes(bytes).expect("a trace");

@@ -38,7 +38,7 @@ fn what_is_watched_is_what_is_recorded() {
         stop: &AtomicBool::new(false),
         watch: &mut |events| watched.extend_from_slice(events),
     };
-    let Recorded { stop, summary } = recorder::record_to(&demo(), &[], &mut bytes, outside).expect("recorded");
+    let Recorded { stop, summary, .. } = recorder::record_to(&demo(), &[], &mut bytes, outside).expect("recorded");
     let length = bytes.len() as u64;
     let reader = Reader::from_bytes(bytes).expect("a trace");
     let events: Vec<Event> = reader.events(0).map(|event| event.expect("sound")).collect();

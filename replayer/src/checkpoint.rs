@@ -1,11 +1,12 @@
-//! Checkpoints: states of the machine that a cursor can go back to, each with the pages that changed since the one before.
+//! Checkpoints in memory: states of the machine that a cursor can go back to, each with the pages that are not as at the
+//! start.
 //!
 //! The contents of a page are kept once, however many checkpoints have it. When they take more memory than they may, every
 //! other one is given up, so that they stay spread over the run.
 
 use crate::recorded::Progress;
 use hv::machine::Machine;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A page's contents, by what they are: its number and the digest of its bytes.
@@ -19,9 +20,15 @@ pub(crate) struct Checkpoint {
     /// Instructions retired. More than one checkpoint may be at one instruction, in the order of their events.
     pub(crate) instruction: u64,
     /// All but memory.
-    pub(crate) state: Vec<u8>,
-    /// Pages that differ from the checkpoint before, by number, with their digests.
-    changed: Vec<(u32, u64)>,
+    state: Vec<u8>,
+    /// Pages that differ from the start, by number, with their digests.
+    pages: Vec<(u32, u64)>,
+}
+
+impl Checkpoint {
+    fn bytes(&self) -> usize {
+        self.state.len() + self.pages.len() * size_of::<(u32, u64)>()
+    }
 }
 
 /// The checkpoints of a run, in its order.
@@ -29,9 +36,8 @@ pub(crate) struct Checkpoint {
 pub(crate) struct Checkpoints {
     list: Vec<Checkpoint>,
     contents: Contents,
-    /// The digests of the pages before the first checkpoint, and at the last.
+    /// The digests of the pages at the start.
     first: Vec<u64>,
-    last: Vec<u64>,
     /// The most bytes that may be kept.
     most: usize,
     bytes: usize,
@@ -40,24 +46,24 @@ pub(crate) struct Checkpoints {
 const PAGE: usize = 4096;
 
 impl Checkpoints {
-    /// None yet, of a machine that has run nothing. At most `most` bytes are kept, but for the first checkpoint.
+    /// None yet, of a machine that has run nothing. At most `most` bytes are kept, but for the first and the last checkpoint.
     pub(crate) fn new(machine: &mut Machine, most: usize) -> Self {
         let first = machine.page_digests().to_vec();
-        Self { list: Vec::new(), contents: Contents::new(), last: first.clone(), first, most, bytes: 0 }
+        Self { list: Vec::new(), contents: Contents::new(), first, most, bytes: 0 }
     }
 
-    /// The instruction of the last one.
-    pub(crate) fn end(&self) -> Option<u64> {
-        self.list.last().map(|last| last.instruction)
+    /// The instruction of the last one at or before `instruction`; 0 where there is none.
+    pub(crate) fn before(&self, instruction: u64) -> u64 {
+        let found = self.find(|checkpoint| checkpoint.instruction <= instruction);
+        found.map_or(0, |number| self.list[number].instruction)
     }
 
-    /// Takes one of a machine that has come further than the last.
+    /// Takes one of a machine.
     pub(crate) fn take(&mut self, machine: &mut Machine, progress: Progress) {
         let now = machine.page_digests().to_vec();
-        let differs = self.last.iter().zip(&now).enumerate().filter(|(_, (before, now))| before != now);
-        let changed: Vec<(u32, u64)> = differs.map(|(page, (_, now))| (page as u32, *now)).collect();
-        // What a page held at the start is to be had again, though no checkpoint has it.
-        for &(page, digest) in &changed {
+        let differs = self.first.iter().zip(&now).enumerate().filter(|(_, (first, now))| first != now);
+        let pages: Vec<(u32, u64)> = differs.map(|(page, (_, now))| (page as u32, *now)).collect();
+        for &(page, digest) in &pages {
             if digest != 0
                 && !self.contents.contains_key(&(page, digest))
                 && let Some(bytes) = machine.page(page as usize)
@@ -66,10 +72,11 @@ impl Checkpoints {
                 self.bytes += PAGE;
             }
         }
-        let state = machine.save();
-        self.bytes += state.len() + changed.len() * size_of::<(u32, u64)>();
-        self.list.push(Checkpoint { progress, instruction: machine.now(), state, changed });
-        self.last = now;
+        let taken = Checkpoint { instruction: machine.now(), state: machine.save(), progress, pages };
+        self.bytes += taken.bytes();
+        let place = (taken.instruction, taken.progress.events);
+        let at = self.list.partition_point(|other| (other.instruction, other.progress.events) <= place);
+        self.list.insert(at, taken);
         while self.bytes > self.most && self.list.len() > 2 {
             self.thin();
         }
@@ -77,25 +84,15 @@ impl Checkpoints {
 
     /// Gives up every other checkpoint but the first and the last, and the pages that only they had.
     fn thin(&mut self) {
-        let (mut kept, mut passed): (Vec<Checkpoint>, BTreeMap<u32, u64>) = (Vec::new(), BTreeMap::new());
         let count = self.list.len();
-        for (at, mut checkpoint) in std::mem::take(&mut self.list).into_iter().enumerate() {
-            if at % 2 == 1 && at + 1 < count {
-                passed.extend(checkpoint.changed);
-                continue;
-            }
-            if !passed.is_empty() {
-                passed.extend(checkpoint.changed);
-                checkpoint.changed = std::mem::take(&mut passed).into_iter().collect();
-            }
-            kept.push(checkpoint);
-        }
-        self.list = kept;
-        let used: std::collections::BTreeSet<(u32, u64)> =
-            self.list.iter().flat_map(|checkpoint| checkpoint.changed.iter().copied()).collect();
+        let mut at = 0;
+        self.list.retain(|_| {
+            at += 1;
+            at % 2 == 1 || at == count
+        });
+        let used: BTreeSet<(u32, u64)> = self.list.iter().flat_map(|kept| kept.pages.iter().copied()).collect();
         self.contents.retain(|place, _| used.contains(place));
-        let states: usize = self.list.iter().map(|kept| kept.state.len() + kept.changed.len() * 16).sum();
-        self.bytes = self.contents.len() * PAGE + states;
+        self.bytes = self.contents.len() * PAGE + self.list.iter().map(Checkpoint::bytes).sum::<usize>();
     }
 
     /// The last checkpoint of which `early` says that it is early enough; checkpoints are asked for in order.
@@ -117,13 +114,12 @@ impl Checkpoints {
         initial: impl Fn(u32) -> Option<Arc<[u8]>>,
     ) -> Option<Progress> {
         let checkpoint = self.list.get(number)?;
-        let mut wanted: BTreeMap<u32, u64> = BTreeMap::new();
-        for earlier in &self.list[..=number] {
-            wanted.extend(earlier.changed.iter().copied());
+        let mut wanted = self.first.clone();
+        for &(page, digest) in &checkpoint.pages {
+            wanted[page as usize] = digest;
         }
         let now = machine.page_digests().to_vec();
-        for (page, now) in (0_u32..).zip(now) {
-            let digest = wanted.get(&page).copied().unwrap_or(self.first[page as usize]);
+        for ((page, now), digest) in (0_u32..).zip(now).zip(wanted) {
             if digest == now {
                 continue;
             }

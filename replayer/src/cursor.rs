@@ -7,15 +7,17 @@ mod walk;
 
 pub use walk::{Came, Place, Runner, Walk};
 
-use crate::checkpoint::{Checkpoint, Checkpoints};
+use crate::checkpoint::Checkpoints;
 use crate::recorded::Recorded;
 use crate::{Divergence, Error, machine};
 use hv::machine::{Advance, Machine};
 use hv_defs::event::{Kind, Stop};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use traces::Reader;
+use traces::seek::{SeekError, SeekFile};
 
 /// Instructions between two checkpoints: what the software CPU does in a second or less.
 const APART: u64 = 1 << 25;
@@ -41,6 +43,8 @@ pub struct Cursor<'a> {
     machine: Machine,
     world: Recorded<'a>,
     checkpoints: Checkpoints,
+    /// Checkpoints beside the trace.
+    beside: Option<SeekFile>,
     /// Pages of memory as the guest's images left them, made when one is asked for.
     initial: OnceCell<BTreeMap<u32, Arc<[u8]>>>,
     ended: Option<Stop>,
@@ -63,7 +67,19 @@ impl<'a> Cursor<'a> {
         let mut world = Recorded::new(reader, None, Box::new(|_| {}))?.lenient();
         machine.tell(&mut world);
         checkpoints.take(&mut machine, world.progress());
-        Ok(Self { reader, machine, world, checkpoints, initial: OnceCell::new(), ended: None })
+        Ok(Self { reader, machine, world, checkpoints, beside: None, initial: OnceCell::new(), ended: None })
+    }
+
+    /// Has the cursor use the checkpoints in the file at `path` too: see [`crate::beside`]. A checkpoint that turns out to be
+    /// damaged is left aside with all that follow it. Returns how many there are.
+    ///
+    /// # Errors
+    /// They are of another trace or build, or the file cannot be read. The cursor goes without.
+    pub fn use_beside(&mut self, path: &Path) -> Result<usize, SeekError> {
+        let file = crate::beside::open(path, self.reader)?;
+        let points = file.points().len();
+        self.beside = Some(file);
+        Ok(points)
     }
 
     /// The trace.
@@ -79,6 +95,16 @@ impl<'a> Cursor<'a> {
     /// Instructions retired.
     pub fn instruction(&self) -> u64 {
         self.machine.now()
+    }
+
+    /// A digest of all events up to here, as [`crate::Verdict::digest`]; `None` where some were passed over on the way.
+    pub fn digest(&self) -> Option<u64> {
+        self.world.digest()
+    }
+
+    /// The same up to the event that [`Cursor::to_event`] was told.
+    pub fn digest_of_event(&self) -> Option<u64> {
+        self.world.noted()
     }
 
     /// The machine at this place. It is to be looked at, not to be run.
@@ -101,13 +127,12 @@ impl<'a> Cursor<'a> {
         let broken = |source| Error::Trace { event, source };
         let at = self.reader.event(event.min(last)).map_err(broken)?.at.instruction;
         // A machine that stands behind the event may stand behind others too.
-        if self.event() > event || self.at_end() {
-            self.back(|checkpoint| checkpoint.progress.events <= event);
-        } else {
-            self.forward(|checkpoint| checkpoint.progress.events <= event);
-        }
+        self.world.note(event);
+        let back = self.event() > event || self.at_end();
+        self.near(back, |_, events| events <= event);
         if let Some(arrived) = self.run_to(at)? {
-            return Ok(arrived);
+            // The run may end, or differ, behind the event and at its instruction.
+            return Ok(if self.event() > event { Arrived::There } else { arrived });
         }
         self.machine.set_fine(true);
         let arrived = loop {
@@ -128,11 +153,8 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// As [`Cursor::to_event`].
     pub fn to_instruction(&mut self, instruction: u64) -> Result<Arrived, Error> {
-        if self.instruction() > instruction || self.at_end() {
-            self.back(|checkpoint| checkpoint.instruction <= instruction);
-        } else {
-            self.forward(|checkpoint| checkpoint.instruction <= instruction);
-        }
+        let back = self.instruction() > instruction || self.at_end();
+        self.near(back, |at, _| at <= instruction);
         Ok(self.run_to(instruction)?.unwrap_or(Arrived::There))
     }
 
@@ -161,21 +183,60 @@ impl<'a> Cursor<'a> {
         self.ended.is_some() || self.world.is_over()
     }
 
-    /// Goes back to the last checkpoint that is early enough.
-    fn back(&mut self, early: impl Fn(&Checkpoint) -> bool) {
+    /// Goes to the last checkpoint of whose instruction and number of events `early` says that they are early enough: where it
+    /// is to go `back`, wherever that is, else if it is ahead.
+    fn near(&mut self, back: bool, early: impl Fn(u64, u64) -> bool) {
         // The first one is at the start, where everything is still to come.
-        let number = self.checkpoints.find(early).unwrap_or(0);
-        self.jump(number);
-    }
-
-    /// Goes on at a later checkpoint, if one is early enough and not behind this place.
-    fn forward(&mut self, early: impl Fn(&Checkpoint) -> bool) {
-        let found = self.checkpoints.find(early);
-        let ahead =
-            |number: usize| self.checkpoints.get(number).is_some_and(|found| found.instruction > self.instruction());
-        if let Some(number) = found.filter(|&number| ahead(number)) {
+        let found = self.checkpoints.find(|kept| early(kept.instruction, kept.progress.events));
+        let number = found.unwrap_or(0);
+        let at = self.checkpoints.get(number).map_or(0, |found| found.instruction);
+        let from = if back { at } else { at.max(self.instruction()) };
+        while let Some(beside) = &mut self.beside
+            && let Some(number) = beside.find(|point| early(point.instruction, point.events))
+            && beside.point(number).is_some_and(|point| point.instruction > from)
+        {
+            if self.jump_beside(number) {
+                return;
+            }
+        }
+        if back || at > self.instruction() {
             self.jump(number);
         }
+    }
+
+    /// Goes to a checkpoint beside the trace. `false` where it is damaged: then it is given up, and so are those behind it.
+    /// The machine may have been changed.
+    fn jump_beside(&mut self, number: usize) -> bool {
+        let Self { reader, machine, world, beside, initial, ended, .. } = self;
+        let Some(file) = beside else { return false };
+        let first = |page: u32| initial.get_or_init(|| initial_pages(reader)).get(&page).cloned();
+        let progress = file.point(number).and_then(|point| world.progress_at(point));
+        let limit = machine.page_digests().len() as u32;
+        let state = file.walk(number, limit, |page| first(page).map(|bytes| bytes[..].into()));
+        let (Some(progress), Ok(state)) = (progress, state) else {
+            file.truncate(number);
+            return false;
+        };
+        // A state that is none leaves the machine as it is.
+        if machine.restore(&state).is_err() {
+            file.truncate(number);
+            return false;
+        }
+        let kept: BTreeMap<u32, &[u8]> = file.pages().collect();
+        let untouched = |page: u32| !kept.contains_key(&page);
+        for (page, now) in (0..limit).zip(machine.page_digests().to_vec()) {
+            if untouched(page) {
+                match first(page) {
+                    Some(bytes) => differs(machine, page, &bytes),
+                    None if now != 0 => _ = machine.set_page(page as usize, &[0; PAGE]),
+                    None => {}
+                }
+            }
+        }
+        kept.into_iter().for_each(|(page, bytes)| differs(machine, page, bytes));
+        world.resume(progress);
+        *ended = None;
+        true
     }
 
     fn jump(&mut self, number: usize) {
@@ -193,15 +254,14 @@ impl<'a> Cursor<'a> {
     /// Runs on to an instruction, taking checkpoints on the way. `None` when it is there.
     fn run_to(&mut self, instruction: u64) -> Result<Option<Arrived>, Error> {
         while self.instruction() < instruction {
-            let end = self.checkpoints.end().unwrap_or(0);
-            let mut stops =
-                CLOSE.iter().filter_map(|before| instruction.checked_sub(*before)).filter(|&stop| stop > end);
-            let next =
-                stops.next().unwrap_or(instruction).min((end + APART).max(self.instruction() + 1)).min(instruction);
+            let here = self.checkpoints.before(self.instruction());
+            let close = CLOSE.iter().filter_map(|before| instruction.checked_sub(*before));
+            let next = close.filter(|&stop| stop > here && stop > self.instruction()).min().unwrap_or(instruction);
+            let next = next.min((here + APART).max(self.instruction() + 1)).min(instruction);
             if let Some(arrived) = self.run_on(next)? {
                 return Ok(Some(arrived));
             }
-            if next < instruction && self.instruction() > end {
+            if next < instruction && self.instruction() > self.checkpoints.before(self.instruction()) {
                 self.checkpoints.take(&mut self.machine, self.world.progress());
             }
         }
@@ -245,6 +305,16 @@ impl<'a> Cursor<'a> {
             (None, true) => Some(Arrived::End(None)),
             (None, false) => None,
         })
+    }
+}
+
+/// Bytes of a page.
+const PAGE: usize = 4096;
+
+/// Sets a page that differs.
+fn differs(machine: &mut Machine, page: u32, bytes: &[u8]) {
+    if machine.page(page as usize).is_some_and(|now| now != bytes) {
+        machine.set_page(page as usize, bytes);
     }
 }
 

@@ -4,17 +4,22 @@
 //! every event as it happens. It stops at the first difference and says what differed. [`replay_many`] does so again and
 //! again; [`state_at`] stops at an event and hands the machine over.
 
+pub mod beside;
 mod checkpoint;
 mod cursor;
 pub mod gdb;
 pub mod judge;
 mod l0only;
+mod part;
 mod recorded;
+mod scene;
 pub mod whatif;
 
 pub use cursor::{Arrived, Came, Cursor, Place, Runner, Walk};
 pub use l0only::{Found, L0Verdict, Mutated, mutate, replay_l0, replay_l0_watched};
+pub use part::{Differs, Parting, digests_around, last_writer, part};
 pub use recorded::{Divergence, Side};
+pub use scene::Scene;
 
 use hv::machine::{Machine, MachineError};
 use hv::world::World;
@@ -144,6 +149,21 @@ fn images(header: &Header) -> Result<Vec<hv::machine::Image>, Error> {
     Ok(images)
 }
 
+/// As [`replay_watched`], of the machine of another configuration. What is recorded of silicon's answers is not compared.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_under(
+    reader: &Reader,
+    config: &Config,
+    options: &Options,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Verdict, Error> {
+    let mut machine = Machine::new(config, &images(reader.header())?)?;
+    let world = Recorded::new(reader, options.to, Box::new(progress))?;
+    replay_in(world, reader, options, |world| machine.run(world))
+}
+
 fn replay_in(
     mut world: Recorded<'_>,
     reader: &Reader,
@@ -165,6 +185,13 @@ pub struct Runs {
     pub identical: u64,
     /// The verdict of the first run that differed, else that of the first run.
     pub verdict: Verdict,
+}
+
+impl Runs {
+    /// Of one replay.
+    pub fn one(verdict: Verdict) -> Self {
+        Self { runs: 1, identical: verdict.identical().into(), verdict }
+    }
 }
 
 /// Replays a trace `runs` times (at least once), on as many threads as the host has CPUs, and stops at the first

@@ -6,6 +6,7 @@ use hv::world::World;
 use hv_defs::config::Log;
 use hv_defs::event::{Event, Input, InputKind, Kind, Stop, What};
 use hv_defs::fields::{FieldDiff, MAX_COLUMNS, Texts, Value, compare};
+use traces::seek::{Point, mix_input};
 use traces::{Events, Reader};
 
 /// Which of the two runs has an event that the other lacks.
@@ -70,7 +71,10 @@ pub(crate) struct Recorded<'a> {
     /// The number behind the last event to compare.
     end: u64,
     instructions: u64,
-    digest: u64,
+    /// Of all events that were the same; `None` where some were passed over.
+    digest: Option<u64>,
+    /// The event behind which what was compared is noted, and the digest up to there.
+    noted: (u64, Option<u64>),
     last: Option<Stop>,
     divergence: Option<Divergence>,
     failed: Option<traces::Error>,
@@ -88,8 +92,20 @@ pub(crate) struct Progress {
     pub(crate) events: u64,
     next_input: usize,
     instructions: u64,
-    digest: u64,
+    digest: Option<u64>,
     last: Option<Stop>,
+}
+
+impl Progress {
+    /// Of a world that counts events and inputs and compares nothing.
+    pub(crate) fn of_inputs(events: u64, next_input: usize) -> Self {
+        Self { events, next_input, instructions: 0, digest: None, last: None }
+    }
+
+    /// Inputs that were given.
+    pub(crate) fn inputs_given(&self) -> usize {
+        self.next_input
+    }
 }
 
 impl<'a> Recorded<'a> {
@@ -104,7 +120,8 @@ impl<'a> Recorded<'a> {
             events: 0,
             end: to.map_or(u64::MAX, |to| to.saturating_add(1)),
             instructions: 0,
-            digest: 0,
+            digest: Some(0),
+            noted: (u64::MAX, None),
             last: None,
             divergence: None,
             failed: None,
@@ -136,6 +153,27 @@ impl<'a> Recorded<'a> {
         }
     }
 
+    /// Where it stands, as a file of checkpoints has it.
+    pub(crate) fn point(&self, instruction: u64) -> Point {
+        let given = given(&self.inputs[..self.next_input]);
+        Point { events: self.events, instruction, inputs: self.next_input as u64, given }
+    }
+
+    /// How far a comparison has come at a point of a file of checkpoints; `None` where the trace does not come there with the
+    /// inputs that its machine was given. It has no digest of the events: nobody has seen them.
+    pub(crate) fn progress_at(&self, point: &Point) -> Option<Progress> {
+        let next_input = usize::try_from(point.inputs).ok()?;
+        let same = self.inputs.get(..next_input).is_some_and(|inputs| given(inputs) == point.given);
+        let inside = point.events <= self.reader.len();
+        (same && inside).then_some(Progress {
+            events: point.events,
+            next_input,
+            instructions: point.instruction,
+            digest: None,
+            last: None,
+        })
+    }
+
     /// Goes on from where it was before.
     pub(crate) fn resume(&mut self, progress: Progress) {
         let Progress { events, next_input, instructions, digest, last } = progress;
@@ -148,6 +186,29 @@ impl<'a> Recorded<'a> {
     /// Events that were the same.
     pub(crate) fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Bytes of the trace up to the last whole block that was compared.
+    pub(crate) fn bytes(&self) -> u64 {
+        let blocks = self.reader.blocks();
+        let past = blocks.partition_point(|block| block.first + u64::from(block.events) <= self.events);
+        let first = blocks.first().map_or(0, |block| block.offset);
+        past.checked_sub(1).map_or(first, |last| blocks[last].offset + blocks[last].bytes)
+    }
+
+    /// The digest of all events, where none was passed over.
+    pub(crate) fn digest(&self) -> Option<u64> {
+        self.digest
+    }
+
+    /// Has the digest noted behind an event.
+    pub(crate) fn note(&mut self, event: u64) {
+        self.noted = (event, None);
+    }
+
+    /// The digest behind the event that was to be noted; `None` where that was passed over, or an event before it.
+    pub(crate) fn noted(&self) -> Option<u64> {
+        self.noted.1
     }
 
     /// The first difference.
@@ -200,7 +261,10 @@ impl<'a> Recorded<'a> {
                 return ControlFlow::Break(());
             }
         }
-        self.digest = digest(self.digest, got);
+        self.digest = self.digest.map(|before| digest(before, got));
+        if self.events >= self.noted.0 && self.noted.1.is_none() {
+            self.noted.1 = self.digest;
+        }
         self.instructions = got.at.instruction;
         self.events += 1;
         if let What::Stop(stop) = &got.what {
@@ -222,7 +286,7 @@ impl<'a> Recorded<'a> {
             events: self.events,
             instructions: self.instructions,
             divergence: self.divergence,
-            digest: self.digest,
+            digest: self.digest.unwrap_or_default(),
             stop: self.last,
             truncated: self.endless,
         })
@@ -262,6 +326,11 @@ fn tells_the_end(reader: &Reader) -> bool {
     let last = reader.len().checked_sub(1).map(|last| reader.event(last));
     // What cannot be read is an error when the replay comes to it.
     last.is_some_and(|last| last.map_or(true, |event| matches!(event.what, What::Stop(_))))
+}
+
+/// A digest of inputs.
+fn given(inputs: &[Input]) -> u64 {
+    inputs.iter().fold(0, |digest, input| mix_input(digest, input.poll, input.kind as u64, input.value))
 }
 
 /// All inputs that the trace holds, in order.

@@ -12,6 +12,7 @@ mod header;
 mod narrow;
 mod queue;
 mod reader;
+pub mod seek;
 mod source;
 mod store;
 #[allow(clippy::all, missing_docs, unreachable_pub, unsafe_code, unused_qualifications)] // Generated.

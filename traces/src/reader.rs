@@ -4,6 +4,7 @@ use crate::block::{Block, Message, Refused, Rows, Stored};
 use crate::error::Error;
 use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
+use crate::seek;
 use crate::source::Source;
 use crate::store::{Store, StoreError};
 use crate::wire::{self, Index, Word};
@@ -129,6 +130,21 @@ impl Reader {
     /// Gets the bytes of the images that are not in the trace: see [`Header::find_images`].
     pub fn find_images(&mut self, store: Option<&Store>) -> Result<(), StoreError> {
         self.header.find_images(store)
+    }
+
+    /// A hash of the file's beginning, up to the head of the header's frame with the checksum of what it holds: all that
+    /// can be told of a recording while it is made.
+    pub fn beginning(&self) -> Result<[u8; 32], Error> {
+        Ok(seek::beginning(&self.source.take(0, seek::BEGINNING)?))
+    }
+
+    /// A hash of what the frames' heads tell of the whole file, with the checksums of all blocks.
+    pub fn identity(&self) -> Result<[u8; 32], Error> {
+        let mut heads = vec![self.source.take(0, seek::BEGINNING)?];
+        for block in &self.blocks {
+            heads.push(self.source.take(block.offset, HEAD)?);
+        }
+        Ok(seek::hash(heads.iter().map(Vec::as_slice)))
     }
 
     /// How many events the trace has.

@@ -3,13 +3,18 @@
 //! The state is all that is not memory and not the configuration; memory is read and set page by page. Its form is this
 //! build's own: a checkpoint is a short cut to a state that a replay from the start would come to as well, and no more.
 
-use super::{Doing, Machine};
+use super::{Advance, Doing, Machine};
 use crate::device::Board;
 use crate::l0::L0;
 use crate::silicon::Pcpu;
 use crate::soft::SoftSilicon;
+use crate::world::World;
+use core::ops::ControlFlow;
 use hv_defs::addr::{Hpa, PAGE_SIZE};
+use hv_defs::config::{Config, Guest};
+use hv_defs::event::{Event, InputKind};
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
 
 /// Why a state could not be restored.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -97,6 +102,18 @@ impl Machine {
         self.l0.silicon.memory().bytes(place(number), PAGE_SIZE as usize)
     }
 
+    /// The pages of host-physical memory that are not as in `since`, by number and with their bytes. `since` holds
+    /// [`Machine::page_digests`] of an earlier moment, and those of now afterwards; while it is empty, all pages count that are
+    /// not zeros.
+    pub fn changed_pages(&mut self, since: &mut Vec<u64>) -> Vec<(u32, Box<[u8]>)> {
+        let now = self.page_digests().to_vec();
+        since.resize(now.len(), 0);
+        let differs = since.iter().zip(&now).enumerate().filter(|(_, (before, now))| before != now);
+        let numbers: Vec<usize> = differs.map(|(page, _)| page).collect();
+        *since = now;
+        numbers.into_iter().filter_map(|page| Some((page as u32, self.page(page)?.into()))).collect()
+    }
+
     /// Sets the bytes of a page of host-physical memory. `false`, and nothing is set, where it is not memory, or `bytes`
     /// are not 4096.
     pub fn set_page(&mut self, number: usize, bytes: &[u8]) -> bool {
@@ -106,4 +123,42 @@ impl Machine {
 
 fn place(number: usize) -> Hpa {
     Hpa(number as u64 * PAGE_SIZE)
+}
+
+/// A number for the form that this build gives to [`Machine::save`]d states: it is made of the state that a small machine has
+/// come to, so that builds whose states look otherwise, or whose machines come to others, have other numbers.
+pub fn state_form() -> u64 {
+    static FORM: OnceLock<u64> = OnceLock::new();
+    *FORM.get_or_init(|| {
+        let config = Config { vcpus: 2, pcpus: 2, tlb_entries: 64, ..Config::new(Guest::BuiltIn("demo".into())) };
+        let Ok(mut machine) = Machine::new(&config, &[]) else { return 0 };
+        let mut ended = machine.run_to(&mut Deaf, FORMED);
+        // A build whose guest ends sooner has a form too.
+        while ended == Advance::On {
+            ended = machine.advance(&mut Deaf);
+        }
+        let state = machine.save();
+        let sum = state.iter().fold(machine.l0.silicon.memory().digest(), |sum, &byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(5)
+        });
+        sum | 1
+    })
+}
+
+/// Instructions after which the small machine is looked at: its guest has entered L2 by then.
+const FORMED: u64 = 20_000;
+
+/// A world without input that looks at nothing.
+struct Deaf;
+
+impl World for Deaf {
+    fn events(&mut self, _: &[Event]) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn console(&mut self, _: &[u8]) {}
+
+    fn input(&mut self, _: u64, _: u64, _: Option<u64>) -> Option<(InputKind, u64)> {
+        None
+    }
 }

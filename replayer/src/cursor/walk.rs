@@ -75,11 +75,8 @@ impl Cursor<'_> {
     /// As [`Cursor::to_event`].
     pub fn to_place(&mut self, to: Place) -> Result<Arrived, Error> {
         let early = |instruction: u64, events: u64| (instruction, events) <= (to.instruction, to.event);
-        if self.place() > to || self.at_end() {
-            self.back(|checkpoint| early(checkpoint.instruction, checkpoint.progress.events));
-        } else {
-            self.forward(|checkpoint| early(checkpoint.instruction, checkpoint.progress.events));
-        }
+        let back = self.place() > to || self.at_end();
+        self.near(back, early);
         if let Some(arrived) = self.run_to(to.instruction)? {
             return Ok(arrived);
         }
@@ -97,11 +94,8 @@ impl Cursor<'_> {
     /// # Errors
     /// As [`Cursor::to_event`].
     pub fn approach(&mut self, instruction: u64, beat: &mut dyn FnMut()) -> Result<(), Error> {
-        if self.instruction() > instruction || self.at_end() {
-            self.back(|checkpoint| checkpoint.instruction <= instruction);
-        } else {
-            self.forward(|checkpoint| checkpoint.instruction <= instruction);
-        }
+        let back = self.instruction() > instruction || self.at_end();
+        self.near(back, |at, _| at <= instruction);
         let mut interrupted = || {
             beat();
             false
@@ -173,7 +167,7 @@ impl Cursor<'_> {
         while limit > least && !walk.stops.is_empty() {
             // Stops are met forwards alone: from the last checkpoint before on.
             let before = |instruction: u64, event: u64| Place { instruction, event } < limit;
-            self.back(|checkpoint| before(checkpoint.instruction, checkpoint.progress.events));
+            self.near(true, before);
             let from = self.place();
             let (mut last, mut passes) = (None, false);
             let interrupted = loop {
@@ -230,7 +224,7 @@ impl Cursor<'_> {
         loop {
             let from = before.instruction.saturating_sub(span);
             // A checkpoint at that very instruction may be behind some of its exits.
-            self.back(|checkpoint| checkpoint.instruction < from);
+            self.near(true, |instruction, _| instruction < from);
             let mut found = None;
             if self.run_to(from)?.is_none() && self.settle()?.is_none() {
                 while self.place() < before {
@@ -273,8 +267,7 @@ impl Cursor<'_> {
             }
             let here = self.instruction();
             let over = if here < limit.instruction {
-                let end = self.checkpoints.end().unwrap_or(0);
-                if here >= end + APART && self.machine.is_paused() {
+                if here >= self.checkpoints.before(here) + APART && self.machine.is_paused() {
                     self.checkpoints.take(&mut self.machine, self.world.progress());
                 }
                 let next = limit.instruction.min(here + SPAN);

@@ -1,0 +1,116 @@
+//! One bit altered anywhere in a trace is reported at the right event.
+//!
+//! `NVMX_ALTERED=1000` alters that many places instead of a few.
+
+use hv_defs::config::{Config, Guest};
+use hv_defs::event::{Event, Kind, What};
+use hv_defs::fields::{MAX_COLUMNS, Texts};
+use hv_defs::policy::Policy;
+use recorder::{Outside, Script};
+use replayer::{Options, replay};
+use std::sync::atomic::{AtomicBool, Ordering};
+use traces::{Reader, Writer};
+
+const GUESTS: [(&str, &str); 4] =
+    [("demo", "mapped"), ("flush-storm", "kvm-2011"), ("pool-thrash", "kvm-2021"), ("stale", "kvm-2015")];
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+fn record(guest: &str, policy: &str) -> Reader {
+    let policy = Policy::preset(policy).expect("a preset");
+    // The run is polled often, so that keys arrive in its midst.
+    let config = Config { policy, slice: 2_000, digest_interval: 10_000, ..Config::new(Guest::BuiltIn(guest.into())) };
+    let (mut bytes, mut shown, mut seen) = (Vec::new(), Vec::new(), 0);
+    let stop = AtomicBool::new(false);
+    let outside = Outside {
+        console: &mut shown,
+        keys: &mut Script("what is typed is an input\n".bytes().collect()),
+        stop: &stop,
+        watch: &mut |events: &[Event]| {
+            seen += events.len();
+            stop.store(seen >= 6_000, Ordering::Relaxed);
+        },
+    };
+    recorder::record_to(&config, &[], &mut bytes, outside).expect("recorded");
+    Reader::from_bytes(bytes).expect("a sound trace")
+}
+
+fn rewrite(reader: &Reader, events: &[Event]) -> Reader {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::create(&mut bytes, reader.header()).expect("a vector takes all");
+    events.iter().for_each(|event| writer.push(event).expect("a vector takes all"));
+    writer.finish().expect("a vector takes all");
+    Reader::from_bytes(bytes).expect("a sound trace")
+}
+
+/// The event with one bit of one of its columns altered; `None` where that is no event.
+fn altered(event: &Event, dice: &mut Dice) -> Option<Event> {
+    let (mut row, mut texts) = ([0; MAX_COLUMNS], Texts::default());
+    event.what.row(&mut row, &mut texts);
+    let kind = event.what.kind();
+    let columns = kind.columns().len() as u64;
+    row[dice.below(columns) as usize] ^= 1 << dice.below(64);
+    let what = What::from_row(kind, &row[..columns as usize], &texts)?;
+    // A bit that the event has no room for is none of it.
+    (what != event.what).then_some(Event { what, ..event.clone() })
+}
+
+/// Whether an altered input is given at another poll.
+fn moves(event: &Event, to: &Event) -> bool {
+    matches!((&event.what, &to.what), (What::Input(from), What::Input(to)) if from.poll != to.poll)
+}
+
+#[test]
+fn one_bit_anywhere_is_reported_at_its_event() {
+    let count: usize = std::env::var("NVMX_ALTERED").ok().and_then(|count| count.parse().ok()).unwrap_or(24);
+    let traces: Vec<(Reader, Vec<Event>)> = GUESTS
+        .iter()
+        .map(|(guest, policy)| {
+            let reader = record(guest, policy);
+            let events = reader.events(0).map(|event| event.expect("sound")).collect();
+            (reader, events)
+        })
+        .collect();
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let (mut inputs, mut done) = (0, 0);
+    while done < count {
+        let (reader, events) = &traces[done % traces.len()];
+        // Inputs are few: every fourth place is one of them.
+        let places: Vec<usize> = match done / traces.len() % 4 {
+            0 => (0..events.len()).filter(|&at| events[at].what.kind() == Kind::Input).collect(),
+            _ => (0..events.len()).collect(),
+        };
+        if places.is_empty() {
+            done += 1;
+            continue;
+        }
+        let at = places[dice.below(places.len() as u64) as usize];
+        let Some(event) = altered(&events[at], &mut dice) else { continue };
+        let input = event.what.kind() == Kind::Input;
+        let moved = moves(&events[at], &event);
+        let mut other = events.clone();
+        other[at] = event;
+        let verdict = replay(&rewrite(reader, &other), &Options::default()).expect("sound");
+        // An input that is altered is what the machine is given: it is the recorded event that agrees, and what the guest
+        // makes of it that differs, or nothing does where the guest makes nothing of it.
+        match verdict.divergence {
+            // Where it is given at another poll, it is missed at its own, or met before.
+            Some(divergence) if moved => assert!(divergence.event <= at as u64, "{:?}: {divergence:?}", events[at]),
+            Some(divergence) if !input => assert_eq!(divergence.event, at as u64, "{:?}", events[at]),
+            Some(divergence) => assert!(divergence.event > at as u64, "{:?}: {divergence:?}", events[at]),
+            None => assert!(input && !moved, "{:?} was altered, and nothing said", events[at]),
+        }
+        inputs += usize::from(input);
+        done += 1;
+    }
+    eprintln!("{done} places, {inputs} of them inputs");
+}
