@@ -190,7 +190,7 @@ fn l0_alone_is_replayed_and_a_mistake_of_its_shows() {
     assert!(nvmx(&["replay", word(&trace)]).expect(0).out.starts_with("identical: "), "in full too");
     let object = nvmx(&["replay", "--l0", "--json", "--runs", "3", word(&trace)]).expect(0).json();
     assert_eq!((&object["identical"], &object["runs"], &object["failure"]), (&true.into(), &3.into(), &().into()));
-    let changed = nvmx(&["replay", "--l0", "--fault", "invvpid-wrong-vpid", word(&trace)]).expect(1).out;
+    let changed = nvmx(&["replay", "--l0", "--fault", "ept02-unsynced", word(&trace)]).expect(1).out;
     assert!(changed.starts_with("event ") && changed.contains("\nreplayed "), "{changed}");
     let held = nvmx(&["replay", "--l0", "--mutate", "1", "--runs", "5", word(&trace)]).expect(0).out;
     assert!(held.starts_with("L0 held in 5 runs"), "{held}");
