@@ -130,21 +130,21 @@ impl<'a> Cursor<'a> {
         self.world.note(event);
         let back = self.event() > event || self.at_end();
         self.near(back, |_, events| events <= event);
-        if let Some(arrived) = self.run_to(at)? {
-            // The run may end, or differ, behind the event and at its instruction.
-            return Ok(if self.event() > event { Arrived::There } else { arrived });
-        }
+        let mut arrived = self.run_to(at)?;
         self.machine.set_fine(true);
-        let arrived = loop {
-            if self.event() > event {
-                break Arrived::There;
-            }
-            if let Some(arrived) = self.advance()? {
-                break arrived;
-            }
-        };
+        while arrived.is_none() && self.event() <= event {
+            // A block that cannot be read leaves nothing to go on for.
+            arrived = match self.advance() {
+                Ok(arrived) => arrived,
+                Err(error) => {
+                    self.machine.set_fine(false);
+                    return Err(error);
+                }
+            };
+        }
         self.machine.set_fine(false);
-        Ok(arrived)
+        // The run may end, or differ, right behind the event.
+        Ok(arrived.filter(|_| self.event() <= event).unwrap_or(Arrived::There))
     }
 
     /// Goes to where `instruction` instructions are retired, and the next is about to be executed by whichever guest runs;
