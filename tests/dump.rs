@@ -106,6 +106,7 @@ fn every_event_can_be_made_again_of_its_line() {
     nvmx(&["import", seeds, "--from", "iris", "-o", word(&imported)]).expect(0);
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("traces/golden/v1.nvmx");
     let mut kinds = check(&record(&folder, "demo.nvmx", "demo", "--cpus 2 --pcpus 2"));
+    kinds.extend(check(&record(&folder, "l0.nvmx", "demo", "--log l0")));
     kinds.extend(check(&imported));
     kinds.extend(check(&golden));
     let never: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).filter(|kind| !kinds.contains(kind)).collect();
