@@ -12,6 +12,7 @@ const COMMANDS: &[&str] = &[
     "run",
     "record",
     "replay",
+    "whatif",
     "report",
     "query",
     "diff",
