@@ -2,55 +2,17 @@
 //!
 //! `NVMX_ALTERED=1000` alters that many places instead of a few.
 
-use hv_defs::config::{Config, Guest};
+mod common;
+
+use common::{Dice, config, events, open, record_typed, rewrite};
+use hv_defs::config::Config;
 use hv_defs::event::{Event, Kind, What};
 use hv_defs::fields::{MAX_COLUMNS, Texts};
-use hv_defs::policy::Policy;
-use recorder::{Outside, Script};
 use replayer::{Options, replay};
-use std::sync::atomic::{AtomicBool, Ordering};
-use traces::{Reader, Writer};
+use traces::Reader;
 
 const GUESTS: [(&str, &str); 4] =
     [("demo", "mapped"), ("flush-storm", "kvm-2011"), ("pool-thrash", "kvm-2021"), ("stale", "kvm-2015")];
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
-fn record(guest: &str, policy: &str) -> Reader {
-    let policy = Policy::preset(policy).expect("a preset");
-    // The run is polled often, so that keys arrive in its midst.
-    let config = Config { policy, slice: 2_000, digest_interval: 10_000, ..Config::new(Guest::BuiltIn(guest.into())) };
-    let (mut bytes, mut shown, mut seen) = (Vec::new(), Vec::new(), 0);
-    let stop = AtomicBool::new(false);
-    let outside = Outside {
-        console: &mut shown,
-        keys: &mut Script("what is typed is an input\n".bytes().collect()),
-        stop: &stop,
-        watch: &mut |events: &[Event]| {
-            seen += events.len();
-            stop.store(seen >= 6_000, Ordering::Relaxed);
-        },
-    };
-    recorder::record_to(&config, &[], &mut bytes, outside).expect("recorded");
-    Reader::from_bytes(bytes).expect("a sound trace")
-}
-
-fn rewrite(reader: &Reader, events: &[Event]) -> Reader {
-    let mut bytes = Vec::new();
-    let mut writer = Writer::create(&mut bytes, reader.header()).expect("a vector takes all");
-    events.iter().for_each(|event| writer.push(event).expect("a vector takes all"));
-    writer.finish().expect("a vector takes all");
-    Reader::from_bytes(bytes).expect("a sound trace")
-}
 
 /// The event with one bit of one of its columns altered; `None` where that is no event.
 fn altered(event: &Event, dice: &mut Dice) -> Option<Event> {
@@ -75,8 +37,10 @@ fn one_bit_anywhere_is_reported_at_its_event() {
     let traces: Vec<(Reader, Vec<Event>)> = GUESTS
         .iter()
         .map(|(guest, policy)| {
-            let reader = record(guest, policy);
-            let events = reader.events(0).map(|event| event.expect("sound")).collect();
+            // The run is polled often, so that keys arrive in its midst.
+            let config = Config { slice: 2_000, digest_interval: 10_000, ..config(guest, policy) };
+            let reader = open(&record_typed(&config, "what is typed is an input\n", 6_000).0);
+            let events = events(&reader);
             (reader, events)
         })
         .collect();

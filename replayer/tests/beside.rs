@@ -1,10 +1,12 @@
 //! Checkpoints beside a trace lead to the same places as the way there does, change nothing of a recording, and are left
 //! aside when they are not right.
 
+mod common;
+
+use common::config;
 use hv::silicon::Silicon;
-use hv_defs::config::{Config, Guest};
+use hv_defs::config::Config;
 use hv_defs::event::Event;
-use hv_defs::policy::Policy;
 use recorder::{Keep, Outside, Script};
 use replayer::beside::{beside, open, replay_keeping};
 use replayer::{Arrived, Cursor};
@@ -13,10 +15,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use traces::Reader;
 use traces::seek::{About, Checkpoints, Point, SeekError, SeekFile};
-
-fn config(guest: &str) -> Config {
-    Config { policy: Policy::preset("mapped").expect("a preset"), ..Config::new(Guest::BuiltIn(guest.into())) }
-}
 
 fn record(config: &Config, keys: &str, path: &Path, keep: Option<&Keep>) -> recorder::Recorded {
     let (stop, mut shown) = (AtomicBool::new(false), Vec::new());
@@ -59,7 +57,7 @@ fn seen(cursor: &mut Cursor<'_>) -> (u64, u64, u64) {
 fn check(guest: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.nvmx");
-    record(&Config { seed: 7, ..config(guest) }, "", &path, None);
+    record(&Config { seed: 7, ..config(guest, "mapped") }, "", &path, None);
     let reader = Reader::open(&path).expect("a trace");
     let last = reader.event(reader.len() - 1).expect("an event").at.instruction;
     // No input is given to these guests, so that points need not tell of any.
@@ -100,9 +98,9 @@ fn a_recording_is_the_same_with_checkpoints() {
     let (with, without): (PathBuf, PathBuf) = (folder.path().join("with.nvmx"), folder.path().join("without.nvmx"));
     for guest in ["demo", "flush-storm"] {
         let keep = Keep { path: beside(&with), per_mille: 1000 };
-        let recorded = record(&config(guest), "some keys\n", &with, Some(&keep));
+        let recorded = record(&config(guest, "mapped"), "some keys\n", &with, Some(&keep));
         let kept = recorded.checkpoints.expect("wanted").expect("written");
-        record(&config(guest), "some keys\n", &without, None);
+        record(&config(guest, "mapped"), "some keys\n", &without, None);
         assert_eq!(fs::read(&with).expect("read"), fs::read(&without).expect("read"), "{guest}");
         assert_eq!(fs::metadata(beside(&with)).expect("there").len(), kept.bytes);
         let reader = Reader::open(&with).expect("a trace");
@@ -120,8 +118,8 @@ fn a_recording_is_the_same_with_checkpoints() {
 fn checkpoints_of_another_trace_or_build_are_left_aside() {
     let folder = tempfile::tempdir().expect("a folder");
     let (a, b) = (folder.path().join("a.nvmx"), folder.path().join("b.nvmx"));
-    record(&config("demo"), "", &a, None);
-    record(&Config { seed: 9, ..config("demo") }, "", &b, None);
+    record(&config("demo", "mapped"), "", &a, None);
+    record(&Config { seed: 9, ..config("demo", "mapped") }, "", &b, None);
     let (ours, theirs) = (Reader::open(&a).expect("a trace"), Reader::open(&b).expect("a trace"));
     keep(&ours, &beside(&a), 5_000);
     open(&beside(&a), &ours).expect("right");
@@ -142,7 +140,7 @@ fn checkpoints_of_another_trace_or_build_are_left_aside() {
 fn damaged_checkpoints_lead_nowhere_wrong() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.nvmx");
-    record(&config("demo"), "", &path, None);
+    record(&config("demo", "mapped"), "", &path, None);
     let reader = Reader::open(&path).expect("a trace");
     keep(&reader, &beside(&path), 3_000);
     let whole = fs::read(beside(&path)).expect("read");

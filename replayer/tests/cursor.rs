@@ -1,28 +1,11 @@
 //! A cursor shows the same machine at a place, from wherever it comes.
 
-use hv::silicon::Silicon;
-use hv_defs::config::{Config, Guest};
-use hv_defs::event::Event;
-use hv_defs::policy::Policy;
-use recorder::{Outside, Script};
-use replayer::{Arrived, Cursor};
-use std::sync::atomic::AtomicBool;
-use traces::{Reader, Writer};
+mod common;
 
-fn record(guest: &str, policy: &str) -> Reader {
-    let policy = Policy::preset(policy).expect("a preset");
-    let config = Config { policy, ..Config::new(Guest::BuiltIn(guest.into())) };
-    let mut bytes = Vec::new();
-    let (stop, mut shown) = (AtomicBool::new(false), Vec::new());
-    let outside = Outside {
-        console: &mut shown,
-        keys: &mut Script(Default::default()),
-        stop: &stop,
-        watch: &mut |_: &[Event]| {},
-    };
-    recorder::record_to(&config, &[], &mut bytes, outside).expect("recorded");
-    Reader::from_bytes(bytes).expect("a sound trace")
-}
+use common::{Dice, config, events, record, rewrite};
+use hv::silicon::Silicon;
+use replayer::{Arrived, Cursor};
+use traces::{Reader, Writer};
 
 /// What can be told of a place.
 #[derive(PartialEq, Eq, Debug)]
@@ -36,20 +19,9 @@ fn seen(cursor: &mut Cursor<'_>) -> Seen {
     Seen { event: cursor.event(), instruction: cursor.instruction(), digest: cursor.machine().silicon().digest() }
 }
 
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
-
 #[track_caller]
 fn check(guest: &str, policy: &str) {
-    let reader = record(guest, policy);
+    let reader = record(&config(guest, policy));
     let last = reader.event(reader.len() - 1).expect("an event").at.instruction;
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     let mut events: Vec<u64> = (0..40).map(|_| dice.below(reader.len() - 2)).collect();
@@ -100,7 +72,7 @@ fn a_place_is_the_same_from_before_and_from_behind() {
 
 #[test]
 fn a_step_back_undoes_a_step() {
-    let reader = record("demo", "mapped");
+    let reader = record(&config("demo", "mapped"));
     let mut cursor = Cursor::open(&reader).expect("opened");
     cursor.to_event(reader.len() / 2).expect("sound");
     let start = cursor.instruction() + 1;
@@ -117,7 +89,7 @@ fn a_step_back_undoes_a_step() {
 
 #[test]
 fn marks_are_found_by_value_and_count() {
-    let reader = record("demo", "mapped");
+    let reader = record(&config("demo", "mapped"));
     let marks: Vec<(u64, u32)> = (0..)
         .zip(reader.events(0))
         .filter_map(|(number, event)| match event.expect("sound").what {
@@ -137,15 +109,11 @@ fn marks_are_found_by_value_and_count() {
 
 #[test]
 fn a_divergence_stops_it_and_going_back_is_still_possible() {
-    let reader = record("demo", "mapped");
-    let mut events: Vec<Event> = reader.events(0).map(|event| event.expect("sound")).collect();
+    let reader = record(&config("demo", "mapped"));
+    let mut events = events(&reader);
     let at = events.len() / 2;
     events[at].at.pcpu ^= 1;
-    let mut bytes = Vec::new();
-    let mut writer = Writer::create(&mut bytes, reader.header()).expect("a vector takes all");
-    events.iter().for_each(|event| writer.push(event).expect("a vector takes all"));
-    writer.finish().expect("a vector takes all");
-    let altered = Reader::from_bytes(bytes).expect("a sound trace");
+    let altered = rewrite(&reader, &events);
     let mut cursor = Cursor::open(&altered).expect("opened");
     match cursor.to_event(events.len() as u64 - 1).expect("sound") {
         Arrived::Diverged(divergence) => assert_eq!((divergence.event, divergence.field), (at as u64, "pcpu")),
@@ -157,7 +125,7 @@ fn a_divergence_stops_it_and_going_back_is_still_possible() {
 
 #[test]
 fn a_cut_trace_has_an_end() {
-    let whole = record("flush-storm", "mapped");
+    let whole = record(&config("flush-storm", "mapped"));
     let mut bytes = Vec::new();
     let mut writer = Writer::create(&mut bytes, whole.header()).expect("a vector takes all");
     for event in whole.events(0).take(500) {

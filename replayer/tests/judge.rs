@@ -1,24 +1,23 @@
 //! The judge by replay, proved by experiment: silicon is told to leave out one flush, and what becomes of every access is
 //! compared. Then each mistake of L0's, and what the judge says of it.
 
+mod common;
+
+use common::record;
 use hv::machine::Machine;
 use hv::mmu::Adversary;
 use hv::world::World;
-use hv_defs::config::{Config, Guest, Log};
+use hv_defs::config::{Config, Log};
 use hv_defs::event::{Actor, Cause, Event, FlushKind, InputKind, What};
-use hv_defs::policy::{PRESETS, Policy};
+use hv_defs::policy::PRESETS;
 use hv_defs::slip::Slip;
-use recorder::{NoKeys, Outside};
 use replayer::judge::{Judgement, Need, judge};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::AtomicBool;
-use traces::Reader;
 
 fn config(guest: &str, policy: &str, pcpus: u16, slips: &[Slip]) -> Config {
     Config {
         memory: 16 << 20,
-        policy: Policy::preset(policy).expect("a preset"),
         slips: slips.iter().copied().collect(),
         pcpus,
         vcpus: if guest == "handover" { 2 } else { 1 },
@@ -27,16 +26,8 @@ fn config(guest: &str, policy: &str, pcpus: u16, slips: &[Slip]) -> Config {
         max_instructions: Some(10_000_000),
         // Nothing is evicted.
         tlb_entries: 1 << 14,
-        ..Config::new(Guest::BuiltIn(guest.into()))
+        ..common::config(guest, policy)
     }
-}
-
-fn record(config: &Config) -> Reader {
-    let (mut bytes, stop) = (Vec::new(), AtomicBool::new(false));
-    let outside =
-        Outside { console: &mut std::io::sink(), keys: &mut NoKeys, stop: &stop, watch: &mut |_: &[Event]| {} };
-    recorder::record_to(config, &[], &mut bytes, outside).expect("recorded");
-    Reader::from_bytes(bytes).expect("a sound trace")
 }
 
 fn judged(config: &Config) -> Judgement {

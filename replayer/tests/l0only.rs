@@ -1,38 +1,18 @@
 //! L0 alone does what it did, whatever it is told; and what it does otherwise is found where it begins.
 
-use hv_defs::config::{Config, Guest, Log};
-use hv_defs::event::{AnswerOf, Event, Kind, VmcsOp, What};
-use hv_defs::policy::{PRESETS, Policy};
+mod common;
+
+use common::{events, record, rewrite};
+use hv_defs::config::{Config, Log};
+use hv_defs::event::{AnswerOf, Kind, VmcsOp, What};
+use hv_defs::policy::PRESETS;
 use hv_defs::slip::{Slip, Slips};
-use recorder::{NoKeys, Outside};
 use replayer::{Error, L0Verdict, Options, mutate, replay, replay_l0, state_at};
-use std::sync::atomic::AtomicBool;
-use traces::{Reader, Writer};
+use traces::Reader;
 
+/// With silicon's answers.
 fn config(guest: &str, policy: &str) -> Config {
-    let policy = Policy::preset(policy).expect("a preset");
-    Config { policy, log: Log::L0, ..Config::new(Guest::BuiltIn(guest.into())) }
-}
-
-fn record(config: &Config) -> Reader {
-    let mut bytes = Vec::new();
-    let stop = AtomicBool::new(false);
-    let outside = Outside { console: &mut Vec::new(), keys: &mut NoKeys, stop: &stop, watch: &mut |_| {} };
-    recorder::record_to(config, &[], &mut bytes, outside).expect("recorded");
-    Reader::from_bytes(bytes).expect("a sound trace")
-}
-
-fn events(reader: &Reader) -> Vec<Event> {
-    reader.events(0).map(|event| event.expect("sound")).collect()
-}
-
-/// The trace with other events under the same header.
-fn rewrite(reader: &Reader, events: &[Event]) -> Reader {
-    let mut bytes = Vec::new();
-    let mut writer = Writer::create(&mut bytes, reader.header()).expect("a vector takes all");
-    events.iter().for_each(|event| writer.push(event).expect("a vector takes all"));
-    writer.finish().expect("a vector takes all");
-    Reader::from_bytes(bytes).expect("a sound trace")
+    Config { log: Log::L0, ..common::config(guest, policy) }
 }
 
 fn alone(reader: &Reader) -> L0Verdict {

@@ -1,27 +1,13 @@
 //! Where another L0 parts from the recorded one is found, to the instruction.
 
-use hv_defs::config::{Config, Guest};
-use hv_defs::event::Event;
+mod common;
+
+use common::{config, record};
+use hv_defs::config::Config;
 use hv_defs::policy::Policy;
 use hv_defs::slip::{Slip, Slips};
-use recorder::{Outside, Script};
 use replayer::{Options, Parting, part, replay_under};
-use std::sync::atomic::AtomicBool;
 use traces::Reader;
-
-fn record(guest: &str) -> Reader {
-    let policy = Policy::preset("mapped").expect("a preset");
-    let config = Config { policy, ..Config::new(Guest::BuiltIn(guest.into())) };
-    let (mut bytes, stop, mut shown) = (Vec::new(), AtomicBool::new(false), Vec::new());
-    let outside = Outside {
-        console: &mut shown,
-        keys: &mut Script(Default::default()),
-        stop: &stop,
-        watch: &mut |_: &[Event]| {},
-    };
-    recorder::record_to(&config, &[], &mut bytes, outside).expect("recorded");
-    Reader::from_bytes(bytes).expect("a sound trace")
-}
 
 /// What a slip comes to: whether an event differs, and where guests see it.
 fn slipped(reader: &Reader, slip: Slip) -> (bool, Option<Parting>) {
@@ -32,13 +18,13 @@ fn slipped(reader: &Reader, slip: Slip) -> (bool, Option<Parting>) {
 
 #[test]
 fn the_same_configuration_never_parts() {
-    let reader = record("demo");
+    let reader = record(&config("demo", "mapped"));
     assert_eq!(part(&reader, &reader.header().config, &mut |_| {}).expect("sound"), None);
 }
 
 #[test]
 fn a_policy_that_guests_cannot_see_does_not_part() {
-    let reader = record("flush-storm");
+    let reader = record(&config("flush-storm", "mapped"));
     let policy = Policy::preset("kvm-2011").expect("a preset");
     let other = Config { policy, ..reader.header().config.clone() };
     let verdict = replay_under(&reader, &other, &Options::default(), &mut |_| {}).expect("sound");
@@ -49,7 +35,7 @@ fn a_policy_that_guests_cannot_see_does_not_part() {
 
 #[test]
 fn a_mistake_that_guests_see_is_found_to_the_instruction() {
-    let reader = record("stale");
+    let reader = record(&config("stale", "mapped"));
     let mut seen = 0;
     for &slip in Slip::ALL {
         let (differs, found) = slipped(&reader, slip);

@@ -1,57 +1,18 @@
 //! What was recorded is replayed the same, and what was altered is found where it was altered.
 
-use hv_defs::config::{Config, Guest};
+mod common;
+
+use common::{config, events, open, record, record_typed, rewrite};
+use hv_defs::config::Config;
 use hv_defs::event::{Event, Kind, StopKind, What};
-use hv_defs::policy::Policy;
-use recorder::{Outside, Recorded, Script};
 use replayer::{Options, Side, replay, replay_many, state_at};
-use std::sync::atomic::{AtomicBool, Ordering};
 use traces::{Reader, Writer};
 
 const GUESTS: [&str; 4] = ["demo", "flush-storm", "pool-thrash", "stale"];
 const POLICIES: [&str; 3] = ["kvm-2011", "kvm-2015", "mapped"];
 
-fn config(guest: &str, policy: &str) -> Config {
-    let policy = Policy::preset(policy).expect("a preset");
-    Config { policy, ..Config::new(Guest::BuiltIn(guest.into())) }
-}
-
-/// Records with these keys typed; the run is stopped from outside once that many events were seen.
-fn record(config: &Config, keys: &str, stop_after: usize) -> (Vec<u8>, Recorded, String) {
-    let (mut bytes, mut shown, mut seen) = (Vec::new(), Vec::new(), 0);
-    let stop = AtomicBool::new(false);
-    let outside = Outside {
-        console: &mut shown,
-        keys: &mut Script(keys.bytes().collect()),
-        stop: &stop,
-        watch: &mut |events: &[Event]| {
-            seen += events.len();
-            stop.store(seen >= stop_after, Ordering::Relaxed);
-        },
-    };
-    let recorded = recorder::record_to(config, &[], &mut bytes, outside).expect("recorded");
-    (bytes, recorded, String::from_utf8_lossy(&shown).into_owned())
-}
-
-fn open(bytes: &[u8]) -> Reader {
-    Reader::from_bytes(bytes.to_vec()).expect("a sound trace")
-}
-
-fn events(reader: &Reader) -> Vec<Event> {
-    reader.events(0).map(|event| event.expect("sound")).collect()
-}
-
-/// The trace with other events under the same header.
-fn rewrite(reader: &Reader, events: &[Event]) -> Reader {
-    let mut bytes = Vec::new();
-    let mut writer = Writer::create(&mut bytes, reader.header()).expect("a vector takes all");
-    events.iter().for_each(|event| writer.push(event).expect("a vector takes all"));
-    writer.finish().expect("a vector takes all");
-    open(&bytes)
-}
-
 fn demo() -> Reader {
-    open(&record(&config("demo", "mapped"), "", usize::MAX).0)
+    record(&config("demo", "mapped"))
 }
 
 #[test]
@@ -59,8 +20,8 @@ fn every_guest_replays_the_same_under_every_policy() {
     for guest in GUESTS {
         for policy in POLICIES {
             let config = config(guest, policy);
-            let (bytes, recorded, _) = record(&config, "", usize::MAX);
-            assert_eq!(bytes, record(&config, "", usize::MAX).0, "{guest} {policy}: two recordings");
+            let (bytes, recorded, _) = record_typed(&config, "", usize::MAX);
+            assert_eq!(bytes, record_typed(&config, "", usize::MAX).0, "{guest} {policy}: two recordings");
             let reader = open(&bytes);
             let verdict = replay(&reader, &Options::default()).expect("replayed");
             assert_eq!(verdict.divergence, None, "{guest} {policy}");
@@ -74,7 +35,7 @@ fn every_guest_replays_the_same_under_every_policy() {
 #[test]
 fn keys_and_a_stop_from_outside_are_replayed() {
     let asks_often = Config { slice: 500, digest_interval: 2000, ..config("demo", "mapped") };
-    let (bytes, recorded, _) = record(&asks_often, "hello", 20_000);
+    let (bytes, recorded, _) = record_typed(&asks_often, "hello", 20_000);
     let reader = open(&bytes);
     let verdict = replay(&reader, &Options::default()).expect("replayed");
     assert_eq!((verdict.divergence, verdict.events), (None, reader.len()));
@@ -144,7 +105,7 @@ fn an_event_too_many_or_too_few_is_found() {
 
 #[test]
 fn a_replay_stops_where_it_is_told_and_at_the_end_of_a_cut_trace() {
-    let (bytes, ..) = record(&config("demo", "mapped"), "", usize::MAX);
+    let (bytes, ..) = record_typed(&config("demo", "mapped"), "", usize::MAX);
     let reader = open(&bytes);
     let (_, verdict) = state_at(&reader, 7).expect("replayed");
     assert_eq!((verdict.events, verdict.divergence, verdict.stop), (8, None, None));

@@ -1,26 +1,14 @@
 //! A recorded guest under other policies: its own row is the recording, another policy's what a recording under it has.
 
-use hv_defs::config::{Config, Guest};
+mod common;
+
+use common::{config, record};
+use hv_defs::config::Config;
 use hv_defs::event::{Event, Kind, What};
 use hv_defs::policy::{Policy, Shadowing};
-use recorder::{NoKeys, Outside};
 use replayer::whatif::{Apart, Ran, whatif};
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 use traces::Reader;
-
-fn config(guest: &str, policy: &str) -> Config {
-    let policy = Policy::preset(policy).expect("a preset");
-    Config { policy, ..Config::new(Guest::BuiltIn(guest.into())) }
-}
-
-fn record(config: &Config) -> Reader {
-    let (mut bytes, stop) = (Vec::new(), AtomicBool::new(false));
-    let outside =
-        Outside { console: &mut std::io::sink(), keys: &mut NoKeys, stop: &stop, watch: &mut |_: &[Event]| {} };
-    recorder::record_to(config, &[], &mut bytes, outside).expect("recorded");
-    Reader::from_bytes(bytes).expect("a sound trace")
-}
 
 /// Events by kind, and flushes by cause.
 type Counts = BTreeMap<String, u64>;

@@ -166,7 +166,7 @@ fn what_is_no_trace_is_refused_in_one_line() {
     newer[8] = 2;
     let crc = crc32fast::hash(&newer[..12]);
     newer[12..16].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(error(&newer), "the trace has format version 2.1, and this program reads up to 1");
+    assert_eq!(error(&newer), "the trace has format version 2.2, and this program reads up to 1");
     let mut later = bytes.clone();
     later[10] = 9;
     let crc = crc32fast::hash(&later[..12]);
