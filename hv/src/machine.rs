@@ -545,7 +545,9 @@ impl<S: Silicon> Machine<S> {
 
     fn emit(&mut self, what: What) {
         let at = Stamp { instruction: self.now(), vcpu: self.vcpu as u16, pcpu: self.pcpu as u16 };
-        self.log.events.push(Event { at, what });
+        if !self.l0.silicon.hears(at, &what) {
+            self.log.events.push(Event { at, what });
+        }
     }
 }
 

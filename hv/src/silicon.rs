@@ -7,7 +7,7 @@
 
 use hv_defs::addr::Hpa;
 use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
-use hv_defs::event::{Check, Event, Stamp};
+use hv_defs::event::{Check, Event, Stamp, VmcsAccess, What};
 use hv_defs::instruction_error::InstructionError;
 use hv_defs::vmcs::{Field, FieldValue, TABLE, VmcsField};
 use serde::{Deserialize, Serialize};
@@ -276,6 +276,30 @@ pub trait Silicon {
     /// down. It is called before each entry, and at a run's end.
     #[inline(always)]
     fn tell_answers(&mut self, _log: &mut Vec<Event>, _at: Stamp) {}
+
+    /// Hears of what happens before the log is told, and says whether that need not be: silicon out of a recording may know
+    /// that it had to come. `false` from all other silicon.
+    #[inline(always)]
+    fn hears(&mut self, _at: Stamp, _what: &What) -> bool {
+        false
+    }
+
+    /// As [`Silicon::hears`], of an access to a VMCS.
+    #[inline(always)]
+    fn hears_access(&mut self, _at: Stamp, _access: &VmcsAccess) -> bool {
+        false
+    }
+
+    /// As [`Silicon::hears`], of an exit whose event comes here and will be told when all that it leads to has happened: then
+    /// [`Silicon::hears_exit`] is called.
+    #[inline(always)]
+    fn hears_of_exit(&mut self, _at: Stamp) -> bool {
+        false
+    }
+
+    /// The event of the exit that silicon has heard of with [`Silicon::hears_of_exit`].
+    #[inline(always)]
+    fn hears_exit(&mut self, _what: &What) {}
 
     /// VMLAUNCH or VMRESUME of the current VMCS: runs its guest until an exit. When [`Silicon::retired`] reaches `until`
     /// an external interrupt arrives from the host's timer and the guest exits for it, exactly there (or at the first

@@ -14,8 +14,8 @@ use hv_defs::event::{Answer, AnswerOf, Event, Stamp, What};
 use hv_defs::vmcs::VmcsField;
 use hv_defs::x86::msr;
 
-/// Registers that L0 may ask for.
-const REGISTERS: [Register; 32] = {
+/// Registers that L0 may ask for: each at its [`place`].
+pub const REGISTERS: [Register; 32] = {
     let mut all = [Register::Cr2; 32];
     let mut number = 0;
     while number < 16 {
@@ -92,7 +92,7 @@ pub fn register_of(answer: &Answer) -> Option<Register> {
 }
 
 /// The VMX capability MSRs.
-const CAPABILITIES: core::ops::RangeInclusive<u32> = msr::VMX_BASIC..=msr::VMX_VMFUNC;
+pub const CAPABILITIES: core::ops::RangeInclusive<u32> = msr::VMX_BASIC..=msr::VMX_VMFUNC;
 
 const PAGE: usize = PAGE_SIZE as usize;
 const PAGES: usize = 512;
@@ -188,24 +188,79 @@ struct Seen {
     lent: bool,
 }
 
+/// What L0 has learned of silicon, and what of that was news since it was last told.
+#[derive(Debug)]
+pub struct Notes {
+    seen: Vec<Seen>,
+    answers: Vec<(Pcpu, Answer)>,
+}
+
+impl Notes {
+    /// Of so many physical CPUs, of which no more is known than what they offer.
+    pub fn new(pcpus: usize, capability: impl Fn(u32) -> u64) -> Self {
+        let fresh = Registers::default();
+        let seen =
+            (0..pcpus.max(1)).map(|_| Seen { registers: REGISTERS.map(|register| fresh.get(register)), lent: false });
+        let capability = |msr| Answer { of: AnswerOf::Capability, place: u64::from(msr), value: capability(msr) };
+        Self { seen: seen.collect(), answers: CAPABILITIES.map(|msr| (0, capability(msr))).collect() }
+    }
+
+    /// Notes an answer.
+    pub fn note(&mut self, cpu: Pcpu, of: AnswerOf, place: u64, value: u64) {
+        self.answers.push((cpu, Answer { of, place, value }));
+    }
+
+    /// L0 was told what a register holds.
+    #[inline]
+    pub fn told(&mut self, cpu: Pcpu, register: Register, value: u64) {
+        let seen = &mut self.seen[cpu].registers[place(register)];
+        if *seen != value {
+            *seen = value;
+            let (of, place) = answer_of(register);
+            self.note(cpu, of, place, value);
+        }
+    }
+
+    /// L0 has set a register.
+    #[inline]
+    pub fn set(&mut self, cpu: Pcpu, register: Register, value: u64) {
+        self.seen[cpu].registers[place(register)] = value;
+    }
+
+    /// L0 gets all registers of a CPU in its hands.
+    pub fn lent(&mut self, cpu: Pcpu) {
+        self.seen[cpu].lent = true;
+    }
+
+    /// What L0 wrote while it had a CPU's registers in its hands is known.
+    #[inline]
+    pub fn settle<'a>(&mut self, cpu: Pcpu, registers: impl FnOnce() -> &'a Registers) {
+        if core::mem::take(&mut self.seen[cpu].lent) {
+            let registers = registers();
+            self.seen[cpu].registers = REGISTERS.map(|register| registers.get(register));
+        }
+    }
+
+    /// What was noted, in order, which is forgotten.
+    pub fn take(&mut self) -> impl Iterator<Item = (Pcpu, Answer)> {
+        self.answers.drain(..)
+    }
+}
+
 /// Silicon whose answers are noted.
 #[derive(Debug)]
 pub struct Taped<S> {
     inner: S,
-    seen: Vec<Seen>,
+    notes: Notes,
+    cpus: usize,
     known: Known,
-    answers: Vec<(Pcpu, Answer)>,
 }
 
 impl<S: Silicon> Taped<S> {
     /// Silicon of which L0 knows nothing yet, with `pcpus` physical CPUs.
     pub fn new(inner: S, pcpus: usize) -> Self {
-        let fresh = Registers::default();
-        let seen =
-            (0..pcpus.max(1)).map(|_| Seen { registers: REGISTERS.map(|register| fresh.get(register)), lent: false });
-        let capability = |msr| Answer { of: AnswerOf::Capability, place: u64::from(msr), value: inner.capability(msr) };
-        let answers = CAPABILITIES.map(|msr| (0, capability(msr))).collect();
-        Self { seen: seen.collect(), known: Known::default(), answers, inner }
+        let notes = Notes::new(pcpus, |msr| inner.capability(msr));
+        Self { notes, cpus: pcpus.max(1), known: Known::default(), inner }
     }
 
     /// The silicon itself.
@@ -213,23 +268,15 @@ impl<S: Silicon> Taped<S> {
         &mut self.inner
     }
 
-    fn note(&mut self, cpu: Pcpu, of: AnswerOf, place: u64, value: u64) {
-        self.answers.push((cpu, Answer { of, place, value }));
-    }
-
-    /// What L0 wrote while it had a CPU's registers in its hands is known.
     #[inline]
     fn settle(&mut self, cpu: Pcpu) {
-        if core::mem::take(&mut self.seen[cpu].lent) {
-            let registers = self.inner.registers(cpu);
-            self.seen[cpu].registers = REGISTERS.map(|register| registers.get(register));
-        }
+        self.notes.settle(cpu, || self.inner.registers(cpu));
     }
 }
 
 /// A register's place in [`REGISTERS`].
 #[inline(always)]
-const fn place(register: Register) -> usize {
+pub const fn place(register: Register) -> usize {
     match register {
         Register::Gpr(number) => (number & 15) as usize,
         Register::Dr(number) => 16 + (number & 3) as usize,
@@ -268,7 +315,7 @@ impl<S: Silicon> Silicon for Taped<S> {
             self.inner.read(Hpa(word), &mut bytes);
             if !self.known.holds(Hpa(word), &bytes) {
                 self.known.write(Hpa(word), &bytes);
-                self.note(0, AnswerOf::Memory, word, u64::from_le_bytes(bytes));
+                self.notes.note(0, AnswerOf::Memory, word, u64::from_le_bytes(bytes));
             }
         }
     }
@@ -310,7 +357,7 @@ impl<S: Silicon> Silicon for Taped<S> {
         for register in REGISTERS {
             self.register(cpu, register);
         }
-        self.seen[cpu].lent = true;
+        self.notes.lent(cpu);
         self.inner.registers(cpu)
     }
 
@@ -318,12 +365,7 @@ impl<S: Silicon> Silicon for Taped<S> {
     fn register(&mut self, cpu: Pcpu, register: Register) -> u64 {
         self.settle(cpu);
         let value = self.inner.register(cpu, register);
-        let seen = &mut self.seen[cpu].registers[place(register)];
-        if *seen != value {
-            *seen = value;
-            let (of, place) = answer_of(register);
-            self.note(cpu, of, place, value);
-        }
+        self.notes.told(cpu, register, value);
         value
     }
 
@@ -331,20 +373,20 @@ impl<S: Silicon> Silicon for Taped<S> {
     fn set_register(&mut self, cpu: Pcpu, register: Register, value: u64) {
         self.settle(cpu);
         self.inner.set_register(cpu, register, value);
-        self.seen[cpu].registers[place(register)] = value;
+        self.notes.set(cpu, register, value);
     }
 
     fn tell_answers(&mut self, log: &mut Vec<Event>, at: Stamp) {
         let told =
             |(cpu, answer): (Pcpu, Answer)| Event { at: Stamp { pcpu: cpu as u16, ..at }, what: What::Answer(answer) };
-        log.extend(self.answers.drain(..).map(told));
+        log.extend(self.notes.take().map(told));
     }
 
     fn enter(&mut self, cpu: Pcpu, launch: bool, until: u64) -> Result<Outcome, Refused> {
-        (0..self.seen.len()).for_each(|cpu| self.settle(cpu));
+        (0..self.cpus).for_each(|cpu| self.settle(cpu));
         let outcome = self.inner.enter(cpu, launch, until);
         if let Err(Refused { error: Some(error), .. }) = &outcome {
-            self.note(cpu, AnswerOf::Refused, 0, u64::from(error.0));
+            self.notes.note(cpu, AnswerOf::Refused, 0, u64::from(error.0));
         }
         outcome
     }

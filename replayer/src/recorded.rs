@@ -174,6 +174,14 @@ impl<'a> Recorded<'a> {
         })
     }
 
+    /// All events before that of a number were found to be the same by somebody else; `last` is the last of them.
+    pub(crate) fn has_come_to(&mut self, events: u64, last: Event) {
+        let instructions = last.at.instruction;
+        let last = if let What::Stop(stop) = last.what { Some(stop) } else { None };
+        let next_input = self.next_input;
+        self.resume(Progress { events, next_input, instructions, digest: None, last });
+    }
+
     /// Goes on from where it was before.
     pub(crate) fn resume(&mut self, progress: Progress) {
         let Progress { events, next_input, instructions, digest, last } = progress;
@@ -336,7 +344,7 @@ fn given(inputs: &[Input]) -> u64 {
 /// All inputs that the trace holds, in order.
 pub(crate) fn inputs(reader: &Reader) -> Result<Vec<Input>, Error> {
     let mut inputs = Vec::new();
-    for block in 0..reader.blocks().len() {
+    for block in (0..reader.blocks().len()).filter(|block| reader.rows_in(*block, Kind::Input) != Some(0)) {
         let event = reader.blocks()[block].first;
         let rows = match reader.block_columns(block, Kind::Input) {
             Ok(rows) => rows,

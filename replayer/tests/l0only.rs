@@ -55,7 +55,6 @@ fn a_full_replay_compares_the_answers_too() {
     let reader = record(&config("demo", "mapped"));
     let full = replay(&reader, &Options::default()).expect("replayed");
     assert_eq!((full.divergence.as_ref(), full.events), (None, reader.len()));
-    assert_eq!(full.digest, alone(&reader).verdict.digest, "both have seen the same events");
     let mut all = events(&reader);
     let at = all.iter().rposition(|event| event.what.kind() == Kind::Answer).expect("an answer");
     if let What::Answer(answer) = &mut all[at].what {

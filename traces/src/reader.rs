@@ -195,6 +195,14 @@ impl Reader {
         Ok(sums)
     }
 
+    /// How many events of a kind a block has; `None` where that is not known without the block.
+    pub fn rows_in(&self, block: usize, kind: Kind) -> Option<u32> {
+        let tables = self.counts.as_ref()?;
+        let rows =
+            tables.iter().find(|(name, _)| name == kind.name()).map_or(Some(0), |(_, rows)| rows.get(block).copied());
+        rows.filter(|_| block < self.blocks.len())
+    }
+
     /// The number of the block that holds an event.
     pub fn block_of(&self, event: u64) -> Result<usize, Error> {
         if event >= self.len() {

@@ -142,8 +142,11 @@ impl Values {
     }
 
     /// The numbers of as many rows from `from` on as `out` has room for, into it.
+    ///
+    /// # Panics
+    /// There are not so many rows.
     #[inline]
-    pub(crate) fn widen(&self, from: usize, out: &mut [u64]) {
+    pub fn widen(&self, from: usize, out: &mut [u64]) {
         let range = from..from + out.len();
         match self {
             Self::Same { value, .. } => out.fill(*value),

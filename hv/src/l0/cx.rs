@@ -68,13 +68,28 @@ const TOGETHER: usize = 32;
 impl<S: Silicon> Cx<'_, S> {
     /// Tells the log.
     pub(super) fn emit(&mut self, what: What) {
-        self.log.push(Event { at: self.at, what });
+        self.emit_at(self.at, what);
+    }
+
+    /// Tells the log of what happened elsewhere, or before.
+    #[inline]
+    pub(super) fn emit_at(&mut self, at: Stamp, what: What) {
+        if !self.silicon.hears(at, &what) {
+            self.log.push(Event { at, what });
+        }
     }
 
     /// Tells the log of a VMCS access, if it wants to know.
     pub(super) fn emit_vmcs(&mut self, access: VmcsAccess) {
         if self.shared.log_vmcs {
-            self.emit(What::Vmcs(access));
+            self.emit_access(self.at, access);
+        }
+    }
+
+    #[inline]
+    fn emit_access(&mut self, at: Stamp, access: VmcsAccess) {
+        if !self.silicon.hears_access(at, &access) {
+            self.log.push(Event { at, what: What::Vmcs(access) });
         }
     }
 
@@ -104,7 +119,7 @@ impl<S: Silicon> Cx<'_, S> {
         self.vcpu.saved[self.vcpu.current].learn(row, value);
         if self.shared.log_vmcs {
             let access = self.access(VmcsOp::Read, TABLE[row].field, value, value);
-            self.emit(What::Vmcs(access));
+            self.emit_access(self.at, access);
         }
         value
     }
@@ -122,7 +137,7 @@ impl<S: Silicon> Cx<'_, S> {
             let known = self.vcpu.saved[self.vcpu.current].known(row);
             let old = known.unwrap_or_else(|| self.silicon.vmread_row(self.cpu, row));
             let access = self.access(VmcsOp::Write, TABLE[row].field, old, value);
-            self.emit(What::Vmcs(access));
+            self.emit_access(self.at, access);
         }
         self.silicon.vmwrite_row(self.cpu, row, value);
         let saved = &mut self.vcpu.saved[self.vcpu.current];
@@ -191,7 +206,7 @@ impl<S: Silicon> Cx<'_, S> {
         };
         if self.shared.log_vmcs {
             let at = Stamp { pcpu: cpu as u16, ..self.at };
-            self.log.push(Event { at, what: What::Vmcs(access) });
+            self.emit_access(at, access);
         }
     }
 
@@ -202,7 +217,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     fn emit_flush(&mut self, cpu: Pcpu, flush: Flush) {
         let at = Stamp { pcpu: cpu as u16, ..self.at };
-        self.log.push(Event { at, what: What::Flush(flush) });
+        self.emit_at(at, What::Flush(flush));
     }
 
     /// INVVPID of one VPID, here.

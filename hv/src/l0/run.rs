@@ -125,7 +125,7 @@ impl<S: Silicon> Cx<'_, S> {
             failed,
             fields_written: written,
         };
-        self.log.push(event::Event { at: entered_at, what: What::Entry(entry) });
+        self.emit_at(entered_at, What::Entry(entry));
         match outcome {
             Ok(Outcome::Exited(exited)) => {
                 self.vcpu.saved[self.vcpu.current].ran();
@@ -150,7 +150,7 @@ impl<S: Silicon> Cx<'_, S> {
         if self.shared.policy.tags == Tags::Off {
             let kind = FlushKind::Transition;
             let flush = Flush { kind, cause, actor: Actor::L0, vpid: 0, eptp: 0, address: 0, dropped };
-            self.log.push(event::Event { at, what: What::Flush(flush) });
+            self.emit_at(at, What::Flush(flush));
         }
     }
 
@@ -180,7 +180,10 @@ impl<S: Silicon> Cx<'_, S> {
         self.emit_transition(entered_at, Cause::HardwareEntry, exited.dropped_by_entry);
         // The exit's event comes before all that it leads to, and is filled in when it is known.
         let place = self.log.len();
-        self.emit(What::Lost(0));
+        let heard = self.silicon.hears_of_exit(self.at);
+        if !heard {
+            self.log.push(event::Event { at: self.at, what: What::Lost(0) });
+        }
         self.emit_transition(self.at, Cause::HardwareExit, exited.dropped_by_exit);
         let mut exit = self.read_exit();
         let seen = exit;
@@ -189,7 +192,12 @@ impl<S: Silicon> Cx<'_, S> {
         let shown = self.emit_exit(&seen, Actor::L0);
         let (handled_by, next) = self.handle(&mut exit);
         let What::Exit(shown) = shown else { return Ran::Ready };
-        self.log[place].what = What::Exit(event::Exit { handled_by, ..shown });
+        let what = What::Exit(event::Exit { handled_by, ..shown });
+        if heard {
+            self.silicon.hears_exit(&what);
+        } else {
+            self.log[place].what = what;
+        }
         let slice = seen.basic() == Reason::EXTERNAL_INTERRUPT && handled_by == Actor::L0;
         self.carry_on(level, next, &exit, slice)
     }

@@ -4,7 +4,9 @@
 //! board and the machine's loop. All that L0 does is compared with the recording: every VMWRITE, flush and entry.
 
 mod caught;
+mod lockstep;
 mod mutate;
+mod stretch;
 mod tape;
 
 pub use mutate::{Found, Mutated, mutate};
@@ -18,13 +20,17 @@ use hv::watch::Watched;
 use hv_defs::config::{Config, Log};
 use hv_defs::event::{Event, Kind, What};
 use hv_defs::slip::Slips;
+use lockstep::Lockstep;
+use std::sync::mpsc;
+use std::thread;
+use stretch::{Ahead, decode};
 use tape::Tape;
 use traces::Reader;
 
 /// What a replay of L0 alone found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct L0Verdict {
-    /// What the comparison found.
+    /// What the comparison found. Its digest is 0: each event was held against the recorded one.
     pub verdict: Verdict,
     /// Entries whose answer was in the recording.
     pub entries: u64,
@@ -66,13 +72,18 @@ pub fn replay_l0_watched(
     config.slips = slips.unwrap_or(config.slips);
     let end = whole(reader)?;
     let to = if end < reader.len() { Some(to.unwrap_or(u64::MAX).min(end.saturating_sub(1))) } else { to };
-    let mut world = Recorded::new(reader, to, Box::new(progress))?.taped();
     if end == 0 {
         // Cut before the first entry was whole: not even what silicon offers need be known.
-        return Ok(L0Verdict { verdict: world.verdict(None)?, entries: 0, digests: 0, failure: None });
+        let verdict = Recorded::new(reader, to, Box::new(progress))?.taped().verdict(None)?;
+        return Ok(L0Verdict { verdict, entries: 0, digests: 0, failure: None });
     }
-    let mut machine =
-        over(&config, &images(header)?, tells_of_failure(reader), |config| Tape::new(reader, config, end))?;
+    let images = images(header)?;
+    let fails = tells_of_failure(reader);
+    if !fails && let Some(found) = in_step(reader, &config, &images, to, end, progress)? {
+        return Ok(found);
+    }
+    let mut world = Recorded::new(reader, to, Box::new(progress))?.taped();
+    let mut machine = over(&config, &images, fails, |config| Tape::new(reader, config, end))?;
     let ran = caught(|| Some(machine.run_on(&mut world)));
     let tape = &mut machine.silicon().inner().silicon;
     if let (Some(source), None) = (tape.failed.take(), world.divergence()) {
@@ -83,8 +94,43 @@ pub fn replay_l0_watched(
         Ok(stop) => (stop, None),
         Err(message) => (None, Some(message)),
     };
-    Ok(L0Verdict { verdict: world.verdict(stop)?, entries, digests, failure })
+    let verdict = Verdict { digest: 0, ..world.verdict(stop)? };
+    Ok(L0Verdict { verdict, entries, digests, failure })
 }
+
+/// Runs L0 in step with a recording up to event `to`, all of whose answers are there before `end`. `None` if it does anything
+/// else, or fails, or the recording cannot be read.
+fn in_step(
+    reader: &Reader,
+    config: &Config,
+    images: &[hv::machine::Image],
+    to: Option<u64>,
+    end: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Option<L0Verdict>, Error> {
+    let limit = to.map_or(end, |to| end.min(to.saturating_add(1)));
+    let mut world = Recorded::new(reader, to, Box::new(|_| {}))?.taped();
+    let (filled, stretches) = mpsc::sync_channel(DECODED);
+    let (used, spent) = mpsc::channel();
+    let ran = thread::scope(|scope| {
+        scope.spawn(move || decode(reader, &filled, &spent));
+        let ahead = Ahead { filled: stretches, spent: used };
+        caught(|| -> Result<_, Error> {
+            let mut machine = Machine::on(config, images, |config| Lockstep::new(ahead, config, limit, progress))?;
+            machine.run_on(&mut world);
+            let silicon = machine.silicon();
+            Ok(silicon.same().map(|same| (same, silicon.entries, silicon.digests_taken)))
+        })
+    });
+    let Ok(ran) = ran else { return Ok(None) };
+    let Some((_, entries, digests)) = ran?.filter(|(same, ..)| *same >= limit) else { return Ok(None) };
+    let last = reader.event(limit.saturating_sub(1)).map_err(|source| Error::Trace { event: limit, source })?;
+    world.has_come_to(limit, last);
+    Ok(Some(L0Verdict { verdict: world.verdict(None)?, entries, digests, failure: None }))
+}
+
+/// Stretches that are decoded ahead, at most.
+const DECODED: usize = 2;
 
 /// Whether L0 alone can be replayed from a trace.
 fn check(reader: &Reader) -> Result<(), Error> {
@@ -134,4 +180,46 @@ fn whole(reader: &Reader) -> Result<u64, Error> {
         }
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hv_defs::config::Guest;
+    use hv_defs::policy::Policy;
+    use std::sync::atomic::AtomicBool;
+
+    fn recorded(guest: &str) -> Reader {
+        let policy = Policy::preset("kvm-2018").expect("a preset");
+        let config = Config { policy, log: Log::L0, ..Config::new(Guest::BuiltIn(guest.into())) };
+        let (stop, mut bytes) = (AtomicBool::new(false), Vec::new());
+        let outside = recorder::Outside {
+            console: &mut Vec::new(),
+            keys: &mut recorder::NoKeys,
+            stop: &stop,
+            watch: &mut |_| {},
+        };
+        recorder::record_to(&config, &[], &mut bytes, outside).expect("recorded");
+        Reader::from_bytes(bytes).expect("a sound trace")
+    }
+
+    #[track_caller]
+    fn check(reader: &Reader, config: &Config, to: Option<u64>, same: Option<u64>) {
+        let found = in_step(reader, config, &[], to, reader.len(), &mut |_| {}).expect("no error");
+        assert_eq!(found.map(|found| found.verdict.events), same, "{:?} to {to:?}", config.policy);
+    }
+
+    #[test]
+    fn what_is_the_same_is_found_in_step() {
+        for guest in ["demo", "nest", "flush-storm"] {
+            let reader = recorded(guest);
+            let (config, len) = (&reader.header().config, reader.len());
+            check(&reader, config, None, Some(len));
+            for to in [0, 1, 30, len / 3, len / 2, len - 2, len - 1] {
+                check(&reader, config, Some(to), Some(to + 1));
+            }
+            let other = Config { policy: Policy::preset("kvm-2011").expect("a preset"), ..config.clone() };
+            check(&reader, &other, None, None);
+        }
+    }
 }

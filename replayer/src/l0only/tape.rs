@@ -340,7 +340,7 @@ fn region(regions: &mut BTreeMap<u64, Box<Region>>, at: u64) -> &mut Region {
 }
 
 /// What silicon said that it does not have: the text of the stop, without where the guest was.
-fn what_was_unsupported(stop: &Stop) -> String {
+pub(super) fn what_was_unsupported(stop: &Stop) -> String {
     stop.text.rsplit_once(": L").map_or(stop.text.as_str(), |(what, _)| what).to_owned()
 }
 
