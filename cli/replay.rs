@@ -11,13 +11,13 @@ use hv_defs::event::What;
 use hv_defs::fields::Value;
 use replayer::beside::{KeepError, beside, replay_keeping};
 use replayer::gdb::{self, Address};
-use replayer::{Cursor, Divergence, Error, Options, Runs, Verdict};
+use replayer::{Build, Cursor, Divergence, Error, Options, Runs, Verdict};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use traces::Reader;
 use traces::seek::SeekSummary;
+use traces::{Header, Reader};
 
 /// `nvmx replay`.
 pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
@@ -34,6 +34,9 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
         return Err(Failure::new(Status::Usage, what, why, "events are numbered from 0; `nvmx info` counts them"));
     }
     super::store::find(&mut reader, &format!("cannot replay {}", path.display()), &args.store)?;
+    if let Some(line) = other_build(reader.header()) {
+        print.note(format!("{} {line}", path.display()));
+    }
     if args.l0 {
         return super::l0::replay(args, &reader, print);
     }
@@ -70,7 +73,7 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     }
     let mut out = print.out();
     if args.json {
-        writeln!(out, "{:#}", object(&runs, identical, took))?;
+        writeln!(out, "{:#}", object(&reader, &runs, identical, took))?;
     } else {
         told(&mut out, &reader, &runs, identical)?;
     }
@@ -183,15 +186,14 @@ pub fn write_divergence(out: &mut impl Write, divergence: &Divergence) -> std::i
 /// What can be told of a trace that its own machine does not reproduce: which part of it is another, and between which places.
 pub fn told_why(out: &mut impl Write, reader: &Reader, verdict: &Verdict) -> std::io::Result<()> {
     let Some(divergence) = &verdict.divergence else { return Ok(()) };
-    let ours = env!("CARGO_PKG_VERSION");
-    match reader.header().build.as_str() {
-        build if build != ours => {
-            writeln!(out, "nvmx {build} recorded it, and this is nvmx {ours}: the CPU or L0 is not the same")?
+    match (other_build(reader.header()), Build::of(reader.header())) {
+        (Some(line), _) => writeln!(out, "the trace {line}")?,
+        (None, Build::Same) => {
+            writeln!(out, "this build recorded it: the trace was altered, or this is a bug in nvmx")?
         }
-        _ => writeln!(
-            out,
-            "nvmx {ours} recorded it, as this one: the trace was altered, or two builds have one version"
-        )?,
+        (None, _) => {
+            writeln!(out, "a build of this version recorded it, perhaps another one; or the trace was altered")?
+        }
     }
     let (same, differs) = replayer::digests_around(reader, divergence.event);
     let same = same.map_or("the start".to_owned(), |event| format!("the digest of event {event}"));
@@ -204,6 +206,28 @@ pub fn told_why(out: &mut impl Write, reader: &Reader, verdict: &Verdict) -> std
         writeln!(out, "last written by  {}", line_of(number, &event))?;
     }
     Ok(())
+}
+
+/// What is to be known of the build that recorded a trace, if it was not this one.
+fn other_build(header: &Header) -> Option<String> {
+    let (recorded, ours) = (&header.build, env!("CARGO_PKG_VERSION"));
+    let builds =
+        if recorded == ours { format!("both nvmx {ours}") } else { format!("nvmx {recorded}, this is {ours}") };
+    let same = "configuration, policy and inputs are the trace's";
+    match Build::of(header) {
+        Build::Same => None,
+        Build::Other(parts) => {
+            let (last, before) = parts.split_last()?;
+            let parts =
+                if before.is_empty() { (*last).to_owned() } else { format!("{} and {last}", before.join(", ")) };
+            let are = if before.is_empty() { "is" } else { "are" };
+            Some(format!("was recorded by another build ({builds}), whose {parts} {are} not this one's; {same}"))
+        }
+        Build::Unsaid if recorded == ours => None,
+        Build::Unsaid => {
+            Some(format!("was recorded by another build ({builds}), and does not say of what parts; {same}"))
+        }
+    }
 }
 
 /// A difference in one sentence.
@@ -235,8 +259,8 @@ pub fn divergence_object(divergence: &Divergence) -> serde_json::Value {
     })
 }
 
-fn object(runs: &Runs, identical: bool, took: Duration) -> serde_json::Value {
-    let verdict = &runs.verdict;
+fn object(reader: &Reader, runs: &Runs, identical: bool, took: Duration) -> serde_json::Value {
+    let (verdict, build) = (&runs.verdict, Build::of(reader.header()));
     json!({
         "identical": identical,
         "runs": runs.runs,
@@ -251,6 +275,7 @@ fn object(runs: &Runs, identical: bool, took: Duration) -> serde_json::Value {
             "text": stop.text,
         })),
         "divergence": verdict.divergence.as_ref().map(divergence_object),
+        "other_parts": (build != Build::Unsaid).then(|| build.others()),
         "parting": null,
         "place": null,
         "seconds": took.as_secs_f64(),

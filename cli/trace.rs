@@ -79,11 +79,14 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
             })
             .collect();
         let kinds: Map<_, _> = counts.iter().map(|(kind, n)| (kind.clone(), (*n).into())).collect();
+        let parts = header.parts.iter().map(|part| (part.name.clone(), part.digest.clone().into()));
+        let parts: Map<_, _> = parts.collect();
         let object = json!({
             "file": path.display().to_string(),
             "bytes": size,
             "format": format!("{major}.{minor}"),
             "build": header.build,
+            "parts": parts,
             "truncated": reader.truncated(),
             "events": reader.len(),
             "blocks": reader.blocks().len(),

@@ -3,9 +3,11 @@
 mod common;
 
 use common::{command, finish, folder, line, nvmx, record, word};
+use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
+use traces::{Reader, Writer};
 
 const GUESTS: &[&str] = &["demo", "flush-storm", "handover", "nest", "pool-thrash", "stale", "witness"];
 
@@ -49,6 +51,46 @@ fn a_thousand_runs_and_one_digest() {
         assert_eq!(once[key], info[key], "{key}");
     }
     assert_eq!((&once["stop"]["kind"], &once["stop"]["code"]), (&"debug-exit".into(), &1.into()));
+}
+
+#[test]
+fn a_trace_of_another_build_says_which_part_differs_before_it_is_replayed() {
+    let folder = folder("build");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let parts = nvmx(&["info", "--json", word(&trace)]).expect(0).json()["parts"].clone();
+    let parts = parts.as_object().expect("parts").clone();
+    assert_eq!(parts.len(), 5, "{parts:?}");
+    let own = nvmx(&["replay", "--json", word(&trace)]).expect(0);
+    assert_eq!((own.err.as_str(), &own.json()["other_parts"]), ("", &json!([])));
+    let reader = Reader::open(&trace).expect("a trace");
+    let other = folder.join("other.nvmx");
+    // Who made it, what it says of that, and whether an event is another too.
+    for (made, differ, says, altered) in [
+        (true, &["cpu"][..], "whose cpu is not this one's", false),
+        (true, &["cpu", "l0", "guests"], "whose cpu, l0 and guests are not this one's", true),
+        (false, &[], "does not say of what parts", true),
+    ] {
+        let mut header = reader.header().clone();
+        if made {
+            let others = header.parts.iter_mut().filter(|part| differ.contains(&&*part.name));
+            others.for_each(|part| part.digest = "0".repeat(16));
+        } else {
+            header.parts.clear();
+            header.build = "0.0.9".into();
+        }
+        let mut writer = Writer::create(fs::File::create(&other).expect("made"), &header).expect("begun");
+        for (number, event) in reader.events(0).enumerate() {
+            let mut event = event.expect("sound");
+            event.at.pcpu += u16::from(altered && number == 100);
+            writer.push(&event).expect("written");
+        }
+        writer.finish().expect("written");
+        let replay = nvmx(&["replay", word(&other)]).expect(if altered { 1 } else { 0 });
+        replay.one_line(&["was recorded by another build", says, "configuration, policy and inputs are the trace's"]);
+        assert_eq!(altered, replay.out.contains(says), "{}", replay.out);
+        let json = nvmx(&["replay", "-q", "--json", word(&other)]).json();
+        assert_eq!(json["other_parts"], if made { json!(differ) } else { json!(null) });
+    }
 }
 
 #[test]

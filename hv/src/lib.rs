@@ -16,6 +16,7 @@ pub mod l0;
 pub mod machine;
 pub mod memory;
 pub mod mmu;
+pub mod parts;
 pub mod silicon;
 pub mod soft;
 mod stored;

@@ -16,6 +16,7 @@ pub use live::{Key, Keys, NoKeys, Script};
 
 use durable::Durable;
 use hv::machine::{Machine, MachineError};
+use hv::parts::PARTS;
 use hv::soft::SoftSilicon;
 use hv::taped::Taped;
 use hv::world::World;
@@ -132,7 +133,7 @@ pub fn record_keeping(
     // A machine that cannot be built leaves no file behind.
     let machine = AnyMachine::new(config, images)?;
     let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
-    let header = Header::new(config.clone(), images.to_vec());
+    let header = Header::new(config.clone(), images.to_vec()).made_of(&PARTS);
     let keep = keep.map(|keep| (keep, path));
     let recorded = machine.record(&header, Durable::new(&file), keep, outside, |whole| {
         // What is left of a block that did not fit is of no use to readers. That it stays is no harm either.
@@ -155,7 +156,13 @@ pub fn record_to(
     out: impl Write + Send,
     outside: Outside<'_>,
 ) -> Result<Recorded, Error> {
-    AnyMachine::new(config, images)?.record(&Header::new(config.clone(), images.to_vec()), out, None, outside, |_| {})
+    AnyMachine::new(config, images)?.record(
+        &Header::new(config.clone(), images.to_vec()).made_of(&PARTS),
+        out,
+        None,
+        outside,
+        |_| {},
+    )
 }
 
 /// A machine with or without an ear for what silicon answers L0.

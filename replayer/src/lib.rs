@@ -5,6 +5,7 @@
 //! again; [`state_at`] stops at an event and hands the machine over.
 
 pub mod beside;
+mod build;
 mod checkpoint;
 mod cursor;
 pub mod gdb;
@@ -15,6 +16,7 @@ mod recorded;
 mod scene;
 pub mod whatif;
 
+pub use build::Build;
 pub use cursor::{Arrived, Came, Cursor, Place, Runner, Walk};
 pub use l0only::{Found, L0Verdict, Mutated, mutate, replay_l0, replay_l0_watched};
 pub use part::{Differs, Parting, digests_around, last_writer, part};

@@ -7,6 +7,12 @@ struct Header {
   images @1 :List(Image);
   build @2 :Text;               # The version of the program that recorded.
   origin @3 :Origin;            # Absent where our own machine ran.
+  parts @4 :List(Part);         # Of what the program's machine was made; since 1.2.
+}
+
+struct Part {                   # A part of the machine's program.
+  name @0 :Text;                # "cpu", "l0", "board", "guests", "definitions".
+  digest @1 :Text;              # Of its source.
 }
 
 struct Origin {                 # A trace that was imported: `config` says nothing then.

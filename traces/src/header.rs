@@ -16,8 +16,19 @@ pub struct Header {
     pub images: Vec<Image>,
     /// The version of the program that recorded.
     pub build: String,
+    /// Of what that program's machine was made; empty where it did not say.
+    pub parts: Vec<Made>,
     /// Where it comes from, if our machine did not make it. There is nothing to replay then.
     pub origin: Option<Origin>,
+}
+
+/// A part of the program that recorded, as it was made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Made {
+    /// Its name, as `cpu` or `l0`.
+    pub name: String,
+    /// A digest of its source: equal ones do the same.
+    pub digest: String,
 }
 
 /// A file that the guest boots from.
@@ -46,7 +57,15 @@ impl Image {
 impl Header {
     /// The header of a trace that is recorded now.
     pub fn new(config: Config, images: Vec<Image>) -> Self {
-        Self { version: crate::VERSION, config, images, build: env!("CARGO_PKG_VERSION").into(), origin: None }
+        let build = env!("CARGO_PKG_VERSION").into();
+        Self { version: crate::VERSION, config, images, build, parts: Vec::new(), origin: None }
+    }
+
+    /// The same, of a machine that is made of these parts: their names and digests.
+    #[must_use]
+    pub fn made_of(self, parts: &[(&str, &str)]) -> Self {
+        let part = |&(name, digest): &(&str, &str)| Made { name: name.into(), digest: digest.into() };
+        Self { parts: parts.iter().map(part).collect(), ..self }
     }
 
     /// Gets the bytes of all images: of those that the trace lacks, out of `store`.

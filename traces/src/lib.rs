@@ -27,7 +27,7 @@ pub use batch::Batch;
 pub use block::{Block, Column, Rows, Stored};
 pub use error::Error;
 pub use frame::MAX_BLOCK_EVENTS;
-pub use header::{Header, Image, sha256};
+pub use header::{Header, Image, Made, sha256};
 pub use queue::{Feed, beside};
 pub use reader::{BlockInfo, Events, Reader};
 pub use store::{Collected, Hash, Object, Store, StoreError};

@@ -5,7 +5,7 @@
 
 use crate::coding::{self, Coding, KEYS};
 use crate::frame::MAX_BLOCK_EVENTS;
-use crate::header::{Header, Image, sha256};
+use crate::header::{Header, Image, Made, sha256};
 use crate::narrow::Spare;
 use crate::trace_capnp as schema;
 use crate::values::Values;
@@ -96,6 +96,12 @@ pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Wrong> {
         origin.set_name(name);
         origin.set_clock(clock.name());
         origin.set_note(note);
+    }
+    let mut parts = root.reborrow().init_parts(header.parts.len() as u32);
+    for (at, part) in header.parts.iter().enumerate() {
+        let mut out = parts.reborrow().get(at as u32);
+        out.set_name(&part.name);
+        out.set_digest(&part.digest);
     }
     let mut images = root.init_images(header.images.len() as u32);
     for (at, (image, bytes)) in header.images.iter().zip(embedded).enumerate() {
@@ -210,7 +216,11 @@ pub(crate) fn read_header(words: &[Word], version: (u16, u16)) -> Result<Header,
             true => Some(read_origin(root.get_origin().map_err(wrong)?)?),
             false => None,
         };
-        Ok(Header { version, config, images, build: text(root.get_build())?, origin })
+        let mut parts = Vec::new();
+        for part in root.get_parts().map_err(wrong)? {
+            parts.push(Made { name: text(part.get_name())?, digest: text(part.get_digest())? });
+        }
+        Ok(Header { version, config, images, build: text(root.get_build())?, parts, origin })
     })
 }
 

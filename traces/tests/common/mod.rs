@@ -15,6 +15,7 @@ pub fn header() -> Header {
     let mut initrd = Image::new(ImageKind::Initrd, "initrd", vec![7; 100]);
     (initrd.bytes, initrd.elsewhere) = (None, true);
     Header::new(config, vec![Image::new(ImageKind::Kernel, "bzImage", (0..=255).collect::<Vec<u8>>()), initrd])
+        .made_of(&[("cpu", "0011223344556677"), ("l0", "8899aabbccddeeff")])
 }
 
 /// The trace of these events. A block ends where `ends` says, by the number of events before it.
