@@ -110,7 +110,7 @@ const fn form(form: Form) -> &'static str {
 
 fn about(kind: Kind, column: &str) -> &'static str {
     match (kind, column) {
-        (Kind::Exit, "level") => "The guest that was running: 1, 2 or 3.",
+        (Kind::Exit, "level") => "The guest that was running: 1, 2 or 3; how it is known is said in docs/format.md.",
         (Kind::Exit, "reason") => {
             "The basic exit reason by the SDM's name, as `EPT_VIOLATION`; `REASON_n` where it has none."
         }

@@ -61,6 +61,11 @@ impl Story {
         self.entry(2, vmcs12(number), vpid02, eptp02(number))
     }
 
+    /// The guest of the L2 of a number is entered under a VPID.
+    pub(crate) fn l3(self, number: u64, vpid02: u16) -> Self {
+        self.entry(3, vmcs12(number + 8), vpid02, eptp02(number + 8))
+    }
+
     /// The L2 of a number is entered under a VPID and another's EPT02.
     pub(crate) fn l2_under(self, number: u64, vpid02: u16, root: u64) -> Self {
         self.entry(2, vmcs12(number), vpid02, eptp02(root))

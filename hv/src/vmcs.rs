@@ -68,6 +68,11 @@ impl Vmcs {
         self.values[index]
     }
 
+    /// Whether every field is 0, as in a region that nothing was written to.
+    pub fn is_blank(&self) -> bool {
+        self.values.iter().all(|value| *value == 0)
+    }
+
     /// Sets the value in a row of the table, cut to the field's width.
     ///
     /// # Panics

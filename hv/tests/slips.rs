@@ -213,6 +213,15 @@ fn vmcs_shadowing_spares_l1_and_then_silicon_the_exits() {
         };
         assert_eq!((exits(Reason::VMREAD, Actor::L1), exits(Reason::VMWRITE, Actor::L1)), l1, "{shadowing} {slips:?}");
         assert_eq!(exits(Reason::VMREAD, Actor::L0) + exits(Reason::VMWRITE, Actor::L0), l0, "{shadowing} {slips:?}");
+        // L3 is told apart, and so are its entries.
+        let third = events.iter().filter_map(|event| match &event.what {
+            What::Exit(exit) if exit.level > 2 => Some((exit.level, exit.basic())),
+            What::Entry(entry) if entry.level > 2 => Some((entry.level, Reason(u16::MAX))),
+            _ => None,
+        });
+        let (entries, exits): (Vec<_>, Vec<_>) = third.partition(|(_, reason)| reason.0 == u16::MAX);
+        assert_eq!(exits, [(3, Reason::VMCALL); 8], "{shadowing} {slips:?}");
+        assert_eq!(entries.len(), 8, "{shadowing} {slips:?}");
     };
     let none = Slips::default();
     check(Shadowing::Off, none, "1f0ff", (25, 13), 0);

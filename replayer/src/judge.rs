@@ -107,6 +107,8 @@ struct Entered {
     event: u64,
     at: Stamp,
     owner: Owner,
+    /// The level, as the entry says it.
+    level: u8,
     vpid: u16,
     eptp: u64,
 }
@@ -183,7 +185,8 @@ impl Court<'_> {
                 && secondary & u64::from(SecondaryControls::VPID.bits()) != 0;
             if tagged { Vpid12::On(vpid as u16) } else { Vpid12::Off }
         };
-        Owner { vcpu, level: entry.level, vpid12 }
+        // For L0 all of L1's VMCSs are alike, and so are their guests: what tells them apart is the VPID.
+        Owner { vcpu, level: entry.level.min(2), vpid12 }
     }
 
     fn see(&mut self, event: &Event) {
@@ -194,14 +197,14 @@ impl Court<'_> {
             }
             What::Entry(entry) if entry.failed.is_none() => {
                 let owner = self.owner(at.vcpu, entry);
-                let Entry { vpid, eptp, .. } = *entry;
+                let Entry { level, vpid, eptp, .. } = *entry;
                 let place = self.entries.len() as u64;
                 match owner.vpid12 {
                     Vpid12::NotNested => self.plain.entry(at.vcpu).or_default()[0].push(place),
                     Vpid12::Off => self.plain.entry(at.vcpu).or_default()[1].push(place),
                     Vpid12::On(_) => _ = self.vpids02.insert(vpid),
                 }
-                self.entries.push(Entered { event: number, at, owner, vpid, eptp });
+                self.entries.push(Entered { event: number, at, owner, level, vpid, eptp });
             }
             What::Ept(change) if matches!(change.op, EptOp::Sync | EptOp::Zap) => {
                 let key = (Eptp::from_bits(change.eptp02).ep4ta(), change.gpa);
@@ -368,7 +371,7 @@ fn judgement(machine: &mut Machine, court: &Court<'_>) -> Judgement {
 fn proof(court: &Court<'_>, entry: Stale) -> Option<Proof> {
     // The last entry of a run that was broken off is told of by no event.
     let used = court.entries.get(entry.used as usize)?;
-    Some(Proof { entry, event: used.event, at: used.at, level: used.owner.level })
+    Some(Proof { entry, event: used.event, at: used.at, level: used.level })
 }
 
 /// Whether a guest asked for a flush as wide as this one, which carries it out.

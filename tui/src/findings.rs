@@ -71,7 +71,7 @@ fn target(found: &Findings, advice: &Advice) -> Option<Target> {
         "pool-size" => Some(Target::Filter("pool and op in {miss, recycle}".into())),
         "multiplication" => {
             let worst = found.multiplication.reasons.iter().max_by_key(|reason| reason.caused_total())?;
-            Some(Target::Filter(format!("reason == {} and level == 2", worst.reason.0)))
+            Some(Target::Filter(format!("reason == {} and level == {}", worst.reason.0, worst.level)))
         }
         "same-value-vmwrite" => {
             let row = found.vmcs.rows.iter().max_by_key(|row| row.same_writes)?;
@@ -107,7 +107,7 @@ fn flushes(found: &Findings) -> impl Iterator<Item = Finding> {
 fn costs(found: &Findings) -> impl Iterator<Item = Finding> {
     found.multiplication.reasons.iter().map(|reason| Finding {
         severity: None,
-        title: format!("{} of L2 costs {:.1} exits", reason.reason, reason.factor()),
+        title: format!("{} of L{} costs {:.1} exits", reason.reason, reason.level, reason.factor()),
         weight: format!("{} times", thousands(reason.count)),
         text: format!(
             "{} of {} were reflected to L1, which then took {} exits; L0 made {} VMCS accesses meanwhile.",
@@ -116,7 +116,7 @@ fn costs(found: &Findings) -> impl Iterator<Item = Finding> {
             thousands(reason.caused_total()),
             thousands(reason.accesses)
         ),
-        target: Some(Target::Filter(format!("reason == {} and level == 2", reason.reason.0))),
+        target: Some(Target::Filter(format!("reason == {} and level == {}", reason.reason.0, reason.level))),
     })
 }
 

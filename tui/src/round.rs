@@ -1,4 +1,4 @@
-//! What one exit of an L2 cost: the tree of all that happened on its vCPU until an L2 ran again.
+//! What one exit of an L2 or an L3 cost: the tree of all that happened on its vCPU until that guest ran again.
 
 use hv_defs::event::{Actor, Event, What};
 
@@ -110,6 +110,7 @@ pub(crate) fn follow<E>(of: u64, mut events: impl Iterator<Item = Result<(u64, E
         instructions: 0,
     };
     let Some(first) = events.next().transpose()? else { return Ok(round) };
+    let level = round_level(&first.1);
     let vcpu = first.1.at.vcpu;
     let mut entered = first.1.at.instruction;
     round.began = Some(first.clone());
@@ -129,7 +130,7 @@ pub(crate) fn follow<E>(of: u64, mut events: impl Iterator<Item = Result<(u64, E
                 }
                 What::Entry(entry) => {
                     entered = event.at.instruction;
-                    if entry.level >= 2 && entry.failed.is_none() {
+                    if entry.level >= level && entry.failed.is_none() {
                         round.ended = Some((number, event));
                         return Ok(round);
                     }
@@ -146,13 +147,18 @@ pub(crate) fn follow<E>(of: u64, mut events: impl Iterator<Item = Result<(u64, E
     Ok(round)
 }
 
+/// The level of the guest whose exit begins a round.
+fn round_level(began: &Event) -> u8 {
+    if let What::Exit(exit) = &began.what { exit.level.max(2) } else { 2 }
+}
+
 impl Round {
-    /// How often each reason occurs among L1's exits, the commonest first.
+    /// How often each reason occurs among the exits that it caused, the commonest first.
     pub(crate) fn reasons(&self) -> Vec<(String, u64)> {
         let mut reasons: Vec<(String, u64)> = Vec::new();
         for row in &self.rows {
             let What::Exit(exit) = &row.event.what else { continue };
-            if exit.level != 1 {
+            if self.began.as_ref().is_some_and(|(_, began)| exit.level >= round_level(began)) {
                 continue;
             }
             let name = exit.basic().to_string();

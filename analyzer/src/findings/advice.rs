@@ -239,7 +239,7 @@ fn multiplication(of: &Findings, advice: &mut Vec<Advice>) {
         "Each L2 exit costs {factor:.1} exits of silicon; {} is the largest part, with {} exits for {}.",
         worst.reason,
         grouped(worst.caused_total()),
-        many(worst.resumed, "L2 exit", "L2 exits"),
+        many(worst.resumed, &format!("L{} exit", worst.level), &format!("L{} exits", worst.level)),
     );
     if served * 4 > worst.caused_total() {
         text += &format!(
@@ -256,7 +256,10 @@ fn multiplication(of: &Findings, advice: &mut Vec<Advice>) {
 }
 
 fn vmcs_exits(reason: &NestedExit) -> u64 {
-    let accesses = reason.caused.iter().filter(|caused| matches!(caused.reason, Reason::VMREAD | Reason::VMWRITE));
+    let accesses = reason
+        .caused
+        .iter()
+        .filter(|caused| caused.level == 1 && matches!(caused.reason, Reason::VMREAD | Reason::VMWRITE));
     accesses.map(|caused| caused.count).sum()
 }
 

@@ -1,4 +1,4 @@
-//! Exits: how many, of what, how long, and how many each L2 exit causes.
+//! Exits: how many, of what, how long, and how many each exit of L2 and of L3 causes.
 
 use crate::histogram::Histogram;
 use hv_defs::cost::Costs;
@@ -23,40 +23,47 @@ pub struct ExitRow {
     pub handling: Histogram,
 }
 
-/// L1 exits that came between L2 exits of one reason and the next entries of L2.
+/// Exits of L1 that came between exits of L2 for one reason and the next entries of L2; of an L3's exits also the exits of
+/// L2, and those of L1 that these cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CausedExits {
-    /// The reason of the L1 exit.
+    /// The guest that exited.
+    pub level: u8,
+    /// The reason of its exit.
     pub reason: Reason,
+    /// The reason of the exit between it and the first, which caused it: of an L2, where the first is of an L3.
+    pub under: Option<Reason>,
     /// How many.
     pub count: u64,
     /// Modelled cycles of their handling.
     pub cycles: u64,
 }
 
-/// L2 exits of one reason with what they caused.
+/// Exits of L2 or of L3 for one reason with what they caused.
 #[derive(Clone, PartialEq, Debug)]
 pub struct NestedExit {
+    /// The guest: 2, 3 and so on.
+    pub level: u8,
     /// The reason.
     pub reason: Reason,
-    /// How many L2 exits.
+    /// How many exits.
     pub count: u64,
     /// How many of them were reflected to L1.
     pub reflected: u64,
-    /// After how many L2 was entered again. The figures below are of these.
+    /// After how many the guest, or one below it, was entered again. The figures below are of these.
     pub resumed: u64,
-    /// L1 exits until L2 was entered again, by reason, most first.
+    /// Exits of its hypervisors until it was entered again, by level and reason, most first.
     pub caused: Vec<CausedExits>,
-    /// L1 instructions from the exit to the next entry of L2.
+    /// Instructions of its hypervisors from the exit to the next entry.
     pub l1_instructions: Histogram,
-    /// Modelled cycles from the exit to the next entry of L2, L1's instructions and L0's work together.
+    /// Modelled cycles from the exit to the next entry, its hypervisors' instructions and L0's work together.
     pub cycles: Histogram,
     /// L0's VMREADs and VMWRITEs meanwhile.
     pub accesses: u64,
 }
 
 impl NestedExit {
-    /// L1 exits caused.
+    /// Exits caused.
     pub fn caused_total(&self) -> u64 {
         self.caused.iter().map(|caused| caused.count).sum()
     }
@@ -67,31 +74,33 @@ impl NestedExit {
     }
 }
 
-/// How L2 exits multiply.
+/// How exits of L2, and of L3, multiply.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Multiplication {
-    /// By reason, most silicon exits first.
+    /// By level and reason, most silicon exits first.
     pub reasons: Vec<NestedExit>,
+    /// L1 exits caused, each once: by the exit of L2 or of L3 that came last before it.
+    l1_exits: u64,
 }
 
 impl Multiplication {
-    /// L2 exits.
+    /// Exits of L2 and deeper.
     pub fn l2_exits(&self) -> u64 {
         self.reasons.iter().map(|reason| reason.count).sum()
     }
 
     /// L1 exits caused by them.
     pub fn caused(&self) -> u64 {
-        self.reasons.iter().map(NestedExit::caused_total).sum()
+        self.l1_exits
     }
 
-    /// L2 exits after which L2 was entered again.
+    /// Those after which their guest was entered again.
     pub fn resumed(&self) -> u64 {
         self.reasons.iter().map(|reason| reason.resumed).sum()
     }
 
-    /// Exits that silicon takes for one L2 exit, itself included, over those after which L2 was entered again; `None`
-    /// without any.
+    /// Exits that silicon takes for one of them, itself included, over those after which their guest was entered again;
+    /// `None` without any.
     pub fn factor(&self) -> Option<f64> {
         let resumed = self.resumed();
         (resumed > 0).then(|| ratio(resumed + self.caused(), resumed))
@@ -111,32 +120,38 @@ struct Totals {
     handling: Histogram,
 }
 
+/// What an exit caused: level, reason, and the reason of the exit between.
+type Caused = (u8, Reason, Option<Reason>);
+
 #[derive(Debug, Default)]
 struct Nested {
     count: u64,
     reflected: u64,
     resumed: u64,
-    caused: BTreeMap<Reason, (u64, u64)>,
+    caused: BTreeMap<Caused, (u64, u64)>,
     l1_instructions: Histogram,
     cycles: Histogram,
     accesses: u64,
 }
 
-/// An L2 exit whose vCPU has not entered L2 again.
+/// An exit of L2, or of L3, whose vCPU has not entered that guest again.
 #[derive(Debug)]
 struct Open {
+    level: u8,
     reason: Reason,
     instruction: u64,
     cycles: u64,
     accesses: u64,
-    /// L1 exits so far: reason, how many, cycles.
-    caused: Vec<(Reason, u64, u64)>,
+    /// Exits so far: of what, how many, cycles.
+    caused: Vec<(Caused, u64, u64)>,
+    /// L1 exits so far that no later exit of L2 caused.
+    l1_exits: u64,
 }
 
 impl Open {
-    fn caused(&mut self, reason: Reason) -> &mut (Reason, u64, u64) {
-        let at = self.caused.iter().position(|caused| caused.0 == reason).unwrap_or_else(|| {
-            self.caused.push((reason, 0, 0));
+    fn caused(&mut self, what: Caused) -> &mut (Caused, u64, u64) {
+        let at = self.caused.iter().position(|caused| caused.0 == what).unwrap_or_else(|| {
+            self.caused.push((what, 0, 0));
             self.caused.len() - 1
         });
         &mut self.caused[at]
@@ -151,13 +166,28 @@ struct Vcpu {
     exit: Option<Key>,
     cycles: u64,
     writes: u64,
-    open: Option<Open>,
+    /// Exits that are open, each of a lower level than the one before it.
+    open: Vec<Open>,
+}
+
+impl Vcpu {
+    /// Has all open exits of deeper guests than `level` note an exit of it, or what one cost.
+    fn caused(&mut self, level: u8, reason: Reason, count: u64, cycles: u64) {
+        let mut below = None;
+        for open in self.open.iter_mut().rev().filter(|open| open.level > level) {
+            let caused = open.caused((level, reason, below));
+            (caused.1, caused.2) = (caused.1 + count, caused.2 + cycles);
+            below = below.or(Some(open.reason));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Fold {
     rows: BTreeMap<Key, Totals>,
-    nested: BTreeMap<Reason, Nested>,
+    nested: BTreeMap<(u8, Reason), Nested>,
+    /// L1 exits caused.
+    l1_exits: u64,
     vcpus: Vec<Vcpu>,
     instructions: u64,
     cycles: u64,
@@ -183,9 +213,8 @@ impl Fold {
                     VmcsOp::Clear | VmcsOp::Load => costs.vmptrld,
                     VmcsOp::Store => 0,
                 };
-                if let Some(open) = &mut vcpu.open {
-                    open.accesses += u64::from(matches!(access.op, VmcsOp::Read | VmcsOp::Write));
-                }
+                let counts = u64::from(matches!(access.op, VmcsOp::Read | VmcsOp::Write));
+                vcpu.open.iter_mut().for_each(|open| open.accesses += counts);
             }
             What::Flush(flush) if flush.actor == Actor::L0 => vcpu.cycles += flush_cost(flush, costs),
             What::Ept(_) => vcpu.cycles += costs.ept_entry,
@@ -198,14 +227,23 @@ impl Fold {
                 }
                 vcpu.exit = Some(key);
                 vcpu.cycles += costs.exit;
-                if exit.level >= 2 {
-                    let nested = self.nested.entry(exit.basic()).or_default();
+                let (level, reason, instruction) = (exit.level, exit.basic(), at.instruction);
+                if reason == Reason::VMXOFF {
+                    // It enters no guest of its own again.
+                    vcpu.open.clear();
+                } else if level >= 2 {
+                    // It was entered meanwhile, whatever the events say.
+                    vcpu.open.retain(|open| open.level > level);
+                }
+                vcpu.caused(level, reason, 1, 0);
+                if level >= 2 {
+                    let nested = self.nested.entry((level, reason)).or_default();
                     nested.count += 1;
                     nested.reflected += u64::from(exit.handled_by != Actor::L0);
-                    let (reason, instruction) = (exit.basic(), at.instruction);
-                    vcpu.open = Some(Open { reason, instruction, cycles: 0, accesses: 0, caused: Vec::new() });
-                } else if let Some(open) = &mut vcpu.open {
-                    open.caused(exit.basic()).1 += 1;
+                    let caused = Vec::new();
+                    vcpu.open.push(Open { level, reason, instruction, cycles: 0, accesses: 0, caused, l1_exits: 0 });
+                } else if let Some(open) = vcpu.open.last_mut() {
+                    open.l1_exits += 1;
                 }
             }
             What::Entry(entry) => {
@@ -218,24 +256,21 @@ impl Fold {
                 self.cycles += cycles;
                 if let Some(key) = vcpu.exit.take() {
                     self.rows.entry(key).or_default().handling.add(cycles);
-                    if let (1, Some(open)) = (key.0, &mut vcpu.open) {
-                        open.caused(key.1).2 += cycles;
-                    }
+                    vcpu.caused(key.0, key.1, 0, cycles);
                 }
-                if let Some(open) = &mut vcpu.open {
-                    open.cycles += cycles;
-                }
+                vcpu.open.iter_mut().for_each(|open| open.cycles += cycles);
                 if entry.failed.is_none() {
                     vcpu.entered = Some(at.instruction);
-                    if let Some(open) = vcpu.open.take_if(|_| entry.level >= 2) {
-                        let nested = self.nested.entry(open.reason).or_default();
+                    while let Some(open) = vcpu.open.pop_if(|open| open.level <= entry.level) {
+                        self.l1_exits += open.l1_exits;
+                        let nested = self.nested.entry((open.level, open.reason)).or_default();
                         let instructions = at.instruction.saturating_sub(open.instruction);
                         nested.l1_instructions.add(instructions);
                         nested.cycles.add(open.cycles + instructions * costs.instruction);
                         nested.accesses += open.accesses;
                         nested.resumed += 1;
-                        for (reason, count, cycles) in open.caused {
-                            let caused = nested.caused.entry(reason).or_default();
+                        for (what, count, cycles) in open.caused {
+                            let caused = nested.caused.entry(what).or_default();
                             *caused = (caused.0 + count, caused.1 + cycles);
                         }
                     }
@@ -256,12 +291,18 @@ impl Fold {
         });
         let mut rows: Vec<ExitRow> = rows.filter(|row| row.count > 0).collect();
         rows.sort_by_key(|row| core::cmp::Reverse(row.count));
-        let reasons = self.nested.into_iter().map(|(reason, nested)| {
-            let caused = nested.caused.into_iter();
-            let caused = caused.map(|(reason, (count, cycles))| CausedExits { reason, count, cycles });
+        let reasons = self.nested.into_iter().map(|((level, reason), nested)| {
+            let caused = nested.caused.into_iter().map(|((level, reason, under), (count, cycles))| CausedExits {
+                level,
+                reason,
+                under,
+                count,
+                cycles,
+            });
             let mut caused: Vec<CausedExits> = caused.collect();
             caused.sort_by_key(|caused| core::cmp::Reverse(caused.count));
             NestedExit {
+                level,
                 reason,
                 count: nested.count,
                 reflected: nested.reflected,
@@ -274,7 +315,7 @@ impl Fold {
         });
         let mut reasons: Vec<NestedExit> = reasons.collect();
         reasons.sort_by_key(|reason| core::cmp::Reverse(reason.count + reason.caused_total()));
-        (rows, Multiplication { reasons }, self.cycles + self.instructions)
+        (rows, Multiplication { reasons, l1_exits: self.l1_exits }, self.cycles + self.instructions)
     }
 }
 

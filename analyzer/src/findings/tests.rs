@@ -44,6 +44,51 @@ fn exits_multiply_as_counted() {
     assert_eq!(found.exits.iter().map(|row| row.handling.count()).sum::<u64>(), exits - 1);
 }
 
+/// An L3's CPUID, which L1 takes to L2 (an exit of its own, VMREAD, for it); L2 makes an exit for a VMREAD of its own, which
+/// takes L1 a VMREAD too, and then has L3 go on, which L1 does at once. All of that is what the CPUID cost: seven exits.
+#[test]
+fn an_exit_of_l3_has_the_exits_of_l2_and_theirs() {
+    let turn = |story: Story| story.exit(1, Reason::VMREAD, Actor::L0).l1().exit(1, Reason::VMRESUME, Actor::L0);
+    let mut story = Story::default().l1().exit(1, Reason::VMLAUNCH, Actor::L0).l2(0, 2);
+    story = story.exit(2, Reason::VMLAUNCH, Actor::L1).l1().exit(1, Reason::VMRESUME, Actor::L0);
+    for _ in 0..2 {
+        story = turn(story.l3(0, 3).exit(3, Reason::CPUID, Actor::L1).l1()).l2(0, 2);
+        story = turn(story.exit(2, Reason::VMREAD, Actor::L1).l1()).l2(0, 2);
+        story = story.exit(2, Reason::VMRESUME, Actor::L1).l1().exit(1, Reason::VMRESUME, Actor::L0);
+    }
+    // L3 exits once more, and L2 leaves VMX operation: that exit is not resumed, and no later one is its doing.
+    story = story.l3(0, 3).exit(3, Reason::HLT, Actor::L1).l1().exit(1, Reason::VMRESUME, Actor::L0).l2(0, 2);
+    story = turn(story.exit(2, Reason::VMXOFF, Actor::L1).l1()).l2(0, 2);
+    let found = of(&story).multiplication;
+    let row = |level: u8, reason: Reason| {
+        let rows = found.reasons.iter().filter(|row| (row.level, row.reason) == (level, reason));
+        rows.map(|row| (row.count, row.resumed, row.caused_total())).collect::<Vec<_>>()
+    };
+    assert_eq!(row(3, Reason::CPUID), [(2, 2, 14)]);
+    assert_eq!(row(3, Reason::HLT), [(1, 0, 0)]);
+    assert_eq!(row(2, Reason::VMREAD), [(2, 2, 4)]);
+    assert_eq!(row(2, Reason::VMRESUME), [(2, 2, 2)]);
+    assert_eq!(row(2, Reason::VMLAUNCH), [(1, 1, 1)]);
+    assert_eq!(row(2, Reason::VMXOFF), [(1, 1, 2)]);
+    let cpuid = found.reasons.iter().find(|row| row.level == 3).expect("a row");
+    let mut caused: Vec<_> = cpuid.caused.iter().map(|it| (it.level, it.reason, it.under, it.count)).collect();
+    caused.sort_by_key(|it| (it.0, it.1.0, it.2.map(|under| under.0)));
+    assert_eq!(
+        caused,
+        [
+            (1, Reason::VMREAD, None, 2),
+            (1, Reason::VMREAD, Some(Reason::VMREAD), 2),
+            (1, Reason::VMRESUME, None, 2),
+            (1, Reason::VMRESUME, Some(Reason::VMREAD), 2),
+            (1, Reason::VMRESUME, Some(Reason::VMRESUME), 2),
+            (2, Reason::VMREAD, None, 2),
+            (2, Reason::VMRESUME, None, 2),
+        ]
+    );
+    // In all each exit of L1 is counted once: 1 for the VMLAUNCH, 2 + 2 + 1 in each turn, 2 for the VMXOFF.
+    assert_eq!((found.l2_exits(), found.resumed(), found.caused()), (9, 8, 13));
+}
+
 /// Two misses of 100 fields and two hits of 20: a hit saves 80.
 #[test]
 fn a_hit_saves_what_a_miss_writes_more() {

@@ -67,7 +67,8 @@ impl Guests {
     pub(super) fn entered(&mut self, vcpu: u16, entry: &Entry) -> Owner {
         let mapped = self.mapped.remove(&vcpu).filter(|(_, vpid02)| *vpid02 == entry.vpid);
         let vpid12 = if entry.vmcs12 == NO_ADDRESS { Vpid12::NotNested } else { self.vpid12(entry.vmcs12, mapped) };
-        Owner { vcpu, level: entry.level, vpid12 }
+        // For L0 all of L1's VMCSs are alike, and so are their guests: what tells them apart is the VPID.
+        Owner { vcpu, level: entry.level.min(2), vpid12 }
     }
 
     fn vpid12(&self, vmcs12: u64, mapped: Option<(u16, u16)>) -> Vpid12 {

@@ -4,6 +4,7 @@ use super::compare::MEASURES;
 use crate::Findings;
 use crate::histogram::Histogram;
 use crate::query::quoted;
+use hv_defs::exit::Reason;
 use std::fmt::Write as _;
 
 /// Draws findings.
@@ -37,12 +38,18 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
         spread(add, "exits", &item, "handling_cycles", &row.handling);
     }
     for row in &of.multiplication.reasons {
-        let item = row.reason.to_string();
+        let named = |level: u8, reason: Reason| match level {
+            1 | 2 => reason.to_string(),
+            _ => format!("L{level} {reason}"),
+        };
+        let item = named(row.level, row.reason);
         add("multiplication", &item, "count", row.count as f64);
         add("multiplication", &item, "reflected", row.reflected as f64);
         add("multiplication", &item, "factor", row.factor());
         for caused in &row.caused {
-            add("caused", &format!("{item};{}", caused.reason), "count", caused.count as f64);
+            let under = caused.under.map(|under| format!(";L2 {under}")).unwrap_or_default();
+            let level = if caused.level > 1 { format!("L{} ", caused.level) } else { String::new() };
+            add("caused", &format!("{item}{under};{level}{}", caused.reason), "count", caused.count as f64);
         }
     }
     for row in &of.flushes.rows {

@@ -214,13 +214,18 @@ fn sum(of: &Findings, pick: impl Fn(&PoolFinding) -> u64) -> u64 {
 
 fn nested(row: &NestedExit) -> Value {
     json!({
+        "level": row.level,
         "reason": row.reason.to_string(),
         "count": row.count,
         "reflected": row.reflected,
         "resumed": row.resumed,
         "exits_per_exit": row.factor(),
         "caused": row.caused.iter().map(|caused| json!({
-            "reason": caused.reason.to_string(), "count": caused.count, "cycles": caused.cycles,
+            "level": caused.level,
+            "reason": caused.reason.to_string(),
+            "under": caused.under.map(|under| under.to_string()),
+            "count": caused.count,
+            "cycles": caused.cycles,
         })).collect::<Vec<_>>(),
         "l1_instructions": spread(&row.l1_instructions),
         "cycles": spread(&row.cycles),

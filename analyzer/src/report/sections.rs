@@ -1,7 +1,7 @@
 //! Findings as sections of a document.
 
 use super::document::{Cell, Curves, Document, Icicle, Part, Section, Table, Tone};
-use crate::findings::{Findings, FlushRow, PoolFinding};
+use crate::findings::{CausedExits, Findings, FlushRow, PoolFinding};
 use crate::histogram::Histogram;
 use crate::judge::Verdict;
 use crate::number::{grouped, percent};
@@ -247,17 +247,26 @@ fn exits(of: &Findings) -> Option<Section> {
     section("exits", "Exits", vec![Part::Table(Table { columns, rows, note })])
 }
 
+/// An exit that another caused, and where that one is of an L3, whether it did so by an exit of L2.
+fn path(caused: &CausedExits) -> String {
+    match (caused.level, caused.under) {
+        (1, None) => caused.reason.to_string(),
+        (level, None) => format!("L{level} {}", caused.reason),
+        (_, Some(under)) => format!("{} for {under}", caused.reason),
+    }
+}
+
 fn multiplication(of: &Findings) -> Option<Section> {
     let all = &of.multiplication;
     if all.reasons.is_empty() {
         return None;
     }
     let columns = vec![
-        "L2 exit",
+        "exit",
         "exits",
         "reflected",
         "exits each",
-        "L1 exits",
+        "caused",
         "mostly",
         "L1 instr. p50",
         "cycles p50",
@@ -269,9 +278,9 @@ fn multiplication(of: &Findings) -> Option<Section> {
     let shown = all.reasons.iter().take(TOP).map(|reason| {
         let [p50, p90, p99, max] = percentiles(&reason.cycles);
         let mostly: Vec<String> =
-            reason.caused.iter().take(3).map(|caused| format!("{} {}", caused.reason, grouped(caused.count))).collect();
+            reason.caused.iter().take(3).map(|caused| format!("{} {}", path(caused), grouped(caused.count))).collect();
         vec![
-            Cell::text(reason.reason.to_string()),
+            Cell::text(format!("L{} {}", reason.level, reason.reason)),
             Cell::count(reason.count),
             Cell::count(reason.reflected),
             Cell::number(format!("{:.2}", reason.factor()), reason.factor()),
@@ -288,26 +297,27 @@ fn multiplication(of: &Findings) -> Option<Section> {
     let mut table = Table {
         columns,
         rows: shown.collect(),
-        note: "`exits each` is what silicon takes for one such exit, itself included, where L2 ran again. Cycles are \
-               modelled, from the exit to the next entry of L2."
-            .into(),
+        note:
+            "`exits each` is what silicon takes for one such exit, itself included, where the guest ran again. Cycles \
+               are modelled, from the exit to the guest's next entry."
+                .into(),
     };
     if of.overview.origin.is_some() {
         // The columns from what L1 ran on count instructions and cycles.
         table.columns.truncate(6);
         table.rows.iter_mut().for_each(|row| row.truncate(6));
         table.note =
-            "`exits each` is what silicon takes for one such exit, itself included, where L2 ran again.".into();
+            "`exits each` is what silicon takes for one such exit, itself included, where the guest ran again.".into();
     }
     let parts = all.reasons.iter().filter(|reason| reason.resumed > 0).map(|reason| {
-        let caused = reason.caused.iter().map(|caused| (caused.reason.to_string(), caused.count)).collect();
-        (format!("L2 {}", reason.reason), reason.resumed + reason.caused_total(), caused)
+        let caused = reason.caused.iter().map(|caused| (path(caused), caused.count)).collect();
+        (format!("L{} {}", reason.level, reason.reason), reason.resumed + reason.caused_total(), caused)
     });
     let parts: Vec<_> = parts.collect();
     let mut shown = vec![Part::Table(table)];
     if !parts.is_empty() {
         shown.push(Part::Icicle(Icicle {
-            title: "Exits of silicon, by the L2 exit that caused them".into(),
+            title: "Exits of silicon, by the exit that caused them".into(),
             unit: "exits",
             parts,
         }));

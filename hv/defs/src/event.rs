@@ -145,7 +145,8 @@ words! {
 /// A VM exit, as silicon reported it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exit {
-    /// The guest that was running: 1, 2 or 3.
+    /// The guest that was running: 1 for L1, 2 for its guest, 3 for that one's guest. What is below L1 is inferred: see
+    /// `docs/format.md`.
     pub level: u8,
     /// The whole exit-reason field.
     pub reason: ExitReason,
@@ -180,7 +181,7 @@ pub const NO_ADDRESS: u64 = u64::MAX;
 /// A VM entry that silicon was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// The guest that is entered: 1, 2 or 3.
+    /// The guest that is entered, as in [`Exit::level`].
     pub level: u8,
     /// VMLAUNCH rather than VMRESUME.
     pub launch: bool,
@@ -449,7 +450,7 @@ pub struct EptChange {
 /// An event injected into a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Injection {
-    /// The guest.
+    /// The guest, as in [`Exit::level`].
     pub level: u8,
     /// The interruption information injected.
     pub info: InterruptionInfo,

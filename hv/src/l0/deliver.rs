@@ -54,7 +54,7 @@ impl<S: Silicon> Cx<'_, S> {
     /// Tells the log that the next entry injects an event.
     pub(super) fn emit_injection(&mut self, info: InterruptionInfo, error_code: u32) {
         let error_code = if info.has_error_code() { error_code } else { 0 };
-        let level = self.vcpu.level;
+        let level = self.level();
         self.emit(What::Injection(Injection { level, info, error_code }));
     }
 

@@ -94,7 +94,7 @@ impl<S: Silicon> Cx<'_, S> {
             Reason::XSETBV => self.handle_xsetbv(),
             // There are no performance counters.
             Reason::RDPMC => Next::Raise(Fault::GP),
-            other => unsupported(format!("an exit {other} of level {} at {:#x}", self.vcpu.level, exit.rip)),
+            other => unsupported(format!("an exit {other} of L{} at {:#x}", self.level(), exit.rip)),
         }
     }
 

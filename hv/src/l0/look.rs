@@ -1,14 +1,16 @@
 //! A look at guests from outside, between two runs: the state and the memory of each level, as a debugger or an inspector
 //! shows them. Nothing is disturbed: no accessed flag is set, no TLB filled, no event told.
 //!
-//! The levels are L0's. What L1 runs as its own nested guest's guest (L3) is for L0 an L2 with another vmcs12.
+//! L1's guest and that one's guest (L3) have a vmcs12 of L1's each. The one that is not current lies in L1's memory.
 
 use super::L0;
+use super::depth::DEEPEST;
 use super::ept12::{index, is_leaf, is_misconfigured, leaf_base, span};
-use super::vcpu::VMCS01;
+use super::vcpu::{VMCS01, Vcpu};
 use crate::silicon::Registers;
 use crate::soft::SoftSilicon;
-use crate::vmcs::Vmcs;
+use crate::vmcs::{REVISION, SIZE, Vmcs};
+use core::cmp::Ordering;
 use hv_defs::addr::{Gpa, Hpa, L2Gpa, PAGE_SIZE, is_canonical};
 use hv_defs::controls::{EntryControls, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{EptEntry, Eptp};
@@ -18,11 +20,11 @@ use hv_defs::x86::{Cr0, Cr4, Efer, Pte};
 /// A guest's state at this moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Guest {
-    /// 1 for L1, 2 for the guest of its current vmcs12.
+    /// 1 for L1, 2 for its guest, 3 for that one's guest, as far as there are any.
     pub level: u8,
     /// Whether it is this guest that the vCPU executes, or would.
     pub runs: bool,
-    /// The VMCS whose guest state is its own: vmcs01, vmcs02 while L2 runs, else vmcs12. It is right about all of it.
+    /// The VMCS whose guest state is its own: vmcs01, vmcs02 while it runs itself, else vmcs12. It is right about all of it.
     pub vmcs: Box<Vmcs>,
     /// The registers that no VMCS holds; `None` for a guest that does not run, whose hypervisor keeps them or nobody.
     pub registers: Option<Box<Registers>>,
@@ -48,12 +50,12 @@ impl L0<SoftSilicon> {
         self.vcpus.len()
     }
 
-    /// The guest that a vCPU runs: 1 for L1, 2 for L2.
+    /// The guest that a vCPU runs: 1 for L1, 2 for its guest, 3 for that one's guest, and 4 for all that is deeper.
     ///
     /// # Panics
     /// When there is no such vCPU.
     pub fn level(&self, vcpu: usize) -> u8 {
-        self.vcpus[vcpu].level
+        self.vcpus[vcpu].shown_level()
     }
 
     /// A vCPU's vmcs01, as it would be had its guest just exited.
@@ -99,19 +101,43 @@ impl L0<SoftSilicon> {
         Some((hpa, self.silicon.vmcs_now(hpa)))
     }
 
-    /// The state of a vCPU's guest; `None` when there is no such guest: a vCPU that was not started, an L2 that L1 has not
+    /// The vmcs12 of the guest of a level below L1, with its L1-physical address: of the one that runs or is the next to,
+    /// or of whose guest that is, or of the guest that was entered last for it. `None` when L1 has not launched it.
+    fn vmcs12_of(&self, it: &Vcpu, number: usize, level: u8) -> Option<(Gpa, Vmcs)> {
+        let depths = &self.shared.depths;
+        let current = (it.vmx.current && (it.level == 2 || it.vmcs12.launched)).then_some(it.vmcs12.gpa);
+        let mut at = current.or_else(|| it.used.last().filter(|_| it.vmx.vmxon.is_some()))?;
+        for _ in 0..DEEPEST {
+            at = match depths.depth(at).cmp(&level) {
+                Ordering::Equal => break,
+                Ordering::Greater => depths.parent(at)?,
+                Ordering::Less => depths.child(at)?,
+            };
+        }
+        if depths.depth(at) != level {
+            return None;
+        }
+        if current == Some(at) {
+            return self.vmcs12(number);
+        }
+        let hpa = super::ram(self.shared.ram, at, SIZE as u64)?;
+        let vmcs12 = Vmcs::from_bytes(self.silicon.bytes(hpa, SIZE)?.try_into().ok()?);
+        (vmcs12.revision == REVISION && vmcs12.launched != 0).then_some((at, vmcs12))
+    }
+
+    /// The state of a vCPU's guest; `None` when there is no such guest: a vCPU that was not started, a guest that L1 has not
     /// launched.
     pub fn guest(&self, vcpu: usize, level: u8) -> Option<Guest> {
         let it = self.vcpus.get(vcpu).filter(|it| it.started)?;
-        let runs = it.level == level;
+        let runs = it.shown_level() == level;
         let (vmcs, vmcs12) = match level {
+            0 => return None,
             1 => (self.vmcs01(vcpu), None),
-            2 if runs => (self.vmcs02(vcpu)?.1, self.vmcs12(vcpu)),
-            2 if it.vmcs12.launched => {
-                let vmcs12 = self.vmcs12(vcpu)?;
+            _ if runs => (self.vmcs02(vcpu)?.1, self.vmcs12(vcpu)),
+            _ => {
+                let vmcs12 = self.vmcs12_of(it, vcpu, level)?;
                 (vmcs12.1.clone(), Some(vmcs12))
             }
-            _ => return None,
         };
         let registers = runs.then(|| match it.pcpu.filter(|_| it.resident) {
             Some(pcpu) => self.silicon.cpu(pcpu).regs.clone(),

@@ -14,6 +14,7 @@ mod cpuid;
 mod cr;
 mod cx;
 mod deliver;
+mod depth;
 mod ept01;
 mod ept02;
 mod ept12;
@@ -49,6 +50,7 @@ mod vpid;
 mod whereabouts;
 
 pub use bus::{Bus, BusEvent, Ram, Signals};
+pub use depth::DEEPEST;
 pub use look::Guest;
 pub use start::{Segment, Start};
 
@@ -56,6 +58,7 @@ use crate::silicon::{Pcpu, Registers, Silicon};
 use crate::world::Log;
 use capabilities::Capabilities;
 use cx::Cx;
+use depth::Depths;
 use ept01::Ept01;
 use ept02::Ept02;
 use frames::Frames;
@@ -194,6 +197,8 @@ struct Shared {
     spins: bool,
     /// By vCPU: the EPT02 that its L2 runs on now.
     roots_in_use: Vec<Option<usize>>,
+    /// How deep the guests of L1's VMCSs are.
+    depths: Depths,
 }
 
 /// The nested hypervisor, with the silicon that it runs on.
@@ -274,6 +279,7 @@ impl<S: Silicon> L0<S> {
             spins: setup::spins(&silicon, config.vcpus),
             capabilities,
             roots_in_use: vec![None; config.vcpus.into()],
+            depths: Depths::default(),
         };
         let mut vcpus = Vec::with_capacity(config.vcpus.into());
         for id in 0..config.vcpus {
@@ -289,6 +295,8 @@ impl<S: Silicon> L0<S> {
                 saved: vec![SavedVmcs::new(vmcs01, Which::Vmcs01)],
                 current: VMCS01,
                 level: 1,
+                depth: 0,
+                used: depth::Used::default(),
                 waits: Some(monitor::Wait::Halt),
                 line: None,
                 last_exit: None,

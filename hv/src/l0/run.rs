@@ -113,7 +113,7 @@ impl<S: Silicon> Cx<'_, S> {
             Err(refused) => Some(refused.check.unwrap_or(Check::new("refused"))),
             Ok(_) => None,
         };
-        let level = self.vcpu.level;
+        let level = self.level();
         let entry = Entry {
             level,
             launch,
@@ -156,7 +156,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     fn emit_exit(&mut self, exit: &Exit, handled_by: Actor) -> What {
         What::Exit(event::Exit {
-            level: self.vcpu.level,
+            level: self.level(),
             reason: exit.reason,
             qualification: exit.qualification,
             rip: exit.rip,

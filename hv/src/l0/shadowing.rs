@@ -111,7 +111,7 @@ impl<S: Silicon> Cx<'_, S> {
             shown & width
         };
         self.emit_vmcs(VmcsAccess {
-            actor: Actor::L2,
+            actor: self.actor(),
             which: Which::Shadow12,
             address: link,
             op: if write { VmcsOp::Write } else { VmcsOp::Read },

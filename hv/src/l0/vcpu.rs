@@ -1,5 +1,6 @@
 //! A virtual CPU of L1.
 
+use super::depth::Used;
 use super::monitor::{Line, Wait};
 use super::msr::Msrs;
 use super::pool::Pool;
@@ -46,8 +47,12 @@ pub(super) struct Vcpu {
     pub(super) saved: Vec<SavedVmcs>,
     /// Which of them is current.
     pub(super) current: usize,
-    /// Which guest runs: 1 or 2.
+    /// Which guest runs: 1 for L1, 2 for the guest of its current vmcs12, whatever that is for the rest of the world.
     pub(super) level: u8,
+    /// How deep the guest of the vmcs12 entered last is: 2 for L1's own, 3 for the guest of that one.
+    pub(super) depth: u8,
+    /// The vmcs12s that it used last.
+    pub(super) used: Used,
     /// It waits for an interrupt, and perhaps for more.
     pub(super) waits: Option<Wait>,
     /// What MONITOR has armed: the hardware's, and so lost at each entry to L2 and each exit to L1.
@@ -76,4 +81,11 @@ pub(super) struct Vcpu {
     pub(super) tag: Tag,
     /// The EPT02 loaded last.
     pub(super) root: Option<usize>,
+}
+
+impl Vcpu {
+    /// The level of the guest that runs: 1 for L1, and else how deep it is.
+    pub(super) fn shown_level(&self) -> u8 {
+        if self.level == 1 { 1 } else { self.depth }
+    }
 }

@@ -46,6 +46,6 @@ impl<S: Silicon> Cx<'_, S> {
             Err(_) => "not mapped".to_owned(),
         };
         let last = self.vcpu.last_exit.map_or("none".to_owned(), |reason| Reason(reason.basic()).to_string());
-        format!("L{} at {rip:#x} [{bytes}], last exit {last}", self.vcpu.level)
+        format!("L{} at {rip:#x} [{bytes}], last exit {last}", self.level())
     }
 }

@@ -21,7 +21,7 @@ pub struct Place {
 pub struct Runner {
     /// The vCPU of L1's.
     pub vcpu: usize,
-    /// 1 for L1, 2 for L2.
+    /// 1 for L1, 2 for its guest, and so on.
     pub level: u8,
 }
 
@@ -43,7 +43,7 @@ pub struct Walk<'a> {
     /// Where to stop.
     pub stops: &'a Stops,
     /// Whether a guest that met one is meant.
-    pub wanted: &'a dyn Fn(Runner) -> bool,
+    pub wanted: &'a dyn Fn(Runner, &Met) -> bool,
     /// Asked now and then whether to end at once.
     pub interrupted: &'a mut dyn FnMut() -> bool,
 }
@@ -100,7 +100,7 @@ impl Cursor<'_> {
             beat();
             false
         };
-        let mut walk = Walk { stops: &Stops::default(), wanted: &|_| true, interrupted: &mut interrupted };
+        let mut walk = Walk { stops: &Stops::default(), wanted: &|_, _| true, interrupted: &mut interrupted };
         self.walk_on(&mut walk, Place { instruction: instruction.saturating_sub(SPAN), event: 0 })?;
         Ok(())
     }
@@ -285,7 +285,7 @@ impl Cursor<'_> {
     /// The stop that was just met, if it is one that is meant.
     fn met(&mut self, walk: &Walk) -> Option<Met> {
         let met = self.machine.take_met()?;
-        (walk.wanted)(self.runner()).then_some(met)
+        (walk.wanted)(self.runner(), &met).then_some(met)
     }
 
     fn under(

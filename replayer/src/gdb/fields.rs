@@ -1,7 +1,7 @@
 //! VMCS fields that are watched: their accesses are found in the trace, not by running.
 
 use crate::{Error, Place};
-use hv_defs::event::{Kind, VmcsOp};
+use hv_defs::event::{Kind, VmcsOp, Which};
 use hv_defs::vmcs::VmcsField;
 use traces::Reader;
 
@@ -21,17 +21,24 @@ pub(super) enum On {
 pub(super) struct FieldWatch {
     pub(super) field: VmcsField,
     pub(super) on: On,
+    /// Of which VMCSs; `None` for all.
+    pub(super) which: Option<Which>,
+    /// Of the VMCS at this address, host-physical for L0's own and L1-physical for L1's; `None` for all.
+    pub(super) address: Option<u64>,
 }
 
 impl FieldWatch {
-    fn sees(&self, field: u64, op: u64) -> bool {
+    fn sees(&self, [field, op, which, address]: [u64; 4]) -> bool {
         let wanted = match self.on {
             On::Writes => op == VmcsOp::Write as u64,
             On::Reads => op == VmcsOp::Read as u64,
             On::Both => op == VmcsOp::Write as u64 || op == VmcsOp::Read as u64,
         };
         // The high half of a field is the field's.
-        wanted && field & !1 == u64::from(self.field.full().0)
+        wanted
+            && field & !1 == u64::from(self.field.full().0)
+            && self.which.is_none_or(|wanted| wanted as u64 == which)
+            && self.address.is_none_or(|wanted| wanted == address)
     }
 }
 
@@ -45,12 +52,18 @@ pub(super) struct Access {
 /// The accesses of one block, in order.
 fn of_block(reader: &Reader, block: usize, watches: &[FieldWatch]) -> Result<Vec<Access>, Error> {
     let event = reader.blocks()[block].first;
-    let rows = reader.block_columns(block, Kind::Vmcs).map_err(|source| Error::Trace { event, source })?;
-    let (Some(fields), Some(ops)) = (rows.column("field"), rows.column("op")) else { return Ok(Vec::new()) };
-    let all = rows.event.iter().zip(&rows.instruction).zip(fields.iter().zip(ops));
-    let seen = all.filter(|(_, (field, op))| watches.iter().any(|watch| watch.sees(*field, *op)));
+    const COLUMNS: [&str; 4] = ["field", "op", "which", "address"];
+    let rows = reader.block_columns_of(block, Kind::Vmcs, &COLUMNS).map_err(|source| Error::Trace { event, source })?;
+    // A column that the block does not have is all zeros.
+    let columns = COLUMNS.map(|name| rows.column(name));
+    let row = |at: usize| columns.map(|column| column.map_or(0, |column| column.at(at)));
+    let all = rows.event.iter().zip(&rows.instruction).enumerate();
+    let seen = all.filter(|(at, _)| {
+        let row = row(*at);
+        watches.iter().any(|watch| watch.sees(row))
+    });
     let access = |event: u64, instruction: u64| Access { event, place: Place { instruction, event: event + 1 } };
-    Ok(seen.map(|((event, instruction), _)| access(event, instruction)).collect())
+    Ok(seen.map(|(_, (event, instruction))| access(event, instruction)).collect())
 }
 
 /// The first access from `event` on.

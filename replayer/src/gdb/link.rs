@@ -10,8 +10,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 use std::thread;
+use std::time::Duration;
+
+/// Reads of a debugger that are held at most: one that sends and does not wait is not read any further.
+const HELD: usize = 64;
+
+/// How long a debugger that does not take what it asked for is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where debuggers come in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,7 +76,7 @@ pub(super) struct Link {
 
 impl Link {
     fn new(mut from: impl Read + Send + 'static, out: Box<dyn Write + Send>, busy: Option<Arc<AtomicBool>>) -> Self {
-        let (sender, bytes) = channel();
+        let (sender, bytes) = sync_channel(HELD);
         // It ends with the connection, or when nobody listens to it.
         thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -113,14 +120,11 @@ impl Link {
 
     /// Whether it has sent something, or has gone.
     pub(super) fn stirs(&mut self) -> bool {
-        loop {
+        if self.waiting.is_empty() && !self.closed {
             match self.bytes.try_recv() {
                 Ok(bytes) => self.waiting.extend(bytes),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => {
-                    self.closed = true;
-                    break;
-                }
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => self.closed = true,
             }
         }
         self.closed || !self.waiting.is_empty()
@@ -180,6 +184,7 @@ impl Door {
                         let stream = stream.ok()?;
                         // Packets are small and answered one by one.
                         let _ = stream.set_nodelay(true);
+                        let _ = stream.set_write_timeout(Some(PATIENCE));
                         Some((stream.try_clone().ok()?, stream))
                     });
                     let close = |stream: &std::net::TcpStream| stream.shutdown(std::net::Shutdown::Both);
@@ -193,6 +198,7 @@ impl Door {
                 thread::spawn(move || {
                     let streams = listener.incoming().filter_map(|stream| {
                         let stream = stream.ok()?;
+                        let _ = stream.set_write_timeout(Some(PATIENCE));
                         Some((stream.try_clone().ok()?, stream))
                     });
                     let close = |stream: &std::os::unix::net::UnixStream| stream.shutdown(std::net::Shutdown::Both);

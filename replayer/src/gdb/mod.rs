@@ -1,6 +1,6 @@
 //! A recorded run under GDB: its remote protocol over a [`Cursor`], forwards and backwards.
 //!
-//! The guests of each vCPU are threads: L1, and L2 while there is one; each has its own registers and its own view of memory,
+//! The guests of each vCPU are threads: L1, and L2 and L3 while there are such; each has its own registers and its own view of memory,
 //! through its own paging and EPT. Breakpoints and watchpoints are the replay's own: no guest's code or debug register is
 //! touched, and nothing can be written. What GDB has no word for (VMCSs, the TLB, events) are its `monitor` commands.
 //!

@@ -3,13 +3,15 @@
 use super::fields::{self, FieldWatch, On};
 use super::target::Debugged;
 use crate::{Arrived, Error};
-use hv_defs::event::{Event, Kind};
-use hv_defs::vmcs::{TABLE, VmcsField};
+use hv::l0::DEEPEST;
+use hv_defs::event::{Event, Kind, Which};
+use hv_defs::vmcs::{self, TABLE, VmcsField};
 
 /// The commands, with what they take and what they do. `monitor help` is drawn from it.
 const COMMANDS: &[(&str, &str, &str)] = &[
     ("help", "", "this list"),
     ("event", "", "where we are: event, instruction, guest; the event behind it"),
+    ("guests", "", "the guests of each vCPU: where they are, and what they run under"),
     ("exits", "[N]", "the last N exits (10)"),
     ("vmcs01", "[FIELD]", "the VMCS that runs L1: all fields that are not 0, or one"),
     ("vmcs12", "[FIELD]", "the current VMCS that L1 made for L2"),
@@ -19,9 +21,14 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("seek", "EVENT", "go to where an event has just happened"),
     ("seek-instruction", "N", "go to where N instructions are retired"),
     ("mark", "VALUE [COUNT]", "go to where the guest set a mark, for the first or that many times"),
-    ("watch-vmcs", "FIELD [read|write|any]", "stop behind accesses of a VMCS field (writes), forwards and back"),
+    (
+        "watch-vmcs",
+        "FIELD [read|write|any] [WHICH] [ADDRESS]",
+        "stop behind accesses of a VMCS field (writes), forwards and back: of all VMCSs, of vmcs01, vmcs12, vmcs02, shadow12 \
+         or shadow02, of the one at an address",
+    ),
     ("unwatch-vmcs", "[FIELD]", "no longer: of a field, or of all"),
-    ("level", "[1|2|all]", "the guests that breakpoints and watchpoints stop in"),
+    ("level", "[1|2|3|all] [ADDRESS]", "the guests that breakpoints and watchpoints stop in, or those at an address"),
 ];
 
 /// Lines of an answer at most, so that none runs on for ever.
@@ -41,6 +48,7 @@ impl Debugged<'_, '_, '_> {
         let answer = match words.as_slice() {
             [] | ["help"] => Ok(help()),
             ["event"] => self.whereabouts(),
+            ["guests"] => Ok(self.list_guests()),
             ["exits"] => self.exits(10),
             ["exits", count] => number(count).and_then(|count| self.exits(count as usize)),
             [which @ ("vmcs01" | "vmcs12" | "vmcs02"), rest @ ..] if rest.len() <= 1 => {
@@ -58,7 +66,7 @@ impl Debugged<'_, '_, '_> {
             ["mark", value, count] => {
                 number(value).and_then(|value| number(count).and_then(|count| self.mark(value, count, beat)))
             }
-            ["watch-vmcs", name, rest @ ..] if rest.len() <= 1 => self.watch_field(name, rest.first().copied()),
+            ["watch-vmcs", name, rest @ ..] if rest.len() <= 3 => self.watch_field(name, rest),
             ["unwatch-vmcs"] => {
                 self.fields.clear();
                 one("no VMCS field is watched")
@@ -68,7 +76,9 @@ impl Debugged<'_, '_, '_> {
                 self.fields.retain(|watch| watch.field != field);
                 if self.fields.len() < before { one("done") } else { Err(format!("{field} is not watched")) }
             }),
-            ["level", rest @ ..] if rest.len() <= 1 => self.set_level(rest.first().copied()),
+            ["level"] => Ok(self.shown_levels()),
+            ["level", level] => self.set_level(level, None),
+            ["level", level, at] => number(at).and_then(|at| self.set_level(level, Some(at))),
             _ => Err(format!("'{command}' is no command of the replayer's; 'monitor help' lists them")),
         };
         match answer {
@@ -189,8 +199,8 @@ impl Debugged<'_, '_, '_> {
         let mut lines = vec![format!("L{level}-linear {at:#x} is L{level}-physical {physical:#x}")];
         if guest.eptp12.is_some() {
             lines.push(match l0.look_physical(&guest, physical) {
-                Some(gpa) => format!("L2-physical {physical:#x} is L1-physical {:#x}", gpa.0),
-                None => format!("L2-physical {physical:#x} is not mapped by EPT12"),
+                Some(gpa) => format!("L{level}-physical {physical:#x} is L1-physical {:#x}", gpa.0),
+                None => format!("L{level}-physical {physical:#x} is not mapped by EPT12"),
             });
         }
         Ok(lines)
@@ -235,15 +245,22 @@ impl Debugged<'_, '_, '_> {
         Ok(lines)
     }
 
-    fn watch_field(&mut self, name: &str, on: Option<&str>) -> Answer {
-        let field = field(name)?;
-        let on = match on {
-            None | Some("write") => On::Writes,
-            Some("read") => On::Reads,
-            Some("any") => On::Both,
-            Some(other) => return Err(format!("'{other}' is none of read, write and any")),
-        };
-        let watch = FieldWatch { field, on };
+    fn watch_field(&mut self, name: &str, rest: &[&str]) -> Answer {
+        let mut watch = FieldWatch { field: field(name)?, on: On::Writes, which: None, address: None };
+        for word in rest {
+            match *word {
+                "write" => watch.on = On::Writes,
+                "read" => watch.on = On::Reads,
+                "any" => watch.on = On::Both,
+                word => match Which::by_name(word) {
+                    Some(which) => watch.which = Some(which),
+                    None => {
+                        let wrong = |_| format!("'{word}' is none of read, write and any, no VMCS and no address");
+                        watch.address = Some(number(word).map_err(wrong)?);
+                    }
+                },
+            }
+        }
         if !self.fields.contains(&watch) {
             self.fields.push(watch);
         }
@@ -261,18 +278,44 @@ impl Debugged<'_, '_, '_> {
         Ok(lines)
     }
 
-    fn set_level(&mut self, level: Option<&str>) -> Answer {
-        match level {
-            None => {}
-            Some("all") => self.level = None,
-            Some(text) => match text.trim_start_matches(['l', 'L']) {
-                "1" => self.level = Some(1),
-                "2" => self.level = Some(2),
-                _ => return Err(format!("'{text}' is none of 1, 2 and all")),
+    fn set_level(&mut self, level: &str, at: Option<u64>) -> Answer {
+        let level = match level {
+            "all" => None,
+            text => match text.trim_start_matches(['l', 'L']).parse::<u8>() {
+                Ok(level @ 1..=DEEPEST) => Some(level),
+                _ => return Err(format!("'{level}' is none of 1, 2, 3 and all")),
             },
+        };
+        match at {
+            None => self.level = level,
+            Some(at) => {
+                self.levels.retain(|(other, _)| *other != at);
+                self.levels.extend(level.map(|level| (at, level)));
+            }
         }
+        Ok(self.shown_levels())
+    }
+
+    fn shown_levels(&self) -> Vec<String> {
         let of = self.level.map_or("every guest".to_owned(), |level| format!("L{level}"));
-        one(format!("breakpoints and watchpoints stop in {of}"))
+        let mut lines = vec![format!("breakpoints and watchpoints stop in {of}")];
+        lines.extend(self.levels.iter().map(|(at, level)| format!("those at {at:#x} stop in L{level}")));
+        lines
+    }
+
+    fn list_guests(&mut self) -> Vec<String> {
+        let l0 = self.cursor.machine().l0();
+        let all = (0..l0.vcpus()).flat_map(|vcpu| (1..=DEEPEST).map(move |level| (vcpu, level)));
+        let found = all.filter_map(|(vcpu, level)| Some((vcpu, l0.guest(vcpu, level)?)));
+        found
+            .map(|(vcpu, guest)| {
+                let under = guest.vmcs12.map_or(String::new(), |at| format!(", vmcs12 at L1-physical {:#x}", at.0));
+                let ept = guest.eptp12.map_or(String::new(), |eptp| format!(", EPT12 at {:#x}", eptp.ep4ta()));
+                let [rip, cr3] = [vmcs::GUEST_RIP, vmcs::GUEST_CR3].map(|field| guest.vmcs.get(field));
+                let runs = if guest.runs { ", runs" } else { "" };
+                format!("L{} of vCPU {vcpu}{runs}: rip {rip:#x}, cr3 {cr3:#x}{under}{ept}", guest.level)
+            })
+            .collect()
     }
 }
 

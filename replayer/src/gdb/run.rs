@@ -8,6 +8,7 @@ use gdbstub::stub::MultiThreadStopReason as Reason;
 use gdbstub::target::ext::base::reverse_exec::ReplayLogPosition;
 use gdbstub::target::ext::breakpoints::WatchKind;
 use hv::cpu::{Met, Stops};
+use hv::l0::DEEPEST;
 
 /// What is to be done next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,9 +37,29 @@ impl Debugged<'_, '_, '_> {
     /// A block of the trace cannot be read.
     pub(super) fn carry_out(&mut self, interrupted: &mut dyn FnMut() -> bool) -> Result<Option<Reason<u64>>, Error> {
         let stops = self.stops();
-        let level = self.level;
-        let wanted = |runner: Runner| level.is_none_or(|level| level == runner.level);
-        let mut walk = Walk { stops: &stops, wanted: &wanted, interrupted };
+        let (level, levels) = (self.level, core::mem::take(&mut self.levels));
+        let alone = core::mem::take(&mut self.alone);
+        let wanted = |runner: Runner, met: &Met| {
+            let at = match met {
+                Met::Code(at) => *at,
+                Met::Data(watch) => watch.address,
+            };
+            let level = levels.iter().find(|(address, _)| *address == at).map(|(_, level)| *level).or(level);
+            level.is_none_or(|level| level == runner.level)
+                && alone.as_ref().is_none_or(|resumed| resumed.contains(&runner))
+        };
+        let came = self.go(&stops, &wanted, interrupted);
+        (self.levels, self.alone) = (levels, alone);
+        came
+    }
+
+    fn go(
+        &mut self,
+        stops: &Stops,
+        wanted: &dyn Fn(Runner, &Met) -> bool,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Reason<u64>>, Error> {
+        let mut walk = Walk { stops, wanted, interrupted };
         self.why = None;
         let came = match self.action {
             Action::Continue => {
@@ -136,12 +157,13 @@ impl Debugged<'_, '_, '_> {
     }
 }
 
-/// A guest's thread: four numbers a vCPU, of which its level is one.
+/// A guest's thread: as many numbers a vCPU as there are levels.
 pub(super) fn thread(runner: Runner) -> Tid {
-    Tid::MIN.saturating_add(runner.vcpu * 4 + usize::from(runner.level) - 1)
+    Tid::MIN.saturating_add(runner.vcpu * usize::from(DEEPEST) + usize::from(runner.level) - 1)
 }
 
 /// The guest that a thread is.
 pub(super) fn runner(tid: Tid) -> Runner {
-    Runner { vcpu: tid.get() / 4, level: (tid.get() % 4) as u8 }
+    let (number, levels) = (tid.get() - 1, usize::from(DEEPEST));
+    Runner { vcpu: number / levels, level: (number % levels) as u8 + 1 }
 }

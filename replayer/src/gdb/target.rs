@@ -13,6 +13,7 @@ use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use hv::cpu::Watch;
+use hv::l0::DEEPEST;
 use std::time::{Duration, Instant};
 
 /// The error numbers of replies, which GDB shows as such.
@@ -43,6 +44,11 @@ pub(super) struct Debugged<'c, 't, 's> {
     pub(super) fields: Vec<FieldWatch>,
     /// The level that breakpoints and watchpoints are of; `None` for all.
     pub(super) level: Option<u8>,
+    /// Those of them, by address, that are of another.
+    pub(super) levels: Vec<(u64, u8)>,
+    /// The guests that were resumed, so far; and, if no others are to, the guests that alone are stopped in.
+    resumed: Vec<Runner>,
+    pub(super) alone: Option<Vec<Runner>>,
     pub(super) action: Action,
     /// The access of a watched field that it stopped behind.
     pub(super) why: Option<u64>,
@@ -57,6 +63,9 @@ impl<'c, 't, 's> Debugged<'c, 't, 's> {
             watches: Vec::new(),
             fields: Vec::new(),
             level: None,
+            levels: Vec::new(),
+            resumed: Vec::new(),
+            alone: None,
             action: Action::default(),
             why: None,
         }
@@ -71,7 +80,7 @@ impl<'c, 't, 's> Debugged<'c, 't, 's> {
     fn guests(&mut self) -> Vec<Runner> {
         let running = self.cursor.runner();
         let l0 = self.cursor.machine().l0();
-        let all = (0..l0.vcpus()).flat_map(|vcpu| [1, 2].map(|level| Runner { vcpu, level }));
+        let all = (0..l0.vcpus()).flat_map(|vcpu| (1..=DEEPEST).map(move |level| Runner { vcpu, level }));
         let others = all.filter(|it| *it != running && l0.guest(it.vcpu, it.level).is_some());
         std::iter::once(running).chain(others).collect()
     }
@@ -179,10 +188,13 @@ impl MultiThreadResume for Debugged<'_, '_, '_> {
 
     fn clear_resume_actions(&mut self) -> Result<(), Error> {
         self.action = Action::Continue;
+        self.resumed.clear();
+        self.alone = None;
         Ok(())
     }
 
-    fn set_resume_action_continue(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Error> {
+    fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Error> {
+        self.resumed.push(runner(tid));
         Ok(())
     }
 
@@ -204,8 +216,9 @@ impl MultiThreadResume for Debugged<'_, '_, '_> {
 }
 
 impl MultiThreadSchedulerLocking for Debugged<'_, '_, '_> {
-    /// Others run when they did.
+    /// Others run when they did, but are not stopped in.
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Error> {
+        self.alone = Some(core::mem::take(&mut self.resumed));
         Ok(())
     }
 }
@@ -213,6 +226,7 @@ impl MultiThreadSchedulerLocking for Debugged<'_, '_, '_> {
 impl MultiThreadSingleStep for Debugged<'_, '_, '_> {
     fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Error> {
         self.action = Action::Step(runner(tid));
+        self.resumed.push(runner(tid));
         Ok(())
     }
 }
@@ -220,6 +234,7 @@ impl MultiThreadSingleStep for Debugged<'_, '_, '_> {
 impl ReverseCont<Tid> for Debugged<'_, '_, '_> {
     fn reverse_cont(&mut self) -> Result<(), Error> {
         self.action = Action::ContinueBack;
+        self.alone = None;
         Ok(())
     }
 }
@@ -227,6 +242,7 @@ impl ReverseCont<Tid> for Debugged<'_, '_, '_> {
 impl ReverseStep<Tid> for Debugged<'_, '_, '_> {
     fn reverse_step(&mut self, tid: Tid) -> Result<(), Error> {
         self.action = Action::StepBack(runner(tid));
+        self.alone = None;
         Ok(())
     }
 }

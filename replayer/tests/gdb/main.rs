@@ -1,6 +1,8 @@
 //! The debugger's protocol, spoken to a recorded run: each answer is held to what a cursor finds.
 
 mod script;
+mod third;
+mod wild;
 
 use hv_defs::config::{Config, Guest};
 use hv_defs::event::{Event, What, Which};
@@ -15,11 +17,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use traces::Reader;
 
-/// The recording of the built-in guest.
-fn demo() -> Reader {
-    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
-    let bytes = BYTES.get_or_init(|| {
-        let config = Config::new(Guest::BuiltIn("demo".into()));
+/// The recording of a built-in guest.
+fn recorded(name: &str, once: &OnceLock<Vec<u8>>) -> Reader {
+    let bytes = once.get_or_init(|| {
+        let config = Config::new(Guest::BuiltIn(name.into()));
         let mut bytes = Vec::new();
         let (stop, mut shown) = (AtomicBool::new(false), Vec::new());
         let outside = Outside {
@@ -34,13 +35,23 @@ fn demo() -> Reader {
     Reader::from_bytes(bytes.clone()).expect("a sound trace")
 }
 
+fn demo() -> Reader {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    recorded("demo", &BYTES)
+}
+
 /// A replayer that listens, for as long as the test's process lives.
 fn listening(event: u64) -> PathBuf {
+    listening_to(demo, event)
+}
+
+/// One of another recording.
+fn listening_to(recording: fn() -> Reader, event: u64) -> PathBuf {
     let folder = tempfile::tempdir().expect("a folder").keep();
     let path = folder.join("gdb");
     let at = path.clone();
     std::thread::spawn(move || {
-        let reader = demo();
+        let reader = recording();
         let mut cursor = Cursor::open(&reader).expect("opened");
         if event != 0 {
             cursor.to_event(event).expect("gone to");
@@ -347,39 +358,6 @@ fn each_guest_has_its_own_memory_and_nothing_is_written() {
     assert!(gdb.monitor("vmcs01").contains("guest_rip"));
     assert!(gdb.monitor("tlb").contains("cached translations"));
     assert_eq!(gdb.monitor("exits 3").lines().count(), 3);
-}
-
-#[test]
-fn nonsense_and_debuggers_that_go_take_nobody_down() {
-    let path = listening(0);
-    let rubbish: [&[u8]; 6] = [
-        b"\x00\xff\xfe\x03\x03\x7f",
-        b"$g#00$$$###",
-        b"$m0,ffffffffffffffffffff#11",
-        b"$qRcmd,zz#00$vCont;x#00",
-        b"$qSupported",
-        &[b'$'; 40_000],
-    ];
-    for bytes in rubbish {
-        let mut stream = UnixStream::connect(&path).or_else(|_| {
-            drop(Client::new(&path));
-            UnixStream::connect(&path)
-        });
-        if let Ok(stream) = &mut stream {
-            // It may be sent away before it has sent all.
-            let _ = stream.write_all(bytes);
-        }
-        drop(stream);
-        let mut gdb = Client::new(&path);
-        assert!(gdb.ask("?").starts_with("T05"));
-        // Half a packet, and gone; and a run that nobody waits for.
-        gdb.0.write_all(b"$vCont;c#a8$m").expect("written");
-    }
-    let mut gdb = Client::new(&path);
-    let second = UnixStream::connect(&path).expect("heard");
-    second.set_read_timeout(Some(Duration::from_secs(120))).expect("set");
-    assert_eq!((&second).read(&mut [0; 16]).unwrap_or(0), 0, "a second one is turned away");
-    assert!(gdb.ask("?").starts_with("T05"));
 }
 
 #[test]

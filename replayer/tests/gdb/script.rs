@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What gdb prints for these commands.
-fn gdb(at: &Path, commands: &[String]) -> Option<String> {
+pub(crate) fn gdb(at: &Path, commands: &[String]) -> Option<String> {
     let mut gdb = Command::new("gdb");
     gdb.args(["-nx", "-batch", "-ex", "set pagination off", "-ex", "set confirm off", "-ex"]);
     gdb.arg(format!("target remote {}", at.display()));
@@ -26,12 +26,12 @@ fn gdb(at: &Path, commands: &[String]) -> Option<String> {
 }
 
 /// A line of registers behind a word.
-fn registers(word: &str) -> String {
+pub(crate) fn registers(word: &str) -> String {
     format!("printf \"{word} %lx %lx %lx %lx %x\\n\", $rip, $rsp, $rax, $rbx, $eflags")
 }
 
 #[track_caller]
-fn line<'a>(text: &'a str, word: &str) -> &'a str {
+pub(crate) fn line<'a>(text: &'a str, word: &str) -> &'a str {
     let found = text.lines().find_map(|line| line.trim().strip_prefix(word));
     found.unwrap_or_else(|| panic!("no line '{word}' in\n{text}"))
 }

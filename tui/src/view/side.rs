@@ -136,7 +136,7 @@ fn summary(round: &Round, began: u64, reason: &str, level: u8) -> [Vec<Piece>; R
         plain(" L1 instructions".into()),
     ];
     if round.ended.is_none() {
-        first.push((Role::Notice, "; no entry to L2 follows".into()));
+        first.push((Role::Notice, format!("; no entry to L{level} follows")));
     }
     let mut second = vec![plain(" ".into())];
     second.extend(work(&round.work, false));

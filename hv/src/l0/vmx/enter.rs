@@ -109,7 +109,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     fn emit_refused(&mut self, launch: bool, check: Check) {
         self.emit(What::Entry(Entry {
-            level: 2,
+            level: self.level_entered(),
             launch,
             vmcs12: self.vcpu.vmcs12.gpa.0,
             vmcs02: NO_ADDRESS,
@@ -152,6 +152,7 @@ impl<S: Silicon> Cx<'_, S> {
         self.enter_shadow(slot)?;
         self.load_vmcs(self.vcpu.pool.slots[slot].saved);
         self.vcpu.level = 2;
+        self.note_entered();
         self.vcpu.entry_pending = true;
 
         let secondary = self.secondary12();

@@ -100,6 +100,7 @@ impl<S: Silicon> Cx<'_, S> {
 
     /// Takes the vCPU from L2, whose vmcs02 is current, to L1.
     pub(in crate::l0) fn leave(&mut self, report: Report) -> Next {
+        self.note_left(report.reason.reason());
         self.sync_guest();
         if report.reason.reason() == Reason::IO_INSTRUCTION {
             for field in [vmcs::IO_RCX, vmcs::IO_RSI, vmcs::IO_RDI, vmcs::IO_RIP] {

@@ -47,6 +47,7 @@ impl<S: Silicon> Cx<'_, S> {
         self.vcpu.vmx.vmxon = Some(Gpa(region));
         self.vcpu.vmx.current = false;
         self.vcpu.vmx.operation = self.vcpu.vmx.operation.wrapping_add(1).max(1);
+        self.note_vmxon();
         self.take_vpids();
         Ok(Ended::Succeed)
     }
@@ -69,6 +70,7 @@ impl<S: Silicon> Cx<'_, S> {
             self.free_root(root);
         }
         self.vcpu.vmx.vmxon = None;
+        self.note_vmxoff();
     }
 
     /// Writes the current vmcs12 back, which is current no more.
@@ -138,6 +140,7 @@ impl<S: Silicon> Cx<'_, S> {
         };
         vmcs12.lazy = FieldSet::EMPTY;
         self.vcpu.vmx.current = true;
+        self.note_loaded();
         Ok(Ended::Succeed)
     }
 
