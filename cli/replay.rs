@@ -11,7 +11,7 @@ use hv_defs::event::What;
 use hv_defs::fields::Value;
 use replayer::beside::{KeepError, beside, replay_keeping};
 use replayer::gdb::{self, Address};
-use replayer::{Build, Cursor, Divergence, Error, Options, Runs, Verdict};
+use replayer::{Build, Divergence, Error, Options, Runs, Verdict};
 use serde_json::json;
 use std::io::Write;
 use std::path::Path;
@@ -41,7 +41,7 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
         return super::l0::replay(args, &reader, print);
     }
     if let Some(address) = &args.gdb {
-        return debug(path, &reader, args.to, address, print);
+        return debug(path, &reader, Goal::of(args), address, print);
     }
     if let Some(other) = part::other(args, &reader.header().config) {
         return part::replay(args, &other, &reader, print);
@@ -84,11 +84,10 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
 }
 
 /// Serves debuggers at a place of the run.
-fn debug(path: &Path, reader: &Reader, to: Option<u64>, address: &Address, print: &Print) -> Result<Status> {
-    let told = |error| failure(path, error);
-    let mut cursor = Cursor::open(reader).map_err(told)?;
-    if let Some(event) = to {
-        cursor.to_event(event).map_err(told)?;
+fn debug(path: &Path, reader: &Reader, goal: Option<Goal>, address: &Address, print: &Print) -> Result<Status> {
+    let mut cursor = seek::cursor(path, reader, print)?;
+    if let Some(goal) = goal {
+        seek::to(&mut cursor, path, goal, reader)?;
     }
     let served = gdb::serve(&mut cursor, address, &mut |line| print.note(format!("gdb: {line}")));
     served.map_err(|error| {
@@ -124,14 +123,19 @@ fn keeping(path: &Path, reader: &Reader, per_mille: u32, print: &Print) -> Resul
 
 /// What was kept of checkpoints, for a reader.
 pub fn kept(file: &Path, summary: &SeekSummary) -> String {
-    let SeekSummary { points, bytes: all, image } = *summary;
-    let beside = bytes(all - image);
+    let SeekSummary { points, bytes: all, image, apart, left_out } = *summary;
+    let room = match left_out {
+        0 => String::new(),
+        _ => "; there was no room for more: --checkpoints=PERCENT gives it".to_owned(),
+    };
     format!(
-        "{} in {}, {}: {} of memory once, {beside} beside it",
+        "{} in {}, {}: {} of memory once, {} beside it; at most {} instructions apart{room}",
         of(points, "checkpoint"),
         file.display(),
         bytes(all),
-        bytes(image)
+        bytes(image),
+        bytes(all - image),
+        count(apart),
     )
 }
 

@@ -9,6 +9,7 @@ use replayer::{Arrived, Cursor, Scene};
 use serde_json::{Value, json};
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 use std::time::Instant;
 use traces::Reader;
 
@@ -40,10 +41,8 @@ impl Goal {
     }
 }
 
-/// Goes there and shows what is there.
-pub fn go(args: &ReplayArgs, goal: Goal, reader: &Reader, print: &Print) -> Result<Status> {
-    let path = &args.trace.trace;
-    let start = Instant::now();
+/// A cursor on a trace, which uses the checkpoints beside it.
+pub fn cursor<'a>(path: &Path, reader: &'a Reader, print: &Print) -> Result<Cursor<'a>> {
     let mut cursor = Cursor::open(reader).map_err(|error| failure(path, error))?;
     let kept = beside(path);
     if kept.exists() {
@@ -52,6 +51,11 @@ pub fn go(args: &ReplayArgs, goal: Goal, reader: &Reader, print: &Print) -> Resu
             Err(error) => print.detail(format!("{} is left aside: {error}", kept.display())),
         }
     }
+    Ok(cursor)
+}
+
+/// Goes there. A place that the run does not come to is a failure.
+pub fn to(cursor: &mut Cursor<'_>, path: &Path, goal: Goal, reader: &Reader) -> Result<Arrived> {
     let arrived = match goal {
         Goal::Event(event) => cursor.to_event(event),
         Goal::Instruction(instruction) => cursor.to_instruction(instruction),
@@ -61,7 +65,6 @@ pub fn go(args: &ReplayArgs, goal: Goal, reader: &Reader, print: &Print) -> Resu
         }),
     };
     let arrived = arrived.map_err(|error| failure(path, error))?;
-    let took = start.elapsed();
     let what = || format!("cannot replay {} to {goal}", path.display());
     if let Arrived::End(_) = &arrived {
         let why = match goal {
@@ -73,6 +76,16 @@ pub fn go(args: &ReplayArgs, goal: Goal, reader: &Reader, print: &Print) -> Resu
         };
         return Err(Failure::new(Status::Usage, what(), why, "`nvmx info` and `nvmx dump` say what it has"));
     }
+    Ok(arrived)
+}
+
+/// Goes there and shows what is there.
+pub fn go(args: &ReplayArgs, goal: Goal, reader: &Reader, print: &Print) -> Result<Status> {
+    let path = &args.trace.trace;
+    let start = Instant::now();
+    let mut cursor = cursor(path, reader, print)?;
+    let arrived = to(&mut cursor, path, goal, reader)?;
+    let took = start.elapsed();
     let scene = cursor.scene();
     // Events that L0 made together have happened together: those up to the one that was asked for are what was compared.
     let (events, digest) = match (goal, &arrived) {

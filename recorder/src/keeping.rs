@@ -108,8 +108,8 @@ impl Keeping {
         }
     }
 
-    /// Ends the file; `identity` is that of the trace, if it is whole.
-    pub(crate) fn finish(self, identity: Option<[u8; 32]>) -> io::Result<SeekSummary> {
-        self.checkpoints.finish(identity)
+    /// Ends the file; `identity` is that of the trace, if it is whole, and the run ended after so many `instructions`.
+    pub(crate) fn finish(self, identity: Option<[u8; 32]>, instructions: u64) -> io::Result<SeekSummary> {
+        self.checkpoints.finish(identity, instructions)
     }
 }

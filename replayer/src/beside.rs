@@ -77,7 +77,7 @@ pub fn replay_keeping(
     let keeping = Checkpoints::begin(file, &about, initial, per_mille).map_err(failed)?;
     let mut world = Recorded::new(reader, Options::default().to, Box::new(progress))?;
     let stop = if reader.is_empty() { None } else { Some(run(&mut machine, &mut world, &keeping, &mut digests)) };
-    let kept = keeping.finish(identity);
+    let kept = keeping.finish(identity, machine.now());
     let verdict = world.verdict(stop);
     if !matches!(&verdict, Ok(verdict) if verdict.identical()) {
         // The replay's own words say more than that this could not be removed.

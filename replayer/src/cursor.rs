@@ -17,12 +17,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use traces::Reader;
-use traces::seek::{SeekError, SeekFile};
+use traces::seek::{Content, SeekError, SeekFile};
 
 /// Instructions between two checkpoints: what the software CPU does in a second or less.
 const APART: u64 = 1 << 25;
 /// Instructions before a place that was gone to, where one more is taken, so that a step back is short.
 const CLOSE: [u64; 2] = [1 << 21, 1 << 15];
+/// The most digests of contents beside the trace that are kept.
+const HELD: usize = 1 << 20;
 /// The most bytes that checkpoints may take.
 const MOST: usize = 1 << 30;
 
@@ -45,6 +47,8 @@ pub struct Cursor<'a> {
     checkpoints: Checkpoints,
     /// Checkpoints beside the trace.
     beside: Option<SeekFile>,
+    /// What a page's digest is when it holds a content of theirs.
+    held: BTreeMap<(u32, Content), u64>,
     /// Pages of memory as the guest's images left them, made when one is asked for.
     initial: OnceCell<BTreeMap<u32, Arc<[u8]>>>,
     ended: Option<Stop>,
@@ -67,7 +71,7 @@ impl<'a> Cursor<'a> {
         let mut world = Recorded::new(reader, None, Box::new(|_| {}))?.lenient();
         machine.tell(&mut world);
         checkpoints.take(&mut machine, world.progress());
-        Ok(Self { reader, machine, world, checkpoints, beside: None, initial: OnceCell::new(), ended: None })
+        Ok(Self { reader, machine, world, checkpoints, beside: None, held: BTreeMap::new(), initial: OnceCell::new(), ended: None })
     }
 
     /// Has the cursor use the checkpoints in the file at `path` too: see [`crate::beside`]. A checkpoint that turns out to be
@@ -191,6 +195,7 @@ impl<'a> Cursor<'a> {
         let number = found.unwrap_or(0);
         let at = self.checkpoints.get(number).map_or(0, |found| found.instruction);
         let from = if back { at } else { at.max(self.instruction()) };
+        let mut lost = false;
         while let Some(beside) = &mut self.beside
             && let Some(number) = beside.find(|point| early(point.instruction, point.events))
             && beside.point(number).is_some_and(|point| point.instruction > from)
@@ -198,8 +203,9 @@ impl<'a> Cursor<'a> {
             if self.jump_beside(number) {
                 return;
             }
+            lost = true;
         }
-        if back || at > self.instruction() {
+        if back || lost || at > self.instruction() {
             self.jump(number);
         }
     }
@@ -207,33 +213,32 @@ impl<'a> Cursor<'a> {
     /// Goes to a checkpoint beside the trace. `false` where it is damaged: then it is given up, and so are those behind it.
     /// The machine may have been changed.
     fn jump_beside(&mut self, number: usize) -> bool {
-        let Self { reader, machine, world, beside, initial, ended, .. } = self;
+        let Self { reader, machine, world, beside, initial, ended, held, .. } = self;
         let Some(file) = beside else { return false };
         let first = |page: u32| initial.get_or_init(|| initial_pages(reader)).get(&page).cloned();
         let progress = file.point(number).and_then(|point| world.progress_at(point));
-        let limit = machine.page_digests().len() as u32;
-        let state = file.walk(number, limit, |page| first(page).map(|bytes| bytes[..].into()));
-        let (Some(progress), Ok(state)) = (progress, state) else {
+        // A state that is none leaves the machine as it is.
+        let restored = file.state(number).is_ok_and(|state| progress.is_some() && machine.restore(&state).is_ok());
+        let (Some(progress), true) = (progress, restored) else {
             file.truncate(number);
             return false;
         };
-        // A state that is none leaves the machine as it is.
-        if machine.restore(&state).is_err() {
+        let before = machine.page_digests().to_vec();
+        let same = |page: u32, content| held.get(&(page, content)) == before.get(page as usize);
+        let mut set = Vec::new();
+        let pages = file.pages(number, before.len() as u32, first, same, |page, content, bytes| {
+            differs(machine, page, bytes);
+            set.push((page, content));
+        });
+        if pages.is_err() {
             file.truncate(number);
             return false;
         }
-        let kept: BTreeMap<u32, &[u8]> = file.pages().collect();
-        let untouched = |page: u32| !kept.contains_key(&page);
-        for (page, now) in (0..limit).zip(machine.page_digests().to_vec()) {
-            if untouched(page) {
-                match first(page) {
-                    Some(bytes) => differs(machine, page, &bytes),
-                    None if now != 0 => _ = machine.set_page(page as usize, &[0; PAGE]),
-                    None => {}
-                }
-            }
+        let now = machine.page_digests();
+        if held.len() > HELD {
+            held.clear();
         }
-        kept.into_iter().for_each(|(page, bytes)| differs(machine, page, bytes));
+        held.extend(set.into_iter().map(|place| (place, now[place.0 as usize])));
         world.resume(progress);
         *ended = None;
         true
@@ -307,9 +312,6 @@ impl<'a> Cursor<'a> {
         })
     }
 }
-
-/// Bytes of a page.
-const PAGE: usize = 4096;
 
 /// Sets a page that differs.
 fn differs(machine: &mut Machine, page: u32, bytes: &[u8]) {

@@ -46,7 +46,7 @@ fn keep(reader: &Reader, path: &Path, apart: u64) -> u64 {
         kept.take(point, state, cursor.machine().changed_pages(&mut digests), u64::MAX / 2000);
         next = cursor.instruction() + apart;
     }
-    kept.finish(Some(reader.identity().expect("read"))).expect("written").points
+    kept.finish(Some(reader.identity().expect("read")), cursor.instruction()).expect("written").points
 }
 
 fn seen(cursor: &mut Cursor<'_>) -> (u64, u64, u64) {

@@ -1,10 +1,13 @@
 //! Checkpoints beside a trace: what a replay can go on from without having come there. docs/format.md describes the file.
 //!
-//! A checkpoint is where the run stood, the machine's state as bytes of which nothing is known here, and the pages of memory
-//! that changed since the checkpoint before, as what differs of them. A file of checkpoints is a short cut and no more: one
-//! that is damaged, of another build or of another trace is left aside.
+//! A checkpoint is where the run stood, the machine's state as bytes of which nothing is known here, and what each page of
+//! memory holds that changed since the checkpoint before. What pages hold is kept by content, once, however many pages hold it
+//! at however many checkpoints. A file of checkpoints is a short cut and no more: one that is damaged, of another build or of
+//! another trace is left aside.
 
+mod group;
 mod read;
+mod table;
 mod write;
 
 pub use read::{SeekError, SeekFile};
@@ -13,17 +16,54 @@ pub use write::{Checkpoints, SeekSummary};
 use sha2::{Digest as _, Sha256};
 
 /// How every file of checkpoints begins, with the version of its form.
-const MAGIC: [u8; 16] = *b"\x89NVMXSEEK\r\n\n\x01\0\0\0";
+const MAGIC: [u8; 16] = *b"\x89NVMXSEEK\r\n\n\x02\0\0\0";
 /// Bytes before each frame's payload.
 const HEAD: usize = 80;
 /// Bytes of a page.
 pub(crate) const PAGE: usize = 4096;
-/// 64-bit words of a page.
-const WORDS: usize = PAGE / 8;
 /// Every that many checkpoints, the state is kept by itself; the others are kept as what differs from it.
 const APART: usize = 32;
 /// The longest state, in bytes.
 const MAX_STATE: u32 = 64 << 20;
+
+/// So many contents at most are made one of another.
+const MAX_DEPTH: u8 = 32;
+
+/// What a page holds: zeros, what a page held before the run, or a content that the file has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Content(u32);
+
+/// A [`Content`], taken apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Holds {
+    Zeros,
+    /// What this page held before the run.
+    Initial(u32),
+    /// The content of that number, from 0 in the file's order.
+    Kept(u32),
+}
+
+impl Content {
+    const ZEROS: Self = Self(0);
+    const INITIAL: u32 = 1 << 31;
+
+    fn initial(page: u32) -> Self {
+        Self(Self::INITIAL | page)
+    }
+
+    /// `None` for more contents than a file can have.
+    fn kept(number: u32) -> Option<Self> {
+        number.checked_add(1).filter(|word| *word < Self::INITIAL).map(Self)
+    }
+
+    fn holds(self) -> Holds {
+        match self.0 {
+            0 => Holds::Zeros,
+            word if word & Self::INITIAL != 0 => Holds::Initial(word & !Self::INITIAL),
+            word => Holds::Kept(word - 1),
+        }
+    }
+}
 
 /// Whose checkpoints a file holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,46 +113,50 @@ pub fn mix_input(digest: u64, poll: u64, kind: u64, value: u64) -> u64 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Tag {
     About,
+    /// Contents of pages.
+    Group,
     Point,
     /// The trace is whole: its identity.
     End,
 }
 
 impl Tag {
-    const ALL: [(Self, [u8; 4]); 3] = [(Self::About, *b"ABOU"), (Self::Point, *b"PONT"), (Self::End, *b"TEND")];
+    const ALL: [(Self, [u8; 4]); 4] =
+        [(Self::About, *b"ABOU"), (Self::Group, *b"PAGE"), (Self::Point, *b"PONT"), (Self::End, *b"TEND")];
 
     fn bytes(self) -> [u8; 4] {
         Self::ALL.into_iter().find(|(tag, _)| *tag == self).map_or([0; 4], |(_, bytes)| bytes)
     }
 }
 
-/// The head of a frame: 80 bytes, little-endian. Its payload is `lengths[0]` bytes of the state, then `lengths[1]` of the pages
-/// that are kept for the first time and `lengths[2]` of the others.
+/// The head of a frame: 80 bytes, little-endian. A checkpoint's payload is `lengths[0]` bytes of its state, then `lengths[1]`
+/// of its table; that of other frames is `lengths[0]` bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Head {
     tag: Tag,
     /// CRC-32 of the payload.
     crc: u32,
-    lengths: [u32; 3],
-    /// Bytes of the state when it is decompressed.
-    state: u32,
-    /// Pages in the two lists.
-    pages: [u32; 2],
+    lengths: [u32; 2],
+    /// Bytes of the state, or of the group, when it is decompressed.
+    raw: u32,
+    /// Rows of the table, or contents in the group.
+    count: u32,
+    /// Contents in the file before this frame.
+    before: u32,
     point: Point,
 }
 
 impl Head {
     fn plain(tag: Tag, payload: &[u8]) -> Self {
-        let lengths = [payload.len() as u32, 0, 0];
-        Self { tag, crc: crc32fast::hash(payload), lengths, state: 0, pages: [0; 2], point: Point::default() }
+        let (lengths, crc) = ([payload.len() as u32, 0], crc32fast::hash(payload));
+        Self { tag, crc, lengths, raw: 0, count: 0, before: 0, point: Point::default() }
     }
 
     fn to_bytes(self) -> [u8; HEAD] {
         let mut bytes = [0; HEAD];
         bytes[..4].copy_from_slice(&self.tag.bytes());
-        let [state, fresh, changed] = self.lengths;
-        let small = [self.crc, state, fresh, changed, self.state, self.pages[0], self.pages[1]];
-        for (place, word) in bytes[4..32].chunks_exact_mut(4).zip(small) {
+        let small = [self.crc, self.lengths[0], self.lengths[1], self.raw, self.count, self.before];
+        for (place, word) in bytes[4..28].chunks_exact_mut(4).zip(small) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         let Point { events, instruction, inputs, given } = self.point;
@@ -131,12 +175,13 @@ impl Head {
         let head = Self {
             tag,
             crc: small(4),
-            lengths: [small(8), small(12), small(16)],
-            state: small(20),
-            pages: [small(24), small(28)],
+            lengths: [small(8), small(12)],
+            raw: small(16),
+            count: small(20),
+            before: small(24),
             point: Point { events: large(32), instruction: large(40), inputs: large(48), given: large(56) },
         };
-        (crc32fast::hash(&bytes[..HEAD - 4]) == small(HEAD - 4) && head.state <= MAX_STATE).then_some(head)
+        (crc32fast::hash(&bytes[..HEAD - 4]) == small(HEAD - 4) && head.raw <= MAX_STATE).then_some(head)
     }
 
     fn payload(&self) -> u64 {

@@ -1,9 +1,10 @@
-//! Reading checkpoints: a walk from one to another, forwards or back.
+//! Reading checkpoints: the table of one, and what the pages hold that are asked for.
 
-use super::{APART, About, HEAD, Head, MAGIC, MAX_STATE, PAGE, Point, Tag};
+use super::group::Group;
+use super::{APART, About, Content, HEAD, Head, Holds, MAGIC, MAX_DEPTH, MAX_STATE, PAGE, Point, Tag, table};
 use crate::source::Source;
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 /// Why a file of checkpoints is left aside.
@@ -34,15 +35,26 @@ pub enum SeekError {
     },
 }
 
-/// An open file of checkpoints, and memory as it was at one of them.
+/// An open file of checkpoints.
 #[derive(Debug)]
 pub struct SeekFile {
     source: Source,
     frames: Vec<(Head, u64)>,
+    groups: Vec<(Head, u64)>,
     bytes: u64,
-    /// The checkpoint that `pages` is of.
-    at: Option<usize>,
-    pages: BTreeMap<u32, Box<[u8]>>,
+    /// A checkpoint, and by number of the page what it holds there.
+    at: Option<(usize, Vec<Content>)>,
+    /// The same of every so many, to go back to.
+    passed: BTreeMap<usize, Vec<Content>>,
+}
+
+/// Pages that hold the same, on the way to it.
+#[derive(Default)]
+struct Chain {
+    pages: Vec<(u32, Content)>,
+    /// What is known of it so far, and which words those are: what is found later is older.
+    found: Option<Box<([u8; PAGE], [bool; PAGE / 8])>>,
+    depth: u8,
 }
 
 impl SeekFile {
@@ -71,8 +83,9 @@ impl SeekFile {
         if !source.has(0, start) || take(&source, 0, MAGIC.len())? != MAGIC {
             return Err(SeekError::NotOne);
         }
-        let mut file = Self { source, frames: Vec::new(), bytes: 0, at: None, pages: BTreeMap::new() };
-        let (mut offset, mut whose, mut end) = (start, None, None);
+        let (frames, groups, passed) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut file = Self { source, frames, groups, bytes: 0, at: None, passed };
+        let (mut offset, mut whose, mut end, mut contents) = (start, None, None, 0_u32);
         while file.source.has(offset, HEAD as u64) {
             let mut bytes = [0; HEAD];
             bytes.copy_from_slice(&take(&file.source, offset, HEAD)?);
@@ -87,7 +100,14 @@ impl SeekFile {
                     whose = About::from_bytes(&file.payload(&head, payload, 0)?);
                 }
                 Tag::End if head.payload() == 32 => end = Some(file.payload(&head, payload, file.frames.len())?),
-                Tag::Point if whose.is_some() => {
+                Tag::Group if whose.is_some() && head.before == contents && head.count > 0 => {
+                    let Some(more) = contents.checked_add(head.count).filter(|&more| Content::kept(more).is_some()) else {
+                        break;
+                    };
+                    contents = more;
+                    file.groups.push((head, payload));
+                }
+                Tag::Point if whose.is_some() && head.before == contents => {
                     let before =
                         file.frames.last().map_or((0, 0), |(head, _)| (head.point.events, head.point.instruction));
                     if head.point.events < before.0 || head.point.instruction < before.1 {
@@ -134,9 +154,8 @@ impl SeekFile {
     /// Gives up all checkpoints from that number on.
     pub fn truncate(&mut self, number: usize) {
         self.frames.truncate(number);
-        if self.at.is_some_and(|at| at >= number) {
-            (self.at, self.pages) = (None, BTreeMap::new());
-        }
+        self.passed.retain(|at, _| *at < number);
+        self.at.take_if(|(at, _)| *at >= number);
     }
 
     /// Bytes of the file up to the end of its last whole checkpoint.
@@ -144,42 +163,123 @@ impl SeekFile {
         self.bytes
     }
 
-    /// Goes to a checkpoint: [`SeekFile::pages`] are then as they were there. Returns the state. `limit` is how many pages
-    /// the machine has, and `initial` what is in one before the run, where that is not zeros.
+    /// What the pages of memory hold at a checkpoint, of a machine that has `limit` of them. `same` is asked of each page
+    /// whether it is known to hold that content; `set` is told, in any order, what the others hold. `initial` gives what is
+    /// in a page before the run, where that is not zeros.
     ///
     /// # Errors
-    /// The file is damaged there. It is good for checkpoints before the one that the error names.
-    pub fn walk(
+    /// The file is damaged there. It is good for checkpoints before the one that the error names. Some pages may have been
+    /// told of.
+    pub fn pages(
         &mut self,
         number: usize,
         limit: u32,
-        initial: impl Fn(u32) -> Option<Box<[u8]>>,
-    ) -> Result<Vec<u8>, SeekError> {
-        if number >= self.frames.len() {
-            return Err(SeekError::Damaged { number, why: "there is none of that number".into() });
-        }
-        let state = self.state(number)?;
-        // A step forwards and a step back are the same exclusive-or.
-        let steps: Vec<usize> = match self.at {
-            None => (0..=number).collect(),
-            Some(at) if at <= number => (at + 1..=number).collect(),
-            Some(at) => (number + 1..=at).rev().collect(),
-        };
-        for step in steps {
-            // Until all is well, what is there is of no checkpoint.
-            self.at = None;
-            if let Err(error) = self.step(step, limit, &initial) {
-                self.pages.clear();
-                return Err(error);
+        initial: impl Fn(u32) -> Option<std::sync::Arc<[u8]>>,
+        mut same: impl FnMut(u32, Content) -> bool,
+        mut set: impl FnMut(u32, Content, &[u8]),
+    ) -> Result<(), SeekError> {
+        self.go_to(number, limit)?;
+        let Some((_, table)) = &self.at else { return Err(damaged(number, "its table is lost")) };
+        let first = |page: u32| initial(page).filter(|bytes| bytes.len() == PAGE);
+        let mut needed: BTreeMap<u32, Vec<Chain>> = BTreeMap::new();
+        for (page, &content) in (0..limit).zip(table) {
+            if same(page, content) {
+                continue;
+            }
+            match content.holds() {
+                Holds::Zeros => set(page, content, &[0; PAGE]),
+                Holds::Initial(of) => match first(of) {
+                    Some(bytes) => set(page, content, &bytes),
+                    None => set(page, content, &[0; PAGE]),
+                },
+                Holds::Kept(of) => {
+                    let chains = needed.entry(of).or_insert_with(|| vec![Chain::default()]);
+                    chains[0].pages.push((page, content));
+                }
             }
         }
-        self.at = Some(number);
-        Ok(state)
+        // From the newest: what a content is made of is older than it, so that each group is read once.
+        let mut group: Option<(usize, Group)> = None;
+        while let Some((content, chains)) = needed.pop_last() {
+            let at = self.groups.partition_point(|(head, _)| head.before <= content).checked_sub(1);
+            let at = at.filter(|&at| content - self.groups[at].0.before < self.groups[at].0.count);
+            let at = at.ok_or_else(|| damaged(number, "it has a page that is nowhere"))?;
+            let before = self.groups[at].0.before;
+            if group.as_ref().is_none_or(|(is, _)| *is != at) {
+                let (head, offset) = &self.groups[at];
+                let stored = self.payload(head, *offset, number)?;
+                let read = Group::read(&stored, head.raw, before, head.count).map_err(|why| damaged(number, &why))?;
+                group = Some((at, read));
+            }
+            let place = (content - before) as usize;
+            for mut chain in chains {
+                let found = group.as_ref().and_then(|(_, group)| group.content(place));
+                let (base, runs) = found.ok_or_else(|| damaged(number, "a content is not in its group"))?;
+                let (bytes, known) = &mut **chain.found.get_or_insert_with(|| Box::new(([0; PAGE], [false; PAGE / 8])));
+                for (start, run) in runs {
+                    fill(bytes, known, start, run);
+                }
+                match base.holds() {
+                    Holds::Zeros => {}
+                    Holds::Initial(of) => {
+                        if let Some(first) = first(of) {
+                            fill(bytes, known, 0, &first);
+                        }
+                    }
+                    Holds::Kept(_) if chain.depth >= MAX_DEPTH => {
+                        return Err(damaged(number, "a content is made of too many"));
+                    }
+                    Holds::Kept(of) => {
+                        chain.depth += 1;
+                        needed.entry(of).or_default().push(chain);
+                        continue;
+                    }
+                }
+                chain.pages.iter().for_each(|&(page, content)| set(page, content, bytes));
+            }
+        }
+        Ok(())
     }
 
-    /// The pages that any checkpoint up to here has, by number, as they were here.
-    pub fn pages(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        self.pages.iter().map(|(page, bytes)| (*page, &**bytes))
+    /// Has [`SeekFile::at`] be of a checkpoint.
+    fn go_to(&mut self, number: usize, limit: u32) -> Result<(), SeekError> {
+        if number >= self.frames.len() {
+            return Err(damaged(number, "there is none of that number"));
+        }
+        let fits = |(at, table): &(usize, Vec<Content>)| *at <= number && table.len() == limit as usize;
+        // Until all is well, what is there is of no checkpoint.
+        let here = self.at.take().filter(fits);
+        let passed = self.passed.range(..=number).next_back().map(|(at, table)| (*at, table.clone())).filter(fits);
+        let nearest = here.into_iter().chain(passed).max_by_key(|(at, _)| *at);
+        let (from, mut table) = match nearest {
+            Some((at, table)) => (at + 1, table),
+            None => (0, (0..limit).map(Content::initial).collect()),
+        };
+        for step in from..=number {
+            let (head, offset) = self.frames[step];
+            let payload = self.payload(&head, offset, step)?;
+            let stored = &payload[head.lengths[0] as usize..];
+            let wrong = || damaged(step, "its table is no table of this machine's pages");
+            if head.count > limit {
+                return Err(wrong());
+            }
+            let mut bytes = Vec::new();
+            let most = table::most(head.count);
+            zstd::stream::read::Decoder::with_buffer(stored)
+                .and_then(|decoder| decoder.take(most + 1).read_to_end(&mut bytes))
+                .map_err(|error| damaged(step, &error.to_string()))?;
+            for (page, content) in table::decode(&bytes, head.count).ok_or_else(wrong)? {
+                if matches!(content.holds(), Holds::Kept(of) if of >= head.before) {
+                    return Err(wrong());
+                }
+                *table.get_mut(page as usize).ok_or_else(wrong)? = content;
+            }
+            if step.is_multiple_of(APART) {
+                self.passed.insert(step, table.clone());
+            }
+        }
+        self.at = Some((number, table));
+        Ok(())
     }
 
     fn payload(&self, head: &Head, offset: u64, number: usize) -> Result<Vec<u8>, SeekError> {
@@ -190,7 +290,14 @@ impl SeekFile {
         }
     }
 
-    fn state(&self, number: usize) -> Result<Vec<u8>, SeekError> {
+    /// The state at a checkpoint.
+    ///
+    /// # Errors
+    /// The file is damaged there. It is good for checkpoints before the one that the error names.
+    pub fn state(&self, number: usize) -> Result<Vec<u8>, SeekError> {
+        if number >= self.frames.len() {
+            return Err(damaged(number, "there is none of that number"));
+        }
         let key = number - number % APART;
         let base = self.state_beside(key, &[])?;
         if key == number { Ok(base) } else { self.state_beside(number, &base) }
@@ -199,7 +306,7 @@ impl SeekFile {
     fn state_beside(&self, number: usize, base: &[u8]) -> Result<Vec<u8>, SeekError> {
         let (head, offset) = &self.frames[number];
         let payload = self.payload(head, *offset, number)?;
-        let most = (head.state.min(MAX_STATE)) as u64;
+        let most = u64::from(head.raw.min(MAX_STATE));
         let mut state = Vec::new();
         let read = zstd::stream::read::Decoder::with_ref_prefix(&payload[..head.lengths[0] as usize], base)
             .and_then(|mut decoder| decoder.window_log_max(27).map(|()| decoder))
@@ -210,61 +317,16 @@ impl SeekFile {
             Err(error) => Err(damaged(number, &error.to_string())),
         }
     }
+}
 
-    fn step(
-        &mut self,
-        number: usize,
-        limit: u32,
-        initial: &impl Fn(u32) -> Option<Box<[u8]>>,
-    ) -> Result<(), SeekError> {
-        let (head, offset) = self.frames[number];
-        let payload = self.payload(&head, offset, number)?;
-        let [state, fresh, _] = head.lengths.map(|length| length as usize);
-        let (fresh, changed) = payload[state..].split_at(fresh);
-        for (list, count) in [fresh, changed].into_iter().zip(head.pages) {
-            self.apply(list, count, limit, initial).map_err(|error| damaged(number, &error.to_string()))?;
+/// Sets the words of a page that are not known.
+fn fill(bytes: &mut [u8; PAGE], known: &mut [bool; PAGE / 8], start: usize, run: &[u8]) {
+    let known = &mut known[start / 8..];
+    for ((place, known), word) in bytes[start..].chunks_exact_mut(8).zip(known).zip(run.chunks_exact(8)) {
+        if !*known {
+            place.copy_from_slice(word);
+            *known = true;
         }
-        Ok(())
-    }
-
-    fn apply(
-        &mut self,
-        list: &[u8],
-        count: u32,
-        limit: u32,
-        initial: &impl Fn(u32) -> Option<Box<[u8]>>,
-    ) -> io::Result<()> {
-        let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
-        if count > limit {
-            return Err(wrong("it has more pages than the machine"));
-        }
-        let mut from = io::BufReader::with_capacity(1 << 16, zstd::stream::read::Decoder::with_buffer(list)?);
-        let short = |from: &mut dyn Read| -> io::Result<usize> {
-            let mut bytes = [0; 2];
-            from.read_exact(&mut bytes)?;
-            Ok(u16::from_le_bytes(bytes).into())
-        };
-        let mut bits = [0; PAGE];
-        for _ in 0..count {
-            let mut number = [0; 4];
-            from.read_exact(&mut number)?;
-            let number = u32::from_le_bytes(number);
-            if number >= limit {
-                return Err(wrong("it has a page that the machine has not"));
-            }
-            let blank = || initial(number).filter(|page| page.len() == PAGE).unwrap_or_else(|| Box::from([0; PAGE]));
-            let page = self.pages.entry(number).or_insert_with(blank);
-            for _ in 0..short(&mut from)? {
-                let (start, words) = (short(&mut from)? * 8, short(&mut from)? * 8);
-                let Some(place) = page.get_mut(start..start + words) else {
-                    return Err(wrong("a run leaves its page"));
-                };
-                let bits = &mut bits[..words];
-                from.read_exact(bits)?;
-                place.iter_mut().zip(bits).for_each(|(byte, bits)| *byte ^= *bits);
-            }
-        }
-        Ok(())
     }
 }
 
