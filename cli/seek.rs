@@ -1,7 +1,7 @@
 //! `nvmx replay --to`: a place in a run, and what is there.
 
 use super::fail::{Failure, Result, Status};
-use super::print::{Print, count, of};
+use super::print::{Print, bytes, count, of};
 use super::replay::{divergence_object, failure, write_divergence};
 use super::words::ReplayArgs;
 use replayer::beside::beside;
@@ -39,6 +39,32 @@ impl Goal {
         let instruction = args.to_instruction.map(Self::Instruction);
         event.or(instruction).or(args.to_mark.map(|(mark, count)| Self::Mark(mark, count)))
     }
+}
+
+/// What lies beside a trace whose last event is at instruction `last`, as `nvmx info` has it: a text and an object. `None`
+/// where nothing does.
+pub fn beside_it(path: &Path, reader: &Reader, last: u64) -> Option<(String, Value)> {
+    let kept = beside(path);
+    if reader.header().origin.is_some() || !kept.exists() {
+        return None;
+    }
+    Some(match replayer::beside::open(&kept, reader) {
+        Ok(file) => {
+            let (mut from, mut apart) = (0, 0);
+            for at in file.points().map(|point| point.instruction).chain([last]) {
+                apart = apart.max(at.saturating_sub(from));
+                from = at;
+            }
+            let (points, size) = (file.points().len(), file.bytes());
+            let text =
+                format!("{points} in {}, {}, at most {} apart", kept.display(), bytes(size), of(apart, "instruction"));
+            (text, json!({ "count": points, "bytes": size, "apart": apart, "left_aside": Value::Null }))
+        }
+        Err(error) => {
+            let text = format!("{} is left aside: {error}", kept.display());
+            (text, json!({ "count": 0, "bytes": 0, "apart": Value::Null, "left_aside": error.to_string() }))
+        }
+    })
 }
 
 /// A cursor on a trace, which uses the checkpoints beside it.

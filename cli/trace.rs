@@ -3,6 +3,7 @@
 use super::dump::line_of;
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, bytes, count, of};
+use super::seek::beside_it;
 use super::store::place;
 use super::words::{DiffArgs, InfoArgs, StoreArgs, VerifyArgs};
 use hv_defs::config::{Clock, Config, Guest};
@@ -99,6 +100,7 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
             }),
             "config": header.origin.is_none().then(|| config_json(&header.config)),
             "images": images,
+            "checkpoints": beside_it(path, &reader, last).map(|(_, object)| object),
         });
         writeln!(out, "{object:#}")?;
         out.flush()?;
@@ -131,6 +133,9 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
     )?;
     for (kind, n) in &counts {
         writeln!(out, "  {kind:<11} {:>12}", count(*n))?;
+    }
+    if let Some((text, _)) = beside_it(path, &reader, last) {
+        writeln!(out, "checkpoints   {text}")?;
     }
     out.flush()?;
     Ok(Status::Done)

@@ -208,7 +208,8 @@ impl AnyMachine {
                 };
                 let (stop, summary) = record_run(run, &mut writer, &seen, outside, cut)?;
                 let identity = || keep.and_then(|(_, trace)| Reader::open(trace).ok()?.identity().ok());
-                let kept = keeping.map(|keeping| keeping.finish(identity(), machine.now()).map_err(|error| error.to_string()));
+                let kept =
+                    keeping.map(|keeping| keeping.finish(identity(), machine.now()).map_err(|error| error.to_string()));
                 Ok(Recorded { stop, summary, checkpoints: kept.or(failed.map(Err)) })
             }
             Self::Taped(mut machine) => {

@@ -71,7 +71,16 @@ impl<'a> Cursor<'a> {
         let mut world = Recorded::new(reader, None, Box::new(|_| {}))?.lenient();
         machine.tell(&mut world);
         checkpoints.take(&mut machine, world.progress());
-        Ok(Self { reader, machine, world, checkpoints, beside: None, held: BTreeMap::new(), initial: OnceCell::new(), ended: None })
+        Ok(Self {
+            reader,
+            machine,
+            world,
+            checkpoints,
+            beside: None,
+            held: BTreeMap::new(),
+            initial: OnceCell::new(),
+            ended: None,
+        })
     }
 
     /// Has the cursor use the checkpoints in the file at `path` too: see [`crate::beside`]. A checkpoint that turns out to be

@@ -101,7 +101,8 @@ impl SeekFile {
                 }
                 Tag::End if head.payload() == 32 => end = Some(file.payload(&head, payload, file.frames.len())?),
                 Tag::Group if whose.is_some() && head.before == contents && head.count > 0 => {
-                    let Some(more) = contents.checked_add(head.count).filter(|&more| Content::kept(more).is_some()) else {
+                    let Some(more) = contents.checked_add(head.count).filter(|&more| Content::kept(more).is_some())
+                    else {
                         break;
                     };
                     contents = more;

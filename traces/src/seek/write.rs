@@ -244,7 +244,9 @@ impl Writing {
         let (mut image, mut depths) = self.groups(fresh, &news, first)?;
         let (changed, more) = self.groups(others, &news, first + fresh.len() as u32)?;
         depths.extend(more);
-        let place = |row: &(u32, Result<Content, _>)| Some((row.0, row.1.or_else(|new| Content::kept(number(new)).ok_or(())).ok()?));
+        let place = |row: &(u32, Result<Content, _>)| {
+            Some((row.0, row.1.or_else(|new| Content::kept(number(new)).ok_or(())).ok()?))
+        };
         let rows: Option<Vec<(u32, Content)>> = news.rows.iter().map(place).collect();
         // So many contents would be thousands of times the memory of any machine.
         let Some(rows) = rows else { return Ok(()) };
