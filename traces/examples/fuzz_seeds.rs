@@ -36,6 +36,7 @@ fn main() -> io::Result<()> {
     numbered.extend((events.len() as u64).to_le_bytes());
     numbered.extend(index);
     put("index", &numbered)?;
+    put("seek", &hostile::sound_seek().bytes)?;
     let mut traces = vec![[&blocks[..], &hostile::frame(b"INDX", (0, 0), index)[..]].concat()];
     let end = hostile::trailer(blocks.len() as u64, events.len() as u64);
     traces[0].extend(end);

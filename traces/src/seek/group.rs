@@ -1,7 +1,8 @@
 //! A group of contents: each as what differs of another, which the file has before it, or of zeros.
 
 use super::{Content, Holds, PAGE};
-use std::io::Read;
+use std::io::{self, Read};
+use zstd::stream::read::Decoder;
 
 /// The most contents of a group.
 pub(super) const MOST: usize = 512;
@@ -61,8 +62,7 @@ impl Group {
             return Err("a group is longer than any".into());
         }
         let mut bytes = Vec::new();
-        let read = zstd::stream::read::Decoder::with_buffer(stored)
-            .and_then(|decoder| decoder.take(u64::from(raw) + 1).read_to_end(&mut bytes));
+        let read = decoder(stored).and_then(|decoder| decoder.take(u64::from(raw) + 1).read_to_end(&mut bytes));
         if read.map_err(|error| error.to_string())? != raw as usize {
             return Err("a group has another length".into());
         }
@@ -89,6 +89,13 @@ impl Group {
         let (base, runs) = runs(self.bytes.get(start as usize..end as usize)?)?;
         Some((base, runs.flatten()))
     }
+}
+
+/// Decompresses what is not long, and so needs no large window.
+pub(super) fn decoder(stored: &[u8]) -> io::Result<Decoder<'_, &[u8]>> {
+    let mut decoder = Decoder::with_buffer(stored)?;
+    decoder.window_log_max(23)?;
+    Ok(decoder)
 }
 
 /// What is left to read of a content's runs.

@@ -1,6 +1,6 @@
 //! Reading checkpoints: the table of one, and what the pages hold that are asked for.
 
-use super::group::Group;
+use super::group::{Group, decoder};
 use super::{APART, About, Content, HEAD, Head, Holds, MAGIC, MAX_DEPTH, MAX_STATE, PAGE, Point, Tag, table};
 use crate::source::Source;
 use std::collections::BTreeMap;
@@ -159,6 +159,11 @@ impl SeekFile {
         self.at.take_if(|(at, _)| *at >= number);
     }
 
+    /// How many contents of pages the file has.
+    pub fn contents(&self) -> u64 {
+        self.groups.iter().map(|(head, _)| u64::from(head.count)).sum()
+    }
+
     /// Bytes of the file up to the end of its last whole checkpoint.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -266,7 +271,7 @@ impl SeekFile {
             }
             let mut bytes = Vec::new();
             let most = table::most(head.count);
-            zstd::stream::read::Decoder::with_buffer(stored)
+            decoder(stored)
                 .and_then(|decoder| decoder.take(most + 1).read_to_end(&mut bytes))
                 .map_err(|error| damaged(step, &error.to_string()))?;
             for (page, content) in table::decode(&bytes, head.count).ok_or_else(wrong)? {

@@ -3,8 +3,7 @@
 use super::group::{self, Building, WORDS, differing};
 use super::{APART, About, Content, Head, Holds, MAGIC, MAX_STATE, PAGE, Point, Tag, table};
 use crate::header::sha256;
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +18,9 @@ const WAITING: usize = 4;
 /// So many contents may be made one of another, before one is kept whole.
 const DEPTH: u8 = super::MAX_DEPTH / 2;
 
+/// Where the file is written to.
+type Out = BufWriter<Box<dyn Write + Send>>;
+
 /// A page, by its number.
 type Page = (u32, Box<[u8]>);
 
@@ -29,7 +31,7 @@ pub struct SeekSummary {
     pub points: u64,
     /// Bytes, all told.
     pub bytes: u64,
-    /// Bytes of them that hold what a page held when it was first kept: together, one image of memory.
+    /// Bytes of them that hold the first content that a page has of its own: together, at most one image of memory.
     pub image: u64,
     /// The most instructions from the start or a checkpoint to the next, or to the end.
     pub apart: u64,
@@ -45,7 +47,7 @@ struct Taken {
     trace: u64,
 }
 
-/// Writes checkpoints on a thread of its own. All but the pages that are kept for the first time may take a share of the
+/// Writes checkpoints on a thread of its own. All but the first content of its own that a page has may take a share of the
 /// trace's bytes: a checkpoint for which that is too little is left out, and what changed goes into the next.
 #[derive(Debug)]
 pub struct Checkpoints {
@@ -61,8 +63,13 @@ impl Checkpoints {
     ///
     /// # Errors
     /// The file cannot be written on.
-    pub fn begin(file: File, about: &About, initial: Vec<Page>, per_mille: u32) -> io::Result<Self> {
-        let mut out = BufWriter::new(file);
+    pub fn begin(
+        file: impl Write + Send + 'static,
+        about: &About,
+        initial: Vec<Page>,
+        per_mille: u32,
+    ) -> io::Result<Self> {
+        let mut out: Out = BufWriter::new(Box::new(file));
         let payload = about.to_bytes();
         out.write_all(&MAGIC)?;
         out.write_all(&Head::plain(Tag::About, &payload).to_bytes())?;
@@ -128,12 +135,12 @@ impl Checkpoints {
 struct Kept {
     bytes: Box<[u8]>,
     content: Content,
-    /// A checkpoint has it.
+    /// The file has a content of its own, which is part of the image.
     stored: bool,
 }
 
 struct Writing {
-    out: BufWriter<File>,
+    out: Out,
     per_mille: u64,
     pages: BTreeMap<u32, Kept>,
     /// What there is to refer to, by SHA-256.
@@ -153,7 +160,7 @@ struct Writing {
 /// What of the pending pages the file does not have yet.
 #[derive(Default)]
 struct News<'a> {
-    /// Hashes of new contents, and of each the page that has it first: of pages that are kept for the first time, and others.
+    /// Hashes of new contents, and of each the page that has it first: of pages that have none of their own yet, and others.
     lists: [Vec<([u8; 32], u32)>; 2],
     /// The contents that pages have now; the list and the place in it of one that is new.
     rows: Vec<(u32, Result<Content, (usize, usize)>)>,
@@ -273,6 +280,7 @@ impl Writing {
             self.summary.left_out += 1;
             return Ok(());
         }
+        let owners: BTreeSet<u32> = fresh.iter().map(|(_, page)| *page).collect();
         let kept: Vec<([u8; 32], Content)> = [fresh, others]
             .into_iter()
             .flatten()
@@ -297,7 +305,8 @@ impl Writing {
         self.depths.extend(depths);
         for (page, content) in rows {
             if let Some(bytes) = self.pending.remove(&page) {
-                self.pages.insert(page, Kept { bytes, content, stored: true });
+                let stored = owners.contains(&page) || self.pages.get(&page).is_some_and(|kept| kept.stored);
+                self.pages.insert(page, Kept { bytes, content, stored });
             }
         }
         self.pending.clear();

@@ -4,7 +4,10 @@
 
 use hv_defs::config::{Config, Guest};
 use hv_defs::event::{Event, Kind, Stamp, What};
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use traces::seek::{About, Checkpoints, Point, SeekError, SeekFile};
 use traces::{Error, Header, Reader, Writer};
 
 /// A small generator, so that a failure can be repeated.
@@ -254,8 +257,136 @@ pub fn salvage_all(bytes: Vec<u8>) {
     }
 }
 
+/// Pages of the machine whose checkpoints [`sound_seek`] has.
+pub const PAGES: u32 = 48;
+const PAGE: usize = 4096;
+
+/// A file of checkpoints, and what is true of them.
+pub struct SoundSeek {
+    pub bytes: Vec<u8>,
+    pub about: About,
+    /// Pages that are not zeros before the run.
+    pub initial: BTreeMap<u32, Box<[u8]>>,
+    /// Of each checkpoint: where it is, its state, and all pages.
+    pub points: Vec<(Point, Vec<u8>, Vec<Box<[u8]>>)>,
+}
+
+/// Bytes that a thread writes and another has afterwards.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The checkpoints of a machine whose pages are written, copied, moved, zeroed and left alone.
+pub fn sound_seek() -> &'static SoundSeek {
+    static SEEK: OnceLock<SoundSeek> = OnceLock::new();
+    SEEK.get_or_init(|| {
+        let mut random = Random(0x5eed_0123_4567_89ab);
+        let noise = |random: &mut Random| -> Box<[u8]> {
+            let mut bytes: Box<[u8]> = [0; PAGE].into();
+            let start = random.below(PAGE - 200);
+            bytes[start..start + 200].fill_with(|| random.next() as u8 & 15);
+            bytes
+        };
+        let initial: BTreeMap<u32, Box<[u8]>> = (3..9).map(|page| (page, noise(&mut random))).collect();
+        let mut memory: Vec<Box<[u8]>> = vec![[0; PAGE].into(); PAGES as usize];
+        initial.iter().for_each(|(page, bytes)| memory[*page as usize] = bytes.clone());
+        let about = About { build: "1.2.3".into(), form: 77, beginning: [9; 32] };
+        let written = Shared::default();
+        let kept = Checkpoints::begin(written.clone(), &about, initial.clone().into_iter().collect(), u32::MAX);
+        let kept = kept.expect("a vector takes all");
+        let (mut points, mut state) = (Vec::new(), noise(&mut random).to_vec());
+        for number in 1..=70_u64 {
+            let mut changed = std::collections::BTreeSet::new();
+            for _ in 0..random.below(7) {
+                let (page, other) = (random.below(PAGES as usize), random.below(PAGES as usize));
+                match random.below(6) {
+                    0 => memory[page] = [0; PAGE].into(),
+                    1 => memory[page] = memory[other].clone(),
+                    2 => memory[page] = noise(&mut random),
+                    _ => memory[page][random.below(PAGE)] ^= 1 + random.below(255) as u8,
+                }
+                changed.insert(page);
+            }
+            let at = random.below(state.len());
+            state[at] ^= 0xff;
+            let point = Point { events: number * 10, instruction: number * 1000, inputs: number / 9, given: number };
+            let pages = changed.into_iter().map(|page| (page as u32, memory[page].clone())).collect();
+            kept.take(point, state.clone(), pages, u64::MAX / 2000);
+            points.push((point, state.clone(), memory.clone()));
+        }
+        let summary = kept.finish(Some([4; 32]), 71_000).expect("a vector takes all");
+        let bytes = written.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        assert_eq!((summary.points, summary.bytes), (points.len() as u64, bytes.len() as u64));
+        SoundSeek { bytes, about, initial, points }
+    })
+}
+
+/// A file of checkpoints with checksums that fit what is in it.
+pub fn mend_seek(data: &[u8]) -> Vec<u8> {
+    let mut bytes = data.to_vec();
+    let mut at = 16;
+    while at + 80 <= bytes.len() {
+        let length = |place: usize| u32_at(&bytes, at + place) as usize;
+        let Some(payload) = bytes.get(at + 80..at + 80 + length(8) + length(12)) else { break };
+        let (crc, next) = (crc32fast::hash(payload), at + 80 + payload.len());
+        put(&mut bytes, at + 4, crc);
+        let crc = crc32fast::hash(&bytes[at..at + 76]);
+        put(&mut bytes, at + 76, crc);
+        at = next;
+    }
+    bytes
+}
+
+/// Opens a file of checkpoints and goes to some of them. Returns whether anything is wrong with it; `each` sees what it
+/// says of each checkpoint that it gives.
+pub fn walk_seek(bytes: Vec<u8>, mut each: impl FnMut(&Point, &[u8], &[Box<[u8]>])) -> bool {
+    let sound = sound_seek();
+    let mut file = match SeekFile::from_bytes(bytes, &sound.about, Some([4; 32])) {
+        Ok(file) => file,
+        Err(SeekError::Damaged { .. } | SeekError::NotOne | SeekError::OtherTrace | SeekError::OtherBuild { .. }) => {
+            return true;
+        }
+        Err(error) => panic!("memory can be read: {error}"),
+    };
+    let count = file.points().len();
+    let mut wrong = count != sound.points.len();
+    let initial = |page: u32| sound.initial.get(&page).map(|bytes| Arc::from(&**bytes));
+    // Forwards and back, not too often for what a fuzzer may claim.
+    for step in 0..count.min(24) {
+        let number = step * 29 % count;
+        let Some(point) = file.point(number).copied() else { continue };
+        let mut pages: Vec<Box<[u8]>> = vec![[0xee; PAGE].into(); PAGES as usize];
+        let state = file.state(number);
+        let told =
+            file.pages(number, PAGES, initial, |_, _| false, |page, _, bytes| pages[page as usize] = bytes.into());
+        match (state, told) {
+            (Ok(state), Ok(())) => each(&point, &state, &pages),
+            _ => {
+                wrong = true;
+                file.truncate(number);
+            }
+        }
+    }
+    wrong
+}
+
+/// A file of checkpoints, as it is and with its checksums mended.
+pub fn seek(data: &[u8]) {
+    walk_seek(data.to_vec(), |_, _, _| {});
+    walk_seek(mend_seek(data), |_, _, _| {});
+}
+
 type Target = fn(&[u8]);
 
 /// All targets of this crate by name.
 pub const TARGETS: &[(&str, Target)] =
-    &[("reader", reader), ("block", block), ("header", header), ("index", index), ("salvage", salvage)];
+    &[("reader", reader), ("block", block), ("header", header), ("index", index), ("salvage", salvage), ("seek", seek)];
