@@ -282,12 +282,16 @@ fn checkpoints_beside_a_trace() {
     nvmx(&["replay", word(&trace), "--checkpoints=50"]).expect(0);
     assert!(kept.is_file());
     let seek = |to: &str| nvmx(&["-v", "replay", word(&trace), "--to", to]).expect(0);
+    let checkpoints = || nvmx(&["info", "--json", word(&trace)]).expect(0).json()["checkpoints"].clone();
+    assert!(checkpoints()["count"].as_u64().is_some_and(|count| count > 0), "{}", checkpoints());
+    assert_eq!(checkpoints()["left_aside"], serde_json::Value::Null);
     let right = seek("900");
     assert!(right.err.contains("checkpoint"), "{}", right.err);
     fs::write(&kept, b"something else").unwrap();
     let left = seek("900");
     assert!(left.err.contains("left aside"), "{}", left.err);
     assert_eq!(right.out, left.out);
+    assert_eq!(checkpoints()["left_aside"], "it is no file of checkpoints");
 }
 
 #[test]

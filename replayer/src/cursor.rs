@@ -19,10 +19,10 @@ use std::sync::Arc;
 use traces::Reader;
 use traces::seek::{Content, SeekError, SeekFile};
 
-/// Instructions between two checkpoints: what the software CPU does in a second or less.
-const APART: u64 = 1 << 25;
+/// Instructions between two checkpoints: what the software CPU does in some hundredths of a second.
+const APART: u64 = 1 << 23;
 /// Instructions before a place that was gone to, where one more is taken, so that a step back is short.
-const CLOSE: [u64; 2] = [1 << 21, 1 << 15];
+const CLOSE: [u64; 2] = [1 << 19, 1 << 15];
 /// The most digests of contents beside the trace that are kept.
 const HELD: usize = 1 << 20;
 /// The most bytes that checkpoints may take.
@@ -136,6 +136,10 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// A block of the trace cannot be read.
     pub fn to_event(&mut self, event: u64) -> Result<Arrived, Error> {
+        self.surely(|cursor| cursor.go_to_event(event))
+    }
+
+    fn go_to_event(&mut self, event: u64) -> Result<Arrived, Error> {
         let Some(last) = self.reader.len().checked_sub(1) else { return Ok(Arrived::End(None)) };
         let broken = |source| Error::Trace { event, source };
         let at = self.reader.event(event.min(last)).map_err(broken)?.at.instruction;
@@ -166,9 +170,24 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// As [`Cursor::to_event`].
     pub fn to_instruction(&mut self, instruction: u64) -> Result<Arrived, Error> {
-        let back = self.instruction() > instruction || self.at_end();
-        self.near(back, |at, _| at <= instruction);
-        Ok(self.run_to(instruction)?.unwrap_or(Arrived::There))
+        self.surely(|cursor| {
+            let back = cursor.instruction() > instruction || cursor.at_end();
+            cursor.near(back, |at, _| at <= instruction);
+            Ok(cursor.run_to(instruction)?.unwrap_or(Arrived::There))
+        })
+    }
+
+    /// Goes somewhere; if the replay differs on the way from a checkpoint beside the trace, once more and without: a
+    /// difference is the trace's only if it is met from the start.
+    fn surely(&mut self, go: impl Fn(&mut Self) -> Result<Arrived, Error>) -> Result<Arrived, Error> {
+        let arrived = go(self)?;
+        if !matches!(arrived, Arrived::Diverged(_)) || self.world.digest().is_some() {
+            return Ok(arrived);
+        }
+        self.beside = None;
+        self.checkpoints.retain(|checkpoint| checkpoint.progress.is_of_all());
+        self.jump(0);
+        go(self)
     }
 
     /// Goes to where the mark with this value was set for the `count`th time, counted from 1.

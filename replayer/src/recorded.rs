@@ -102,6 +102,11 @@ impl Progress {
         Self { events, next_input, instructions: 0, digest: None, last: None }
     }
 
+    /// Whether all events up to here were compared.
+    pub(crate) fn is_of_all(&self) -> bool {
+        self.digest.is_some()
+    }
+
     /// Inputs that were given.
     pub(crate) fn inputs_given(&self) -> usize {
         self.next_input

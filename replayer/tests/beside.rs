@@ -29,6 +29,11 @@ fn record(config: &Config, keys: &str, path: &Path, keep: Option<&Keep>) -> reco
 
 /// A file of checkpoints as dense as `apart` instructions, of what a cursor passes.
 fn keep(reader: &Reader, path: &Path, apart: u64) -> u64 {
+    keep_as(reader, path, apart, 0)
+}
+
+/// The same, and each says that so many events more had happened.
+fn keep_as(reader: &Reader, path: &Path, apart: u64, wrong: u64) -> u64 {
     let mut cursor = Cursor::open(reader).expect("opened");
     let about = About {
         build: env!("CARGO_PKG_VERSION").into(),
@@ -41,7 +46,7 @@ fn keep(reader: &Reader, path: &Path, apart: u64) -> u64 {
     let kept = Checkpoints::begin(file, &about, initial, 1 << 30).expect("begun");
     let mut next = apart;
     while cursor.to_instruction(next).expect("sound") == Arrived::There {
-        let point = Point { events: cursor.event(), instruction: cursor.instruction(), ..Point::default() };
+        let point = Point { events: cursor.event() + wrong, instruction: cursor.instruction(), ..Point::default() };
         let state = cursor.machine().save();
         kept.take(point, state, cursor.machine().changed_pages(&mut digests), u64::MAX / 2000);
         next = cursor.instruction() + apart;
@@ -167,4 +172,23 @@ fn damaged_checkpoints_lead_nowhere_wrong() {
         assert_eq!(seen(&mut cursor), wanted, "step {step}");
     }
     assert!(used > 0 && refused > 0, "{used} {refused}");
+}
+
+/// Whoever can write there can make states that no run comes to. A difference that they lead to is not the trace's.
+#[test]
+fn checkpoints_that_are_wrong_are_no_difference() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.nvmx");
+    record(&config("demo", "mapped"), "", &path, None);
+    let reader = Reader::open(&path).expect("a trace");
+    keep_as(&reader, &beside(&path), 20_000, 3);
+    let mut plain = Cursor::open(&reader).expect("opened");
+    for event in [reader.len() / 3, reader.len() * 3 / 4] {
+        let mut cursor = Cursor::open(&reader).expect("opened");
+        assert!(cursor.use_beside(&beside(&path)).expect("right") > 2);
+        assert_eq!(cursor.to_event(event).expect("sound"), Arrived::There);
+        plain.to_event(event).expect("sound");
+        assert_eq!(seen(&mut cursor), seen(&mut plain));
+        assert!(cursor.digest().is_some(), "it went from the start");
+    }
 }
