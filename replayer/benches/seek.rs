@@ -59,9 +59,23 @@ fn main() {
         }
         cursor
     };
-    // Far: a fresh cursor each, as a command has one.
+    // Far: a fresh cursor each, as a command has one. Places are spread over the run's instructions: most events may be in a
+    // few of its stretches.
     let length = reader.len();
-    let places = |count: u64| (1..=count).map(move |at| at * 7 % count * (length / count));
+    let places = |count: u64| {
+        let reader = &reader;
+        let end = verdict.instructions;
+        (1..=count).map(move |at| {
+            let wanted = at * 7 % count * (end / count);
+            let (mut low, mut high) = (0, length - 1);
+            while low < high {
+                let middle = low + (high - low) / 2;
+                let at = reader.event(middle).expect("sound").at.instruction;
+                (low, high) = if at < wanted { (middle + 1, high) } else { (low, middle) };
+            }
+            low
+        })
+    };
     let show = |name: &str, mut times: Vec<Duration>| {
         times.sort_unstable();
         let mean = times.iter().sum::<Duration>() / times.len() as u32;
@@ -89,9 +103,26 @@ fn main() {
             })
             .collect(),
     );
+    show(
+        "the same without the file",
+        places(5)
+            .map(|event| {
+                let start = Instant::now();
+                near(false).to_event(event).expect("sound");
+                start.elapsed()
+            })
+            .collect(),
+    );
     let mut cursor = near(true);
-    show("anywhere, by one cursor", places(40).map(|event| timed(&mut cursor, event)).collect());
-    show("the same places again", places(40).map(|event| timed(&mut cursor, event)).collect());
+    show("50 places, by one cursor", places(50).map(|event| timed(&mut cursor, event)).collect());
+    drop(cursor);
+    let mut cursor = near(false);
+    let start = Instant::now();
+    cursor.to_event(length - 1).expect("sound");
+    let passed = start.elapsed().as_secs_f64() / whole.as_secs_f64();
+    println!("passed once, with checkpoints in memory, in {passed:.2} of the replay's time; from then on:");
+    show("50 places that were passed", places(50).map(|event| timed(&mut cursor, event)).collect());
+    show("the same places again", places(50).map(|event| timed(&mut cursor, event)).collect());
     let middle = reader.len() / 2;
     cursor.to_event(middle).expect("sound");
     for distance in [1, 100, 10_000, 1_000_000] {

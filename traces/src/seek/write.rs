@@ -157,13 +157,16 @@ struct Writing {
     summary: SeekSummary,
 }
 
+/// A page and what it holds now; of a content that is new, the list that has it and the place in that.
+type Row = (u32, Result<Content, (usize, usize)>);
+
 /// What of the pending pages the file does not have yet.
 #[derive(Default)]
 struct News<'a> {
     /// Hashes of new contents, and of each the page that has it first: of pages that have none of their own yet, and others.
     lists: [Vec<([u8; 32], u32)>; 2],
-    /// The contents that pages have now; the list and the place in it of one that is new.
-    rows: Vec<(u32, Result<Content, (usize, usize)>)>,
+    /// What the pages hold now.
+    rows: Vec<Row>,
     found: BTreeMap<[u8; 32], (usize, usize)>,
     bytes: BTreeMap<u32, &'a [u8]>,
 }
@@ -251,9 +254,7 @@ impl Writing {
         let (mut image, mut depths) = self.groups(fresh, &news, first)?;
         let (changed, more) = self.groups(others, &news, first + fresh.len() as u32)?;
         depths.extend(more);
-        let place = |row: &(u32, Result<Content, _>)| {
-            Some((row.0, row.1.or_else(|new| Content::kept(number(new)).ok_or(())).ok()?))
-        };
+        let place = |row: &Row| Some((row.0, row.1.or_else(|new| Content::kept(number(new)).ok_or(())).ok()?));
         let rows: Option<Vec<(u32, Content)>> = news.rows.iter().map(place).collect();
         // So many contents would be thousands of times the memory of any machine.
         let Some(rows) = rows else { return Ok(()) };
