@@ -261,6 +261,9 @@ pub fn salvage_all(bytes: Vec<u8>) {
 pub const PAGES: u32 = 48;
 const PAGE: usize = 4096;
 
+/// Every page of a machine.
+pub type Pages = Vec<Box<[u8]>>;
+
 /// A file of checkpoints, and what is true of them.
 pub struct SoundSeek {
     pub bytes: Vec<u8>,
@@ -268,7 +271,7 @@ pub struct SoundSeek {
     /// Pages that are not zeros before the run.
     pub initial: BTreeMap<u32, Box<[u8]>>,
     /// Of each checkpoint: where it is, its state, and all pages.
-    pub points: Vec<(Point, Vec<u8>, Vec<Box<[u8]>>)>,
+    pub points: Vec<(Point, Vec<u8>, Pages)>,
 }
 
 /// Bytes that a thread writes and another has afterwards.
@@ -297,7 +300,7 @@ pub fn sound_seek() -> &'static SoundSeek {
             bytes
         };
         let initial: BTreeMap<u32, Box<[u8]>> = (3..9).map(|page| (page, noise(&mut random))).collect();
-        let mut memory: Vec<Box<[u8]>> = vec![[0; PAGE].into(); PAGES as usize];
+        let mut memory: Pages = vec![[0; PAGE].into(); PAGES as usize];
         initial.iter().for_each(|(page, bytes)| memory[*page as usize] = bytes.clone());
         let about = About { build: "1.2.3".into(), form: 77, beginning: [9; 32] };
         let written = Shared::default();
@@ -364,7 +367,7 @@ pub fn walk_seek(bytes: Vec<u8>, mut each: impl FnMut(&Point, &[u8], &[Box<[u8]>
     for step in 0..count.min(24) {
         let number = step * 29 % count;
         let Some(point) = file.point(number).copied() else { continue };
-        let mut pages: Vec<Box<[u8]>> = vec![[0xee; PAGE].into(); PAGES as usize];
+        let mut pages: Pages = vec![[0xee; PAGE].into(); PAGES as usize];
         let state = file.state(number);
         let told =
             file.pages(number, PAGES, initial, |_, _| false, |page, _, bytes| pages[page as usize] = bytes.into());
