@@ -2,6 +2,7 @@
 
 mod apic;
 mod controls;
+mod depth;
 mod entry_checks;
 mod faults;
 mod hostile;
