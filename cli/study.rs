@@ -4,7 +4,7 @@ use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
 use super::words::{CheckArgs, JudgeArgs, JudgeBy, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
-use analyzer::findings::PoolFinding;
+use analyzer::findings::{Mistake, MistakeKind, PoolFinding};
 use analyzer::judge::{Judged, Rule, Verdict};
 use analyzer::{Checked, Error, Findings, Format, Limits, Tables, report};
 use replayer::judge::Need;
@@ -42,7 +42,7 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
         true => verdicts(&args.judge, path, &mut reader, print)?,
         false => None,
     };
-    let tables = Tables::read(&reader).with_verdicts(verdicts.as_deref());
+    let tables = Tables::read(&reader).with_verdicts(verdicts.as_ref().map(|tried| tried.verdicts.as_slice()));
     let frame = analyzer::query(&tables, sql).map_err(|error| failure(path, error))?;
     let format = match args.format {
         QueryFormat::Table => Format::Table,
@@ -127,13 +127,24 @@ pub fn findings(path: &Path, reader: &Reader) -> Result<Findings> {
     analyzer::findings(&name, reader.into()).map_err(|error| failure(path, error))
 }
 
-fn findings_with(path: &Path, reader: &Reader, verdicts: Option<&[Judged]>) -> Result<Findings> {
+fn findings_with(path: &Path, reader: &Reader, tried: Option<Tried>) -> Result<Findings> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    analyzer::findings_with(&name, reader.into(), verdicts).map_err(|error| failure(path, error))
+    let verdicts = tried.as_ref().map(|tried| tried.verdicts.as_slice());
+    let mut found = analyzer::findings_with(&name, reader.into(), verdicts).map_err(|error| failure(path, error))?;
+    if let Some(tried) = tried {
+        found.add_mistakes(tried.mistakes);
+    }
+    Ok(found)
+}
+
+/// What a second execution found.
+struct Tried {
+    verdicts: Vec<Judged>,
+    mistakes: Vec<Mistake>,
 }
 
 /// The verdicts of a second execution, if they are wanted.
-fn verdicts(args: &JudgeArgs, path: &Path, reader: &mut Reader, print: &Print) -> Result<Option<Vec<Judged>>> {
+fn verdicts(args: &JudgeArgs, path: &Path, reader: &mut Reader, print: &Print) -> Result<Option<Tried>> {
     if args.judge == JudgeBy::Rule {
         return Ok(None);
     }
@@ -163,7 +174,20 @@ fn verdicts(args: &JudgeArgs, path: &Path, reader: &mut Reader, print: &Print) -
         };
         Judged::by_replay(one.event, one.at, one.flush, rule, one.narrower.map(|kind| kind.name()))
     });
-    Ok(Some(judged.collect()))
+    let mistakes = judgement.out_of_line.iter().map(|one| {
+        let what = &one.what;
+        let proof = format!(
+            "by {}, L2-physical {:#x} under EPT pointer {:#x} ({:#x} for silicon): the entry is {:#x} and must be {:#x}",
+            what.cause.name(),
+            what.gpa,
+            what.eptp12,
+            what.eptp02,
+            what.entry,
+            what.due,
+        );
+        Mistake { kind: MistakeKind::Ept02Unsynced, count: 1, first: one.event, at: one.at, proof }
+    });
+    Ok(Some(Tried { verdicts: judged.collect(), mistakes: mistakes.collect() }))
 }
 
 /// What was found, in a few lines.
@@ -205,7 +229,7 @@ pub fn check(args: &CheckArgs, print: &Print) -> Result<Status> {
         exits_per_l2_exit: args.max_exits_per_l2_exit,
     };
     let verdicts = verdicts(&args.judge, path, &mut reader, print)?;
-    let checked = analyzer::check(&findings_with(path, &reader, verdicts.as_deref())?, &limits);
+    let checked = analyzer::check(&findings_with(path, &reader, verdicts)?, &limits);
     let passed = checked.iter().all(Checked::holds);
     let mut out = print.out();
     if args.json {
@@ -244,7 +268,7 @@ pub fn report(args: &ReportArgs, print: &Print) -> Result<Status> {
     for path in &args.traces {
         let mut reader = open(path, print)?;
         let verdicts = verdicts(&args.judge, path, &mut reader, print)?;
-        found.push(findings_with(path, &reader, verdicts.as_deref())?);
+        found.push(findings_with(path, &reader, verdicts)?);
         bar.inc(1);
     }
     bar.finish_and_clear();

@@ -4,6 +4,7 @@ mod common;
 
 use analyzer::{Format, Source, Tables, findings, query, report, schema};
 use common::{of, record};
+use hv_defs::slip::{Slip, Slips};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -84,6 +85,8 @@ fn every_key_of_the_json_report_is_documented() {
     for (guest, policy) in [("demo", "mapped"), ("stale", "mapped"), ("pool-thrash", "kvm-2015")] {
         paths(&report::json_value(&[of(&record(guest, policy, |_| {}))]), "", &mut keys);
     }
+    let leaky = record("witness", "mapped", |config| config.slips = Slips::default().with(Slip::VpidLeaked));
+    paths(&report::json_value(&[of(&leaky)]), "", &mut keys);
     let path = format!("{}/../docs/report-json.md", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));

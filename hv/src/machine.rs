@@ -573,6 +573,16 @@ impl<S: Silicon> Machine<S> {
         &self.l0
     }
 
+    /// Has L0 audit its EPT02s: see [`L0::audit`]. The run is the same.
+    pub fn audit(&mut self) {
+        self.l0.audit();
+    }
+
+    /// What the audit found since the last call.
+    pub fn take_audit(&mut self) -> Vec<l0::Unsynced> {
+        self.l0.take_audit()
+    }
+
     /// The silicon: registers, TLBs, VMCSs, host-physical memory.
     pub fn silicon(&mut self) -> &mut S {
         &mut self.l0.silicon

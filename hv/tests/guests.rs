@@ -233,6 +233,14 @@ fn the_events_of_stale_show_the_change_and_no_flush_of_l1s_before_the_next_entry
 }
 
 #[test]
+fn resync_counts_its_rounds() {
+    // L2 reads, one less in each round than what it then writes and gives.
+    for preset in hv_defs::policy::PRESETS {
+        check_console("resync", preset.name, "resync: L2 has counted to 8\n");
+    }
+}
+
+#[test]
 fn two_runs_are_one() {
     for guest in hv::guests::list() {
         for policy in ["no-vpid", "kvm-2015", "mapped"] {

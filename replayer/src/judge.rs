@@ -6,11 +6,15 @@
 //! tables no longer say, and it was L0 that owed the flush: it changed an EPT, it gave a tag to another guest, it moved a
 //! vCPU, or it did not carry out what a guest had asked for. What a guest owes itself, as INVLPG, is not counted.
 //!
+//! Beside flushes: where the policy has a nested entry bring an EPT02 in line with EPT12, whether it is. That is no matter
+//! of what a TLB holds, so it is told by itself.
+//!
 //! See: [`hv::mmu::Adversary`].
 
 use crate::recorded::Recorded;
 use crate::{Divergence, Error, machine_of};
 use core::ops::ControlFlow;
+use hv::l0::Unsynced;
 use hv::machine::Machine;
 use hv::mmu::{Adversary, Finding, Part, Stale};
 use hv::world::World;
@@ -72,11 +76,24 @@ pub struct Judged {
     pub proven: u64,
 }
 
+/// A nested entry under an EPT02 that is not what EPT12 says, though the policy has the entry bring it in line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfLine {
+    /// The event of the VM entry.
+    pub event: u64,
+    /// That event's stamp.
+    pub at: Stamp,
+    /// What differs.
+    pub what: Unsynced,
+}
+
 /// What a judge by replay found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Judgement {
     /// Every flush of L0's and every missing one, in the order of events.
     pub flushes: Vec<Judged>,
+    /// EPT02s that were not brought in line, in the order of events.
+    pub out_of_line: Vec<OutOfLine>,
     /// Translations that were out of date by the guests' own doing: they owe themselves the flush.
     pub guests_own: u64,
     /// The first difference between the recording and this run; what comes behind it is not judged by the recording.
@@ -277,6 +294,7 @@ pub fn judge_watched(reader: &Reader, progress: &mut dyn FnMut(u64)) -> Result<J
     let config = Config { log: if without_vmcs { Log::Vmcs } else { own.log }, ..own.clone() };
     let mut machine = machine_of(reader.header(), &config)?;
     machine.silicon().set_adversary(Adversary::default);
+    machine.audit();
     let mut court = Court {
         pcpus: config.pcpus,
         recorded: Recorded::new(reader, None, Box::new(progress))?.lenient(),
@@ -365,7 +383,20 @@ fn judgement(machine: &mut Machine, court: &Court<'_>) -> Judgement {
     }
     flushes.extend(missing.into_values());
     flushes.sort_by_key(|judged| (judged.event, judged.need == Need::Missing));
-    Judgement { flushes, guests_own, divergence: court.recorded.divergence().cloned() }
+    let out_of_line = out_of_line(court, machine.take_audit());
+    Judgement { flushes, out_of_line, guests_own, divergence: court.recorded.divergence().cloned() }
+}
+
+/// What the audit found, by the VM entries that followed: L0 takes no instructions.
+fn out_of_line(court: &Court<'_>, found: Vec<Unsynced>) -> Vec<OutOfLine> {
+    let mut from = 0;
+    let placed = found.into_iter().filter_map(|what| {
+        from += court.entries[from..].partition_point(|entry| entry.at.instruction < what.instruction);
+        let mut same = court.entries[from..].iter().take_while(|entry| entry.at.instruction == what.instruction);
+        let entry = same.find(|entry| entry.at.vcpu == what.vcpu && entry.owner.level > 1)?;
+        Some(OutOfLine { event: entry.event, at: entry.at, what })
+    });
+    placed.collect()
 }
 
 fn proof(court: &Court<'_>, entry: Stale) -> Option<Proof> {
@@ -467,7 +498,11 @@ fn owed(court: &Court<'_>, entry: &Stale, part: Part) -> Option<(Cause, Flush)> 
         address: 0,
         dropped: 0,
     };
-    if part == Part::Ept {
+    // A tag that goes from one L2 to another must be flushed, whichever tables the two differ in.
+    let handed_over = !entry.guest_physical
+        && walked.owner.vcpu == used.owner.vcpu
+        && matches!((walked.owner.vpid12, used.owner.vpid12), (Vpid12::On(before), Vpid12::On(now)) if before != now);
+    if part == Part::Ept && !handed_over {
         let flush = Flush { kind: FlushKind::InveptSingle, vpid: 0, eptp: used.eptp, address: entry.gpa, ..none };
         let cause = if walked.owner == used.owner { Cause::EptZap } else { Cause::ApicAccessPage };
         return Some(match court.follows_ept12(entry) {

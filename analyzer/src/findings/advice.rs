@@ -2,8 +2,8 @@
 
 use super::exits::{NestedExit, ratio};
 use super::vmcs::FieldRow;
-use super::{Findings, FlushRow};
-use crate::judge::{Rule, Verdict};
+use super::{Direction, Findings, FlushRow};
+use crate::judge::{JudgedBy, Rule, Verdict};
 use crate::number::{grouped, percent};
 use hv_defs::cost::DEFAULT as COSTS;
 use hv_defs::event::{Actor, Cause, FlushKind, Which};
@@ -57,6 +57,7 @@ pub(crate) fn many(count: u64, one: &str, more: &str) -> String {
 pub(super) fn advise(of: &Findings) -> Vec<Advice> {
     let mut advice = Vec::new();
     missing(of, &mut advice);
+    mistakes(of, &mut advice);
     trouble(of, &mut advice);
     flushes(of, &mut advice);
     pool(of, &mut advice);
@@ -68,6 +69,16 @@ pub(super) fn advise(of: &Findings) -> Vec<Advice> {
 
 fn missing(of: &Findings, advice: &mut Vec<Advice>) {
     for row in of.flushes.rows.iter().filter(|row| row.verdict == Verdict::Missing) {
+        if row.rule.ground() == JudgedBy::Replay {
+            let (count, first) = (many(row.count, "flush is", "flushes are"), grouped(row.first));
+            let (kind, actor, cause) = (row.kind.name().to_uppercase(), row.actor.name(), row.cause.name());
+            let text = format!(
+                "{count} missing ({kind} for {cause}, owed by {actor}): from event {first} on, guests ran that a \
+                 translation could have served which the tables no longer gave. {actor} must execute it before such an entry."
+            );
+            advice.push(Advice { severity: Severity::Wrong, topic: "missing-flush", text, saves: 0 });
+            continue;
+        }
         let what = if row.cause == Cause::EptZap { "removed" } else { "changed" };
         let who = if row.actor == Actor::L0 {
             "L1 asked for the INVEPT and L0 did not carry it out: L0 must execute INVEPT on the CPU before it enters L2"
@@ -82,6 +93,22 @@ fn missing(of: &Findings, advice: &mut Vec<Advice>) {
             what,
         );
         advice.push(Advice { severity: Severity::Wrong, topic: "missing-flush", text, saves: 0 });
+    }
+}
+
+fn mistakes(of: &Findings, advice: &mut Vec<Advice>) {
+    for mistake in &of.mistakes {
+        let wasted = mistake.kind.direction() == Direction::Wasted;
+        let severity = if wasted { Severity::Waste } else { Severity::Wrong };
+        let text = format!(
+            "{} ({}), first at event {}: {}. {}",
+            many(mistake.count, "mistake", "mistakes") + " of L0's",
+            mistake.kind.name(),
+            grouped(mistake.first),
+            mistake.proof,
+            mistake.kind.why(),
+        );
+        advice.push(Advice { severity, topic: "l0-mistake", text, saves: 0 });
     }
 }
 
@@ -107,10 +134,18 @@ fn trouble(of: &Findings, advice: &mut Vec<Advice>) {
     }
 }
 
-/// What to do about flushes that a rule found wasted.
-fn remedy(row: &FlushRow) -> String {
+/// What to do about flushes that were wasted, where L0 could know it when it flushed; `None` where it could not.
+fn remedy(row: &FlushRow) -> Option<String> {
     let cause = row.cause;
-    match (row.rule, cause) {
+    let rule = match (row.rule, row.known_by) {
+        // L0 knows what it flushes for, and what silicon does by itself.
+        (Rule::WrongTarget, _) => return Some(format!("name what the `{}` flush is for, not another", cause.name())),
+        (rule, _) if rule.is_known_then() => rule,
+        (_, Some(rule)) => rule,
+        (rule, None) if matches!(cause, Cause::HardwareEntry | Cause::HardwareExit) => rule,
+        _ => return None,
+    };
+    let text = match (rule, cause) {
         (_, Cause::HardwareEntry | Cause::HardwareExit) => {
             "give L1 and L2 VPIDs, so that entries and exits drop nothing by themselves".into()
         }
@@ -136,7 +171,8 @@ fn remedy(row: &FlushRow) -> String {
             "L1 need not INVEPT when no present entry lost a permission or its page".into()
         }
         _ => format!("drop the `{}` flush where this rule holds", cause.name()),
-    }
+    };
+    Some(text)
 }
 
 fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
@@ -156,15 +192,31 @@ fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
             _ => ("redundant-flush", "redundant"),
         };
         let kind = if row.kind == FlushKind::Transition { "transition".into() } else { row.kind.name().to_uppercase() };
-        let text = format!(
-            "{} of {} {} {verdict} ({kind} for {} by {}, rule {}): {}. {} {}.",
+        let rule = match row.known_by {
+            Some(known) => format!("rule {}, known by {}", row.rule.name(), known.name()),
+            None => format!("rule {}", row.rule.name()),
+        };
+        let mut text = format!(
+            "{} of {} {} {verdict} ({kind} for {} by {}, {rule}): ",
             grouped(row.count),
             many(made, "flush", "flushes"),
             if row.count == 1 { "is" } else { "are" },
             row.cause.name(),
             row.actor.name(),
-            row.rule.name(),
-            remedy(row),
+        );
+        let Some(remedy) = remedy(row) else {
+            // What L0 cannot know it cannot go by.
+            text += &format!(
+                "this run shows it only afterwards, and another run may need them. Nothing that L0 knew when it flushed said \
+                 so: they are not to be dropped, but show what a finer account of what each tag holds could spare, at most \
+                 {} modelled cycles.",
+                grouped(saves)
+            );
+            advice.push(Advice { severity: Severity::Note, topic: "hindsight-flush", text, saves: 0 });
+            continue;
+        };
+        text += &format!(
+            "{remedy}. {} {}.",
             dropped(row) + if row.count == 1 { " it" } else { " them" },
             saved(saves, of.overview.cycles),
         );

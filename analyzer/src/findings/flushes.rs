@@ -21,6 +21,8 @@ pub struct FlushRow {
     pub actor: Actor,
     /// For a flush that is too broad, the kind that would do.
     pub narrower: Option<&'static str>,
+    /// Of a wasted one by replay, the rule by which L0 could have known it: see [`Judged::known_by`].
+    pub known_by: Option<Rule>,
     /// How many.
     pub count: u64,
     /// TLB entries dropped.
@@ -69,7 +71,7 @@ impl Flushes {
     }
 }
 
-type Key = (Verdict, Rule, Cause, FlushKind, Actor, Option<&'static str>);
+type Key = (Verdict, Rule, Cause, FlushKind, Actor, Option<&'static str>, Option<Rule>);
 
 #[derive(Debug, Default)]
 pub(super) struct Fold {
@@ -80,7 +82,7 @@ pub(super) struct Fold {
 impl Fold {
     pub(super) fn see(&mut self, judged: Judged, costs: &Costs) {
         let flush = &judged.flush;
-        let key = (judged.verdict, judged.rule, flush.cause, flush.kind, flush.actor, judged.narrower);
+        let key = (judged.verdict, judged.rule, flush.cause, flush.kind, flush.actor, judged.narrower, judged.known_by);
         let row = self.rows.entry(key).or_insert_with(|| FlushRow {
             verdict: judged.verdict,
             rule: judged.rule,
@@ -88,6 +90,7 @@ impl Fold {
             kind: flush.kind,
             actor: flush.actor,
             narrower: judged.narrower,
+            known_by: judged.known_by,
             count: 0,
             dropped: 0,
             dropped_nothing: 0,

@@ -3,6 +3,7 @@
 pub mod advice;
 mod exits;
 mod flushes;
+mod mistakes;
 mod pool;
 mod small;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod vmcs;
 pub use advice::{Advice, Severity};
 pub use exits::{CausedExits, ExitRow, Multiplication, NestedExit};
 pub use flushes::{FlushRow, Flushes};
+pub use mistakes::{Direction, Mistake, MistakeKind};
 pub use pool::PoolFinding;
 pub use small::{EptPage, EptRow, InjectionRow, Phase, VpidRow};
 pub use vmcs::{FieldRow, Vmcs};
@@ -35,6 +37,8 @@ pub struct Findings {
     pub multiplication: Multiplication,
     /// Flushes and their verdicts.
     pub flushes: Flushes,
+    /// Mistakes of L0's that are no matter of one flush.
+    pub mistakes: Vec<Mistake>,
     /// The vmcs02 pool, by vCPU.
     pub pools: Vec<PoolFinding>,
     /// VMCS accesses.
@@ -53,6 +57,14 @@ pub struct Findings {
     pub phases: Vec<Phase>,
     /// What to change, most urgent first.
     pub advice: Vec<Advice>,
+}
+
+impl Findings {
+    /// Adds what a second execution found.
+    pub fn add_mistakes(&mut self, found: Vec<Mistake>) {
+        self.mistakes = mistakes::gather(core::mem::take(&mut self.mistakes).into_iter().chain(found));
+        self.advice = advice::advise(self);
+    }
 }
 
 /// What a trace is of.
@@ -180,6 +192,7 @@ struct Pass {
     bench: Bench,
     exits: exits::Fold,
     flushes: flushes::Fold,
+    mistakes: mistakes::Fold,
     pools: pool::Fold,
     vmcs: vmcs::Fold,
     small: small::Fold,
@@ -196,6 +209,7 @@ impl Default for Pass {
             bench: Bench::default(),
             exits: exits::Fold::default(),
             flushes: flushes::Fold::default(),
+            mistakes: mistakes::Fold::default(),
             pools: pool::Fold::default(),
             vmcs: vmcs::Fold::default(),
             small: small::Fold::default(),
@@ -228,6 +242,7 @@ impl Pass {
             _ => {}
         }
         self.exits.see(event, &self.costs);
+        self.mistakes.see(number, event);
         self.small.see(event);
         if !matches!(kind, Kind::Pool | Kind::Injection) {
             self.bench.see(number, event);
@@ -257,6 +272,7 @@ impl Pass {
             exits,
             multiplication,
             flushes: self.flushes.finish(),
+            mistakes: self.mistakes.finish(),
             pools: self.pools.finish(&self.costs),
             vmcs: self.vmcs.finish(),
             vpids,

@@ -155,3 +155,93 @@ proptest! {
         prop_assert_eq!(missing.sum::<u64>(), found.flushes.missing.len() as u64);
     }
 }
+
+/// What the VPID map of vCPU `vcpu` does.
+fn vpid(story: Story, vcpu: u16, op: VpidOp, vpid12: u16, vpid02: u16) -> Story {
+    story.on(vcpu, 0).event(What::Vpid(Vpid { op, vpid12, vpid02 }))
+}
+
+/// VMXOFF of a vCPU, in the course of which VPIDs are given back.
+fn vmxoff(story: Story, vcpu: u16, freed: &[(u16, u16)]) -> Story {
+    let story = story.on(vcpu, 0).exit(1, Reason::VMXOFF, Actor::L0);
+    freed.iter().fold(story, |story, (vpid12, vpid02)| vpid(story, vcpu, VpidOp::Free, *vpid12, *vpid02)).l1()
+}
+
+#[track_caller]
+fn mistakes(story: &Story, expected: &[(&str, &str, u64, u64)]) {
+    let found = of(story).mistakes;
+    let got: Vec<_> = found
+        .iter()
+        .map(|found| (found.kind.name(), found.kind.direction().name(), found.count, found.first))
+        .collect();
+    assert_eq!(got, expected, "{found:#?}");
+}
+
+#[test]
+fn every_vpid_has_one_holder_who_gives_it_back_once() {
+    use VpidOp::{Free, Hit, Map, Recycle};
+    let story = || Story::default().l1();
+    let held = || vpid(vpid(story(), 0, Map, 5, 2), 0, Hit, 5, 2);
+    mistakes(&vmxoff(vpid(held(), 0, Recycle, 6, 2), 0, &[(6, 2)]), &[]);
+    mistakes(&vmxoff(held(), 0, &[]), &[("vpid-leaked", "wasted", 1, 3)]);
+    mistakes(&vmxoff(held(), 0, &[(5, 2), (5, 2)]), &[("vpid-freed-twice", "wrong-target", 1, 5)]);
+    // One that no vpid12 had is given back for 0, and once.
+    mistakes(&vmxoff(story(), 0, &[(0, 2)]), &[]);
+    mistakes(&vmxoff(story(), 0, &[(0, 2), (0, 2)]), &[("vpid-freed-twice", "wrong-target", 1, 3)]);
+    mistakes(&vpid(vmxoff(held(), 0, &[(5, 2)]), 0, Hit, 5, 2), &[("vpid-after-free", "wrong-target", 1, 6)]);
+    // Another has it by then, and then both.
+    let taken = vpid(vmxoff(held(), 0, &[(5, 2)]), 1, Map, 7, 2);
+    mistakes(&taken, &[]);
+    mistakes(&vmxoff(taken.clone(), 0, &[(5, 2)]), &[("vpid-freed-twice", "wrong-target", 1, 8)]);
+    mistakes(&vpid(taken.clone(), 0, Map, 5, 2), &[("vpid-shared", "wrong-target", 1, 7)]);
+    mistakes(&vpid(story(), 0, Map, 5, VPID01), &[("vpid-shared", "wrong-target", 1, 1)]);
+    // A VMXOFF that faults leaves L1 in VMX operation.
+    let info = hv_defs::exit::InterruptionInfo::default();
+    let fault = What::Injection(Injection { level: 1, info, error_code: 0 });
+    mistakes(&held().exit(1, Reason::VMXOFF, Actor::L0).event(fault).l1(), &[]);
+    let found = of(&vmxoff(held(), 0, &[]));
+    let taught = &found.advice[0];
+    assert_eq!((taught.topic, taught.severity), ("l0-mistake", super::Severity::Waste));
+    assert!(taught.text.contains("vCPU 0 keeps VPID 2, of vpid12 5, after VMXOFF"), "{}", taught.text);
+    let freed = vpid(held(), 0, Free, 5, 2);
+    mistakes(&freed, &[]);
+}
+
+#[test]
+fn what_l1_writes_reaches_vmcs02_and_rights_are_masked() {
+    use hv_defs::vmcs::{EXCEPTION_BITMAP, GUEST_CS_ACCESS_RIGHTS, GUEST_RSP, VmcsField};
+    let access = |actor, which, address, op, field: VmcsField, value| {
+        let old = if op == VmcsOp::Read { value } else { 0 };
+        What::Vmcs(VmcsAccess { actor, which, address, op, field, old, value })
+    };
+    let l0 = |op, value| access(Actor::L0, Which::Vmcs02, 0x5002, op, GUEST_RSP.field(), value);
+    let story = || Story::default().l2(0, 2).exit(2, Reason::VMCALL, Actor::L1).event(l0(VmcsOp::Read, 7)).l1();
+    let wrote = || story().write12(0, GUEST_RSP.field(), 9);
+    mistakes(&wrote().event(l0(VmcsOp::Write, 9)).l2(0, 2), &[]);
+    mistakes(&wrote().l2(0, 2).l2(0, 2), &[("vmcs02-stale", "missing", 1, 5)]);
+    // What vmcs02 holds by now the events do not tell.
+    mistakes(&Story::default().l2(0, 2).l1().write12(0, GUEST_RSP.field(), 9).l2(0, 2), &[]);
+    // L0 merges this one with its own.
+    mistakes(&story().write12(0, EXCEPTION_BITMAP.field(), 9).l2(0, 2), &[]);
+    let rights =
+        |value| access(Actor::L2, Which::Shadow12, 0x9000, VmcsOp::Write, GUEST_CS_ACCESS_RIGHTS.field(), value);
+    mistakes(&Story::default().event(rights(0x1_f0ff)), &[]);
+    mistakes(&Story::default().event(rights(0xffff_ffff)), &[("rights-unmasked", "wrong-value", 1, 0)]);
+}
+
+#[test]
+fn a_flush_names_what_it_is_for() {
+    use Cause::{InveptEmulation, InvvpidEmulation, RootLoad};
+    use FlushKind::{InveptSingle, InvvpidSingle};
+    let wrong = |first| [("flush-wrong-target", "wrong-target", 1, first)];
+    let story = || vpid(Story::default().l1(), 0, VpidOp::Map, 5, 2).l2(0, 2).l1();
+    let root = crate::story::eptp02(0);
+    mistakes(&story().flush(InveptSingle, RootLoad, 0, root).l2(0, 2), &[]);
+    mistakes(&story().flush(InveptSingle, RootLoad, 0, crate::story::EPTP01).l2(0, 2), &wrong(4));
+    mistakes(&story().flush(InvvpidSingle, InvvpidEmulation, 2, 0).l1(), &[]);
+    mistakes(&story().flush(InvvpidSingle, InvvpidEmulation, VPID01, 0).l1(), &wrong(4));
+    mistakes(&story().flush(InveptSingle, InvvpidEmulation, 0, root).l1(), &wrong(4));
+    mistakes(&story().flush(InvvpidSingle, InveptEmulation, 2, 0).l1(), &wrong(4));
+    // One VPID for L1 and its L2s.
+    mistakes(&Story::default().l1().flush(InvvpidSingle, InvvpidEmulation, VPID01, 0).l1(), &[]);
+}

@@ -2,7 +2,7 @@
 
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::event::{Entry, NO_ADDRESS, VmcsAccess, VmcsOp, Which};
-use hv_defs::vmcs::{PRIMARY_CONTROLS, SECONDARY_CONTROLS, VPID};
+use hv_defs::vmcs::{APIC_ACCESS_ADDRESS, PRIMARY_CONTROLS, SECONDARY_CONTROLS, VPID};
 use std::collections::BTreeMap;
 
 /// The VPID that L1 gave its guest.
@@ -26,11 +26,23 @@ pub(super) struct Owner {
     pub(super) vpid12: Vpid12,
 }
 
+/// How a guest sees its APIC-access page, which mappings of a root are made for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum View {
+    /// The guest has none: it is L1, or vmcs12 does not virtualize APIC accesses.
+    Plain,
+    /// The page, as L1 names it.
+    Page(u64),
+    /// The events do not tell. The address of the vmcs12 stands for the guest.
+    Unknown(u64),
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Controls {
     primary: Option<u64>,
     secondary: Option<u64>,
     vpid: Option<u64>,
+    apic: Option<u64>,
 }
 
 /// What is known of vmcs12s, from accesses to them and from the VPID map's events.
@@ -53,6 +65,8 @@ impl Guests {
             |controls| &mut controls.secondary
         } else if field == VPID.field() {
             |controls| &mut controls.vpid
+        } else if field == APIC_ACCESS_ADDRESS.field() {
+            |controls| &mut controls.apic
         } else {
             return;
         };
@@ -69,6 +83,21 @@ impl Guests {
         let vpid12 = if entry.vmcs12 == NO_ADDRESS { Vpid12::NotNested } else { self.vpid12(entry.vmcs12, mapped) };
         // For L0 all of L1's VMCSs are alike, and so are their guests: what tells them apart is the VPID.
         Owner { vcpu, level: entry.level.min(2), vpid12 }
+    }
+
+    /// How the guest that is entered sees its APIC-access page.
+    pub(super) fn view(&self, entry: &Entry) -> View {
+        if entry.vmcs12 == NO_ADDRESS {
+            return View::Plain;
+        }
+        let controls = self.vmcs12.get(&entry.vmcs12).copied().unwrap_or_default();
+        let activates = |primary| primary & u64::from(PrimaryControls::ACTIVATE_SECONDARY.bits()) != 0;
+        let virtualizes = |secondary| secondary & u64::from(SecondaryControls::VIRTUALIZE_APIC_ACCESSES.bits()) != 0;
+        match (controls.primary.map(activates), controls.secondary.map(virtualizes), controls.apic) {
+            (Some(false), ..) | (_, Some(false), _) => View::Plain,
+            (Some(true), Some(true), Some(page)) => View::Page(page),
+            _ => View::Unknown(entry.vmcs12),
+        }
     }
 
     fn vpid12(&self, vmcs12: u64, mapped: Option<(u16, u16)>) -> Vpid12 {

@@ -11,6 +11,7 @@ mod rules;
 mod tests;
 mod tlb;
 
+pub(crate) use rules::named;
 pub use rules::{JudgedBy, Rule, Verdict};
 
 use crate::{Error, Source};
@@ -34,12 +35,15 @@ pub struct Judged {
     pub rule: Rule,
     /// For [`Verdict::TooBroad`], the kind of flush that would do.
     pub narrower: Option<&'static str>,
+    /// Of a verdict by replay that the flush was wasted: the rule by which L0 could have known it when it flushed. `None`:
+    /// it is known only from what came after.
+    pub known_by: Option<Rule>,
 }
 
 impl Judged {
     /// A verdict that a second execution gave.
     pub fn by_replay(event: u64, at: Stamp, flush: Flush, rule: Rule, narrower: Option<&'static str>) -> Self {
-        Self { event, at, flush, verdict: rule.verdict(), judged_by: rule.ground(), rule, narrower }
+        Self { event, at, flush, verdict: rule.verdict(), judged_by: rule.ground(), rule, narrower, known_by: None }
     }
 }
 
@@ -73,7 +77,8 @@ impl Bench {
                 let place = given.partition_point(|one| one.event < own.event);
                 let same = given[place..].iter().take_while(|one| one.event == own.event);
                 // A run that went another way has no more to say of the recording's.
-                Some(same.copied().find(|one| one.verdict != Verdict::Missing).unwrap_or(own))
+                let one = same.copied().find(|one| one.verdict != Verdict::Missing);
+                Some(one.map_or(own, |one| Judged { known_by: known_by(&own, &one), ..one }))
             }
             Some(_) => Some(own),
         })
@@ -86,6 +91,12 @@ impl Bench {
             self.given.iter().flatten().filter(|one| one.verdict == Verdict::Missing).copied().collect();
         self.verdicts().chain(missing)
     }
+}
+
+/// The rule by which L0 could have known what the replay says, when it flushed.
+fn known_by(own: &Judged, given: &Judged) -> Option<Rule> {
+    let wasted = |verdict| matches!(verdict, Verdict::Redundant | Verdict::TooBroad);
+    (wasted(given.verdict) && own.verdict == given.verdict && own.rule.is_known_then()).then_some(own.rule)
 }
 
 /// Every flush of a source with its verdict, in the order of events; a missing flush stands behind a flush of the same

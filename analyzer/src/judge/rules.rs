@@ -4,7 +4,7 @@
 //! the guest that is entered find what it must not? A tag that is never entered again needed no flush.
 
 use super::Judged;
-use super::guests::{Guests, Owner, Vpid12};
+use super::guests::{Guests, Owner, View, Vpid12};
 use super::tlb::{Cpu, Held, Pending, Tag, covers, ep4ta, is_invept, needs_invept, width};
 use hv_defs::event::{Actor, Cause, Entry, EptChange, EptOp, Event, Flush, FlushKind, Stamp, What};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +30,7 @@ macro_rules! named {
         }
     };
 }
+pub(crate) use named;
 
 named! {
     /// What is said of a flush.
@@ -88,6 +89,15 @@ rules! {
     /// See [`Rule::why`], as for all of them.
     NotFlushed "not-flushed" Missing
         "A present EPT02 entry that L2 may have used lost a permission or its page, and L2 was entered under that root again with no INVEPT between.";
+    /// A tag in two hands, without a flush.
+    TagNotFlushed "tag-not-flushed" Missing
+        "A guest was entered under a tag that holds what another guest, which it must not see, has put there since the last flush.";
+    /// A transition that L1 does not tag, without a flush.
+    UntaggedNotFlushed "untagged-not-flushed" Missing
+        "vmcs12 does not enable VPID, so L1 is owed a flush at the entry, and L2 was entered with what it had cached before L1 ran.";
+    /// An APIC-access page in the mappings of a root that another is run under.
+    ApicPageNotFlushed "apic-page-not-flushed" Missing
+        "A guest was entered under a root of L0's that holds mappings made for a guest with another APIC-access page, or with none.";
     /// An EPT change that needs INVEPT.
     MappingChanged "mapping-changed" Required
         "A present EPT02 entry that a guest may have used under this root lost a permission or its page since the last flush.";
@@ -106,6 +116,9 @@ rules! {
     /// A transition that L1 does not tag.
     Untagged "untagged" Required
         "vmcs12 does not enable VPID, so L1 is owed a flush at each entry and exit of L2, and the tag was used again.";
+    /// Mappings of one guest's APIC-access page, for another.
+    OtherApicPage "other-apic-page" Required
+        "Guests with different APIC-access pages, or with one and without, run under this root, so that the mappings that one leaves would serve the other.";
     /// A VPID that changed hands.
     Recycled "recycled" Required
         "A VPID was taken from its guest, to be another's, and something had run under it.";
@@ -171,6 +184,11 @@ impl Rule {
             _ => JudgedBy::Rule,
         }
     }
+
+    /// Whether what it rests on had happened when the flush was made, so that L0 could have gone by it.
+    pub const fn is_known_then(self) -> bool {
+        !matches!(self.ground(), JudgedBy::Replay) && !matches!(self, Self::NotUsedAgain | Self::NoEvidence)
+    }
 }
 
 /// A flush whose tags were dropped and not yet entered again.
@@ -192,6 +210,15 @@ struct Asked {
     harmless: u32,
 }
 
+/// A flush of a root that is loaded, until the root is entered next.
+#[derive(Debug)]
+struct Loaded {
+    judged: Judged,
+    pcpu: u16,
+    root: u64,
+    views: BTreeSet<View>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     pub(super) given: Vec<Judged>,
@@ -204,15 +231,27 @@ pub(super) struct Judge {
     /// When each EPT02 entry was mapped: by root, address and size.
     mapped: BTreeMap<(u64, u64, u64), u64>,
     waiting: Vec<Waiting>,
+    loaded: Vec<Loaded>,
     asked: BTreeMap<u16, Vec<Asked>>,
     /// When each vCPU's L1 last entered a guest that it does not tag.
     untagged: BTreeMap<u16, u64>,
+    /// When each vCPU's L1 was last entered.
+    l1_ran: BTreeMap<u16, u64>,
     /// vCPUs whose L2 ran.
     nested: BTreeSet<u16>,
 }
 
 fn judged(event: u64, at: Stamp, flush: &Flush, rule: Rule) -> Judged {
-    Judged { event, at, flush: *flush, verdict: rule.verdict(), judged_by: JudgedBy::Rule, rule, narrower: None }
+    Judged {
+        event,
+        at,
+        flush: *flush,
+        verdict: rule.verdict(),
+        judged_by: JudgedBy::Rule,
+        rule,
+        narrower: None,
+        known_by: None,
+    }
 }
 
 impl Judge {
@@ -250,6 +289,7 @@ impl Judge {
             };
             self.given.push(Judged { rule, verdict: rule.verdict(), ..waiting.judged });
         }
+        self.given.extend(core::mem::take(&mut self.loaded).into_iter().map(|loaded| loaded.judged));
     }
 
     fn enter(&mut self) {
@@ -257,7 +297,9 @@ impl Judge {
         self.answer(at.vcpu);
         let owner = self.guests.entered(at.vcpu, &entry);
         let tag = Tag { vpid: entry.vpid, ep4ta: ep4ta(entry.eptp) };
+        let view = self.guests.view(&entry);
         self.settle(at.pcpu, tag, owner);
+        self.settle_root(at.pcpu, tag.ep4ta, view);
         if owner.level >= 2 {
             self.nested.insert(at.vcpu);
             if owner.vpid12 == Vpid12::Off {
@@ -265,7 +307,31 @@ impl Judge {
             }
             self.missing(number, at, tag.ep4ta);
         }
-        self.cpus.entry(at.pcpu).or_default().ran(tag, owner, number);
+        self.unflushed(number, at, tag, owner, view);
+        if owner.level == 1 {
+            self.l1_ran.insert(at.vcpu, number);
+        }
+        self.cpus.entry(at.pcpu).or_default().ran(tag, owner, view, number);
+    }
+
+    /// A root is entered: what does that say of the flushes for its being loaded?
+    fn settle_root(&mut self, pcpu: u16, root: u64, view: View) {
+        let given = &mut self.given;
+        self.loaded.retain(|loaded| {
+            if (loaded.pcpu, loaded.root) != (pcpu, root) {
+                return true;
+            }
+            let unknown = |view: &View| matches!(view, View::Unknown(_));
+            let rule = if loaded.views.iter().all(|other| *other == view) {
+                Rule::RootSwitch
+            } else if loaded.views.iter().any(unknown) || unknown(&view) {
+                Rule::NoEvidence
+            } else {
+                Rule::OtherApicPage
+            };
+            given.push(Judged { rule, verdict: rule.verdict(), ..loaded.judged });
+            false
+        });
     }
 
     /// A tag is entered: what does that say of the flushes that dropped its contents?
@@ -318,6 +384,43 @@ impl Judge {
         self.given.push(judged(number, at, &flush, Rule::NotFlushed));
     }
 
+    /// A guest is entered: does the tag or the root hold what it must not find? Told once for each guest between flushes.
+    fn unflushed(&mut self, number: u64, at: Stamp, tag: Tag, owner: Owner, view: View) {
+        let Some(cpu) = self.cpus.get(&at.pcpu) else { return };
+        let unknown = |owner: &Owner| matches!(owner.vpid12, Vpid12::Unknown(_));
+        let mut add = |kind, cause, eptp, rule| {
+            let vpid = if is_invept(kind) { 0 } else { tag.vpid };
+            let flush = Flush { kind, cause, actor: Actor::L0, vpid, eptp, address: 0, dropped: 0 };
+            self.given.push(judged(number, at, &flush, rule));
+        };
+        // What has no VPID silicon drops by itself.
+        if tag.vpid != 0
+            && let Some(held) = cpu.tags.get(&tag).filter(|held| !unknown(&owner) && !held.owners.iter().any(unknown))
+        {
+            let single = FlushKind::InvvpidSingle;
+            let l1_between = self.l1_ran.get(&at.vcpu).is_some_and(|ran| *ran > held.last_run);
+            if let Some(other) = held.owners.last().filter(|_| !held.owners.contains(&owner)) {
+                let cause = match (other.level, owner.level) {
+                    _ if other.vcpu != owner.vcpu => Cause::VpidFree,
+                    (1, _) => Cause::NestedEntry,
+                    (_, 1) => Cause::NestedExit,
+                    _ => Cause::Vpid12Change,
+                };
+                add(single, cause, 0, Rule::TagNotFlushed);
+            } else if owner.vpid12 == Vpid12::Off && l1_between {
+                add(single, Cause::NestedEntry, 0, Rule::UntaggedNotFlushed);
+            }
+        }
+        // Of the root of an EPT12, the APIC-access page is L1's to flush.
+        if let Some(root) = cpu.roots.get(&tag.ep4ta).filter(|_| !self.roots.contains_key(&tag.ep4ta)) {
+            let unknown = |view: &View| matches!(view, View::Unknown(_));
+            let known = !unknown(&view) && !root.views.iter().any(unknown);
+            if known && !root.views.is_empty() && !root.views.contains(&view) {
+                add(FlushKind::InveptSingle, Cause::ApicAccessPage, tag.ep4ta, Rule::ApicPageNotFlushed);
+            }
+        }
+    }
+
     fn changed(&mut self, number: u64, at: Stamp, change: &EptChange) {
         let root = ep4ta(change.eptp02);
         self.roots.insert(root, ep4ta(change.eptp12));
@@ -340,8 +443,10 @@ impl Judge {
         }
         let mapped = self.mapped.get(&key).copied();
         for (&pcpu, cpu) in &mut self.cpus {
-            // INVEPT drops on the CPU that executes it, and on no other.
-            cpu.changed(root, change, mapped, asked_now && pcpu == at.pcpu);
+            // L1's INVEPT concerns its own CPU, wherever L0 has had that run.
+            let ran = |held: &super::tlb::Root| held.vcpu == at.vcpu;
+            let own = pcpu == at.pcpu || cpu.roots.get(&root).is_some_and(ran);
+            cpu.changed(root, change, mapped, asked_now && own);
         }
         match change.op {
             EptOp::Zap => self.mapped.remove(&key),
@@ -352,6 +457,15 @@ impl Judge {
     fn flushed(&mut self, number: u64, at: Stamp, flush: &Flush) {
         if is_invept(flush.kind) {
             let rule = self.judge_invept(at, flush);
+            if rule == Rule::RootSwitch && flush.kind == FlushKind::InveptSingle {
+                let root = ep4ta(flush.eptp);
+                let cpu = self.cpus.entry(at.pcpu).or_default();
+                let views = cpu.roots.get(&root).map(|held| held.views.clone()).unwrap_or_default();
+                cpu.invept(Some(root));
+                let judged = judged(number, at, flush, Rule::RootSwitch);
+                self.loaded.push(Loaded { judged, pcpu: at.pcpu, root, views });
+                return;
+            }
             let root = (flush.kind == FlushKind::InveptSingle).then(|| ep4ta(flush.eptp));
             self.cpus.entry(at.pcpu).or_default().invept(root);
             let narrower = (rule.verdict() == Verdict::TooBroad).then_some(FlushKind::InveptSingle.name());
@@ -441,6 +555,15 @@ impl Judge {
         }
         let mut asked = Asked { judged: row, cached: Some(false), needed: 0, harmless: 0 };
         let roots = &self.roots;
+        if is_invept(flush.kind) {
+            // What the vCPU left on other CPUs is L0's to flush when it comes back there.
+            for (_, cpu) in self.cpus.iter_mut().filter(|(pcpu, _)| **pcpu != at.pcpu) {
+                let own = |(root, held): &(&u64, &mut super::tlb::Root)| {
+                    held.vcpu == at.vcpu && roots.get(root).is_some_and(|root12| asked_covers(flush, *root12))
+                };
+                cpu.roots.iter_mut().filter(own).for_each(|(_, held)| held.pending.asked = true);
+            }
+        }
         if let Some(cpu) = self.cpus.get_mut(&at.pcpu) {
             if is_invept(flush.kind) {
                 for (root, held) in &mut cpu.roots {

@@ -4,6 +4,7 @@ use super::{Verdict, judge};
 use crate::Source;
 use crate::story::{EPTP01, Story, VPID01, eptp02, eptp12};
 use hv_defs::event::{Actor, Cause, EptOp, FlushKind, What};
+use hv_defs::vmcs::{APIC_ACCESS_ADDRESS, PRIMARY_CONTROLS, SECONDARY_CONTROLS};
 
 #[track_caller]
 fn check(story: &Story, expected: &str) {
@@ -212,4 +213,63 @@ fn a_vcpu_that_comes_back_is_flushed() {
 #[test]
 fn no_events_no_verdicts() {
     check(&Story::default(), "");
+}
+
+/// A root of L1's that an L2 with an APIC-access page runs under too: loading it may need INVEPT. Where nothing is known of
+/// the page, nothing is said.
+#[test]
+fn a_root_that_is_shared_by_other_apic_pages_may_need_a_flush() {
+    let load = |story: Story| story.flush(INVEPT, Cause::RootLoad, 0, EPTP01);
+    let l2 = |story: Story| {
+        let mut story = story.l2(0, 2);
+        if let Some(What::Entry(entry)) = story.events.last_mut().map(|event| &mut event.what) {
+            entry.eptp = EPTP01;
+        }
+        story
+    };
+    let controls = |secondary: u64| {
+        let story = Story::default().write12(0, PRIMARY_CONTROLS.field(), 1 << 31);
+        let story = story.write12(0, SECONDARY_CONTROLS.field(), secondary);
+        story.write12(0, APIC_ACCESS_ADDRESS.field(), 0xfee0_0000).l1()
+    };
+    check(&l2(load(controls(1 | 1 << 5))), "4:required:other-apic-page");
+    check(&load(l2(load(controls(1 | 1 << 5)))).l1(), "4:required:other-apic-page 6:required:other-apic-page");
+    check(&l2(load(controls(1 << 5))), "4:redundant:root-switch");
+    check(&l2(load(Story::default().l1())), "1:unknown:no-evidence");
+    // Not run under again.
+    check(&load(controls(1 | 1 << 5)), "4:redundant:root-switch");
+}
+
+/// A tag or a root of L0's in which another guest left something, or L2 before L1 ran, with no flush between.
+#[test]
+fn what_l0_does_not_flush_is_missing() {
+    let two = || Story::default().vpid12(0, 7).vpid12(1, 8).l2_under(0, 2, 0);
+    check(&two().l2_under(1, 2, 0).l2_under(1, 2, 0), "5:missing:tag-not-flushed");
+    check(&two().on(1, 0).l2_under(0, 2, 0), "5:missing:tag-not-flushed");
+    check(&two().flush(SINGLE, Cause::Vpid12Change, 2, 0).l2_under(1, 2, 0), "5:required:other-owner");
+    check(&two().on(0, 1).l2_under(1, 2, 0), "");
+    // Another root's mappings are of another tag.
+    check(&two().l2_under(1, 2, 1), "");
+    let off = || Story::default().vpid12(0, 0).l2(0, VPID01);
+    check(&off().l1().l2(0, VPID01), "4:missing:untagged-not-flushed");
+    check(&off().l2(0, VPID01), "");
+    check(&off().l1().flush(SINGLE, Cause::NestedEntry, VPID01, 0).l2(0, VPID01), "4:required:untagged");
+    let story = Story::default().write12(0, PRIMARY_CONTROLS.field(), 1 << 31);
+    let story = story.write12(0, SECONDARY_CONTROLS.field(), 1 | 1 << 5);
+    let mut story = story.write12(0, APIC_ACCESS_ADDRESS.field(), 0xfee0_0000).l1().l2(0, 2);
+    if let Some(What::Entry(entry)) = story.events.last_mut().map(|event| &mut event.what) {
+        entry.eptp = EPTP01;
+    }
+    check(&story, "4:missing:apic-page-not-flushed");
+}
+
+/// L1's INVEPT is for its CPU, wherever L0 runs that: what stays on another is L0's.
+#[test]
+fn what_a_vcpu_left_behind_is_l0s_to_flush() {
+    let story = Story::default().ept(EptOp::Map, 0, 0x7000, 0, R).l2(0, 2).on(0, 1).l1();
+    let asked = story.flush(INVEPT, Cause::Guest, 0, eptp12(0)).ept(EptOp::Sync, 0, 0x7000, R, OTHER).l1().on(0, 0);
+    let back = asked.l2(0, 2);
+    let judged = judge(Source::Events(&back.events)).unwrap();
+    let missing: Vec<_> = judged.iter().filter(|row| row.verdict == Verdict::Missing).collect();
+    assert_eq!(missing.iter().map(|row| (row.event, row.flush.actor)).collect::<Vec<_>>(), [(6, Actor::L0)]);
 }

@@ -1,9 +1,9 @@
 //! What an adversarial TLB could hold: for each physical CPU, the tags that were run under since they were last flushed.
 
-use super::guests::Owner;
+use super::guests::{Owner, View};
 use hv_defs::ept::{EptEntry, Eptp};
 use hv_defs::event::{EptChange, EptOp, Flush, FlushKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The tag of linear mappings (no EP4TA: 0) or of combined ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -35,10 +35,14 @@ pub(super) struct Pending {
 }
 
 /// A root that was run under since it was last flushed: guest-physical mappings may exist.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Root {
     pub(super) last_run: u64,
     pub(super) pending: Pending,
+    /// How the guests that ran under it see their APIC-access pages.
+    pub(super) views: BTreeSet<View>,
+    /// The vCPU that ran under it last.
+    pub(super) vcpu: u16,
 }
 
 /// One physical CPU.
@@ -98,14 +102,17 @@ pub(super) fn needs_invept(change: &EptChange) -> bool {
 
 impl Cpu {
     /// A guest ran under these tags. `ep4ta` is 0 without EPT.
-    pub(super) fn ran(&mut self, tag: Tag, owner: Owner, event: u64) {
+    pub(super) fn ran(&mut self, tag: Tag, owner: Owner, view: View, event: u64) {
         let held = self.tags.entry(tag).or_insert_with(|| Held { owners: Vec::new(), last_run: event });
         held.last_run = event;
         if !held.owners.contains(&owner) {
             held.owners.push(owner);
         }
         if tag.ep4ta != 0 {
-            self.roots.entry(tag.ep4ta).or_default().last_run = event;
+            let root = self.roots.entry(tag.ep4ta).or_default();
+            root.last_run = event;
+            root.views.insert(view);
+            root.vcpu = owner.vcpu;
         }
     }
 

@@ -1,9 +1,9 @@
 //! Findings as sections of a document.
 
 use super::document::{Cell, Curves, Document, Icicle, Part, Section, Table, Tone};
-use crate::findings::{CausedExits, Findings, FlushRow, PoolFinding};
+use crate::findings::{CausedExits, Direction, Findings, FlushRow, PoolFinding};
 use crate::histogram::Histogram;
-use crate::judge::Verdict;
+use crate::judge::{JudgedBy, Verdict};
 use crate::number::{grouped, percent};
 use hv_defs::config::Clock;
 use hv_defs::event::{Actor, Kind};
@@ -18,6 +18,7 @@ pub(super) fn document(of: &Findings) -> Document {
         overview(of),
         untold(of),
         missing(of),
+        mistakes(of),
         advice(of),
         exits(of),
         multiplication(of),
@@ -160,10 +161,41 @@ fn missing(of: &Findings) -> Option<Section> {
     let shown = of.flushes.missing.len() as u64;
     let note = if count > shown { format!("The first {shown} of {}.", grouped(count)) } else { String::new() };
     let table = Table { columns, rows: rows.collect(), note };
-    let why = "Before each of these entries of L2 a present EPT entry had lost a permission or its page, and nothing had \
-               flushed it from the CPU: L2 may go on using it as it had been.";
+    let by_replay = of.flushes.missing.iter().any(|row| row.judged_by == JudgedBy::Replay);
+    let why = if by_replay {
+        "The guest that was entered made an access that a translation could have served which the tables no longer gave, and \
+         nothing had flushed it from the CPU."
+    } else {
+        "Before each of these entries of L2 a present EPT entry had lost a permission or its page, and nothing had \
+         flushed it from the CPU: L2 may go on using it as it had been."
+    };
     let parts = vec![Part::Note(why.into()), Part::Table(table)];
     Some(Section { id: "missing", title: format!("Missing flushes: {}", grouped(count)), tone: Tone::Bad, parts })
+}
+
+fn mistakes(of: &Findings) -> Option<Section> {
+    if of.mistakes.is_empty() {
+        return None;
+    }
+    let columns = vec!["mistake", "direction", "times", "first event", "vCPU", "CPU", "by", "proof"];
+    let rows = of.mistakes.iter().map(|mistake| {
+        let tone = if mistake.kind.direction() == Direction::Wasted { Tone::Warn } else { Tone::Bad };
+        vec![
+            Cell::text(mistake.kind.name()).toned(tone),
+            Cell::text(mistake.kind.direction().name()),
+            Cell::count(mistake.count),
+            Cell::count(mistake.first),
+            Cell::count(mistake.at.vcpu.into()),
+            Cell::count(mistake.at.pcpu.into()),
+            Cell::text(mistake.kind.ground().name()),
+            Cell::text(mistake.proof.as_str()),
+        ]
+    });
+    let note = of.mistakes.iter().map(|mistake| format!("`{}`: {}", mistake.kind.name(), mistake.kind.why()));
+    let mut parts: Vec<Part> = note.map(Part::Note).collect();
+    parts.push(Part::Table(Table { columns, rows: rows.collect(), note: String::new() }));
+    let title = format!("Mistakes of L0's: {}", grouped(of.mistakes.iter().map(|mistake| mistake.count).sum()));
+    Some(Section { id: "mistakes", title, tone: Tone::Bad, parts })
 }
 
 fn advice(of: &Findings) -> Option<Section> {

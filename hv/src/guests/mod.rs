@@ -11,6 +11,7 @@ mod kit;
 mod l2;
 mod nest;
 mod pool_thrash;
+mod resync;
 mod stale;
 mod vmx;
 mod witness;
@@ -68,6 +69,11 @@ pub const fn list() -> &'static [BuiltIn] {
             name: "pool-thrash",
             about: "six vmcs12s entered in an order whose pool misses are known at every size",
             build: pool_thrash::build,
+        },
+        BuiltIn {
+            name: "resync",
+            about: "an L1 that gives its L2 a permission more and another VPID: what brings EPT02 in line (--fault)",
+            build: resync::build,
         },
         BuiltIn {
             name: "stale",

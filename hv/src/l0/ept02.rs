@@ -210,6 +210,15 @@ impl Ept02 {
         taken
     }
 
+    /// The tables of `root` that are unsync.
+    pub(super) fn unsync_of(&self, root: usize) -> Vec<u32> {
+        let mut all = self.unsync.clone();
+        all.retain(|number| self.tables[*number as usize].unsync && self.tables[*number as usize].root == root);
+        all.sort_by_key(|number| (4 - self.tables[*number as usize].level, self.tables[*number as usize].base));
+        all.dedup();
+        all
+    }
+
     /// A table has been brought in line.
     pub(super) fn synced(&mut self, number: u32) {
         self.tables[number as usize].unsync = false;

@@ -8,6 +8,7 @@
 //! its configuration, what silicon answers and what the board answers.
 
 mod apicv;
+mod audit;
 mod bus;
 mod capabilities;
 mod cpuid;
@@ -49,6 +50,7 @@ mod vmx;
 mod vpid;
 mod whereabouts;
 
+pub use audit::Unsynced;
 pub use bus::{Bus, BusEvent, Ram, Signals};
 pub use depth::DEEPEST;
 pub use look::Guest;
@@ -199,6 +201,9 @@ struct Shared {
     roots_in_use: Vec<Option<usize>>,
     /// How deep the guests of L1's VMCSs are.
     depths: Depths,
+    /// What the audit of EPT02s has found, while there is one.
+    #[serde(skip)]
+    audit: Option<Vec<Unsynced>>,
 }
 
 /// The nested hypervisor, with the silicon that it runs on.
@@ -280,6 +285,7 @@ impl<S: Silicon> L0<S> {
             capabilities,
             roots_in_use: vec![None; config.vcpus.into()],
             depths: Depths::default(),
+            audit: None,
         };
         let mut vcpus = Vec::with_capacity(config.vcpus.into());
         for id in 0..config.vcpus {

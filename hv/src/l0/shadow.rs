@@ -6,7 +6,7 @@
 
 use super::cx::Cx;
 use super::ept01::{self, Change};
-use super::ept02::{NONE, Root, Shape};
+use super::ept02::{NONE, Root, Shape, Table};
 use super::ept12::{self, Path, READ, WRITE, Walked};
 use super::vpid;
 use crate::silicon::Silicon;
@@ -456,6 +456,25 @@ impl<S: Silicon> Cx<'_, S> {
                 Some(_) => {}
             }
         }
+    }
+
+    /// The entries of a table that are not what EPT12 says: their addresses, the bytes that each maps, what they are and
+    /// what they must be, 0 where they must go.
+    pub(super) fn out_of_line(&mut self, table: &Table, shape: Shape) -> Vec<(u64, u64, u64, u64)> {
+        let Some(hpa) = table.shadows.and_then(|page| self.ram(page, PAGE_SIZE)) else { return Vec::new() };
+        let (entries12, entries02) = (self.read_table(hpa), self.read_table(table.frame));
+        let mut all = Vec::new();
+        for (index, (entry12, entry)) in (0..).zip(entries12.into_iter().zip(entries02)) {
+            if !entry.present_in(true) {
+                continue;
+            }
+            let due = self.expected(entry12, entry, table.level, shape).unwrap_or_default();
+            if due != entry {
+                let size = ept12::span(table.level);
+                all.push((table.base + index * size, size, entry.into_bits(), due.into_bits()));
+            }
+        }
+        all
     }
 
     /// What an entry of EPT02 must be for what EPT12 says now; `None` when it must go.

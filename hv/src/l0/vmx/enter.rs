@@ -167,6 +167,7 @@ impl<S: Silicon> Cx<'_, S> {
                     self.sync_root(root);
                 }
             }
+            self.audit_roots(root, tag, vpid12);
             self.ept02.roots[root].as_ref()?.eptp02
         } else {
             self.load_root_without_ept()
