@@ -98,8 +98,8 @@ fn experiment(trace: &Path) {
     let judgement = judge(&reader).expect("judged");
     assert_eq!(judgement.divergence, None);
     let flushes: Vec<&Judged> = judgement.flushes.iter().filter(|one| one.need != Need::Missing).collect();
-    let of = |need| (0..flushes.len()).filter(move |number| flushes[*number].need == need);
-    let counts = [Need::Required, Need::TooBroad, Need::Redundant].map(|need| of(need).count());
+    let of = |need| (0..flushes.len()).filter(|number| flushes[*number].need == need).collect::<Vec<_>>();
+    let counts = [Need::Required, Need::TooBroad, Need::Redundant].map(|need| of(need).len());
     say(format!(
         "judged in {:.0} s: {counts:?} required, too broad, redundant; {} missing",
         start.elapsed().as_secs_f64(),
@@ -113,7 +113,8 @@ fn experiment(trace: &Path) {
     assert!(all.1 > 100_000, "{all:?}");
     assert_eq!(again.accesses(None), all, "it begins again as it was");
     for need in [Need::Required, Need::TooBroad, Need::Redundant] {
-        let of: Vec<usize> = of(need).filter(|number| flushes[*number].at.instruction >= first).collect();
+        let mut of = of(need);
+        of.retain(|number| flushes[*number].at.instruction >= first);
         for &number in of.iter().step_by(of.len().div_ceil(most).max(1)) {
             let got = again.accesses(Some(number as u64));
             say(format!("flush {number}, {need:?}, for {}: {got:?} of {all:?}", flushes[number].flush.cause));

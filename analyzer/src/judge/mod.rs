@@ -10,9 +10,10 @@ mod rules;
 #[cfg(test)]
 mod tests;
 mod tlb;
+mod words;
 
-pub(crate) use rules::named;
-pub use rules::{JudgedBy, Rule, Verdict};
+pub(crate) use words::named;
+pub use words::{JudgedBy, Rule, Verdict};
 
 use crate::{Error, Source};
 use hv_defs::event::{Actor, Event, Flush, Stamp};
