@@ -64,7 +64,11 @@ fn target(found: &Findings, advice: &Advice) -> Option<Target> {
     };
     match advice.topic {
         "missing-flush" => flush(Verdict::Missing),
-        "redundant-flush" => flush(Verdict::Redundant),
+        "redundant-flush" | "hindsight-flush" => flush(Verdict::Redundant),
+        "l0-mistake" => {
+            let named = |mistake: &&analyzer::findings::Mistake| advice.text.contains(&mistake.proof);
+            found.mistakes.iter().find(named).map(|mistake| Target::Event(mistake.first))
+        }
         "broad-flush" => flush(Verdict::TooBroad),
         "failed-entry" => Some(Target::Filter("failed".into())),
         "lost-events" => Some(Target::Filter("lost".into())),

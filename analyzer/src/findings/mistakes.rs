@@ -243,7 +243,7 @@ impl Fold {
     fn access(&mut self, number: u64, at: Stamp, access: &VmcsAccess) {
         let &VmcsAccess { actor, which, address, op, field, old, value } = access;
         match (which, op) {
-            (Which::Shadow12, VmcsOp::Write) if actor == Actor::L2 && is_rights(field) && value & !RIGHTS != 0 => {
+            (Which::Shadow12, VmcsOp::Write) if actor >= Actor::L2 && is_rights(field) && value & !RIGHTS != 0 => {
                 self.add(MistakeKind::RightsUnmasked, number, at, || {
                     format!("{field} of the shadow VMCS at {address:#x} holds {value:#x}, where {RIGHTS:#x} is defined")
                 });
