@@ -197,6 +197,40 @@ fn kvm_counts_the_exits_that_the_trace_holds() {
     replays(&trace);
 }
 
+/// L0 alone, over what silicon answered it under a Linux whose KVM runs a guest.
+#[test]
+fn l0_alone_decides_the_same_over_what_silicon_answered() {
+    let Some(l1) = l1() else { return };
+    let trace = folder("kvm-l0").join("l0.nvmx");
+    let append = format!("{} nvmx.run=kvm nvmx.payload=cpuid=200,out=100,pages=40,mmio=20", guest::APPEND);
+    record(l1, &trace, &append, "--log l0");
+    let alone = |options: &str| {
+        let mut words = vec!["replay", "--l0", "--json", word(&trace)];
+        words.extend(options.split_whitespace());
+        nvmx(&words)
+    };
+    let info = nvmx(&["info", "--json", word(&trace)]).expect(0).json();
+    let same = alone("").expect(0).json();
+    assert_eq!((&same["identical"], &same["events"]), (&true.into(), &info["events"]));
+    assert!(same["entries"].as_u64().is_some_and(|entries| entries > 5_000), "{same}");
+    let middle = info["events"].as_u64().unwrap_or_default() / 2;
+    assert_eq!(alone(&format!("--to {middle}")).expect(0).json()["events"], middle + 1);
+    // Each mistake is named where L0 first does something else, which is an event of the recording.
+    for (slip, expected, got) in
+        [("ept02-unsynced", "flush", "vmcs"), ("invvpid-wrong-vpid", "vmcs", "flush"), ("vpid-leaked", "flush", "vmcs")]
+    {
+        let found = alone(&format!("--fault {slip}")).expect(1).json();
+        let divergence = &found["divergence"];
+        assert_eq!((&divergence["event"], &divergence["field"]), (&found["events"], &"kind".into()), "{slip}: {found}");
+        assert_eq!((&divergence["expected"], &divergence["got"]), (&expected.into(), &got.into()), "{slip}: {found}");
+        let event = divergence["event"].to_string();
+        let dumped = nvmx(&["dump", word(&trace), "--from", &event, "--count", "1"]).expect(0).out;
+        assert_eq!(divergence["recorded"], dumped.trim_end(), "{slip}");
+    }
+    let held = nvmx(&["replay", "--l0", "--mutate", "1", "--runs", "10", word(&trace)]).expect(0).out;
+    assert!(held.starts_with("L0 held in 10 runs"), "{held}");
+}
+
 /// Two virtual machines of two vCPUs each, each machine on its own of the two vCPUs of L1.
 #[test]
 fn two_vcpus_run_two_machines_of_two() {

@@ -189,7 +189,7 @@ mod tests {
     use hv_defs::policy::Policy;
     use std::sync::atomic::AtomicBool;
 
-    fn recorded(guest: &str) -> Reader {
+    pub(super) fn recorded(guest: &str) -> Reader {
         let policy = Policy::preset("kvm-2018").expect("a preset");
         let config = Config { policy, log: Log::L0, ..Config::new(Guest::BuiltIn(guest.into())) };
         let (stop, mut bytes) = (AtomicBool::new(false), Vec::new());

@@ -239,3 +239,62 @@ pub fn mutate(reader: &Reader, seed: u64, runs: u64, progress: &mut dyn FnMut(u6
     }
     Ok(Mutated { runs, entries, found: None })
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::{replay_l0, tests::recorded};
+    use super::*;
+    use hv_defs::vmcs::GUEST_RIP;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Whether L0 has a mistake here.
+        static MISTAKEN: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// What L0 writes to a VMCS. A mistaken one believes that every RIP is canonical, as it is while silicon is right.
+    pub(in crate::l0only) fn written(row: usize, value: u64) {
+        let canonical = value >> 47 == 0 || value >> 47 == 0x1_ffff;
+        assert!(row != GUEST_RIP.index() || canonical || !MISTAKEN.get(), "RIP is canonical");
+    }
+
+    #[track_caller]
+    fn check(guest: &str, seed: u64) {
+        let reader = recorded(guest);
+        MISTAKEN.set(false);
+        assert_eq!(mutate(&reader, seed, 100, &mut |_| {}).expect("mutated").found, None, "{guest}: it has no mistake");
+        MISTAKEN.set(true);
+        assert!(
+            replay_l0(&reader, None, None).expect("replayed").identical(),
+            "{guest}: the recording does not show it"
+        );
+        let mutated = mutate(&reader, seed, 100, &mut |_| {}).expect("mutated");
+        let found = mutated.found.expect("the mistake shows");
+        assert!(found.message.starts_with("RIP is canonical"), "{guest}: {}", found.message);
+        assert!(found.altered.len() == 1 && found.altered[0].contains("guest_rip"), "{guest}: {:?}", found.altered);
+        let mut bytes = Vec::new();
+        found.write(&reader, &mut bytes).expect("a vector takes all");
+        let shows = Reader::from_bytes(bytes).expect("a sound trace");
+        assert!(shows.len() < reader.len() && shows.header() == reader.header(), "{guest}: {} events", shows.len());
+        // It ends with what was found, and L0 fails there again, by itself.
+        let last = shows.event(shows.len() - 1).expect("sound").what;
+        assert!(
+            matches!(last, What::Stop(Stop { text, .. }) if text == format!("{FOUND}{}", found.message)),
+            "{guest}"
+        );
+        let again = replay_l0(&shows, None, None).expect("replayed");
+        assert_eq!((again.verdict.divergence, again.failure), (None, Some(found.message.clone())), "{guest}");
+        // Altered no further, it fails at once.
+        let at_once = mutate(&shows, seed, 100, &mut |_| {}).expect("mutated");
+        assert_eq!((at_once.runs, at_once.found.map(|found| found.message)), (0, Some(found.message)), "{guest}");
+        MISTAKEN.set(false);
+        assert_eq!(replay_l0(&shows, None, None).expect("replayed").failure, None, "{guest}: L0 without it holds");
+    }
+
+    #[test]
+    fn a_mistake_that_altered_answers_show_is_found_and_shown_again() {
+        for (guest, seed) in [("demo", 1), ("nest", 2), ("flush-storm", 3)] {
+            check(guest, seed);
+        }
+    }
+}

@@ -395,6 +395,8 @@ impl Silicon for Tape<'_> {
     }
 
     fn vmwrite_row(&mut self, cpu: Pcpu, row: usize, value: u64) {
+        #[cfg(test)]
+        super::mutate::tests::written(row, value);
         self.region(cpu).values[row] = value & MASKS[row];
     }
 
