@@ -128,7 +128,20 @@ impl Known {
     }
 
     /// Reads what is known.
+    #[inline]
     pub fn read(&self, at: Hpa, into: &mut [u8]) {
+        let (number, offset) = (at.0 as usize / PAGE, at.0 as usize % PAGE);
+        if into.len() <= PAGE - offset {
+            match self.page(number) {
+                Some(page) => into.copy_from_slice(&page[offset..offset + into.len()]),
+                None => into.fill(0),
+            }
+        } else {
+            self.read_pages(at, into);
+        }
+    }
+
+    fn read_pages(&self, at: Hpa, into: &mut [u8]) {
         for (number, offset, part) in parts(at, into.len()) {
             let count = part.len();
             let into = &mut into[part];
@@ -153,7 +166,22 @@ impl Known {
     }
 
     /// These bytes are there from now on.
+    #[inline]
     pub fn write(&mut self, at: Hpa, bytes: &[u8]) {
+        let (number, offset) = (at.0 as usize / PAGE, at.0 as usize % PAGE);
+        match self.page_of(number) {
+            Some(page) if bytes.len() <= PAGE - offset => page[offset..offset + bytes.len()].copy_from_slice(bytes),
+            _ => self.write_pages(at, bytes),
+        }
+    }
+
+    /// A page of which something is known.
+    #[inline]
+    fn page_of(&mut self, number: usize) -> Option<&mut Page> {
+        self.regions.get_mut(number / PAGES)?.as_mut()?[number % PAGES].as_deref_mut()
+    }
+
+    fn write_pages(&mut self, at: Hpa, bytes: &[u8]) {
         for (number, offset, part) in parts(at, bytes.len()) {
             let count = part.len();
             let bytes = &bytes[part];

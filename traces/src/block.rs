@@ -61,6 +61,18 @@ impl Rows {
     }
 }
 
+/// In what order the events of a block come, and when each happened.
+#[derive(Debug, Default)]
+pub struct Order {
+    /// The number of the first event.
+    pub first: u64,
+    /// The kind of each event; `None` for one that a newer version added.
+    pub kinds: Vec<Option<Kind>>,
+    /// Of each run of events that share a stamp, the place in the block behind its last, and the stamp. Together they are of
+    /// all events.
+    pub stamps: Vec<(u32, Stamp)>,
+}
+
 /// A table of a block in memory.
 #[derive(Debug)]
 struct Table {
@@ -167,6 +179,33 @@ impl Message {
         let Stamps { ends, instruction, vcpu, pcpu } = &self.stamps;
         let stamps = ends.len() * 4 + instruction.bytes() + vcpu.bytes() + pcpu.bytes();
         self.words.len() * 8 + self.order.len() + stamps + text_bytes(&self.texts)
+    }
+
+    /// The order of the events, into `order`.
+    pub(crate) fn order(&self, order: &mut Order) {
+        let mut kinds = [None; 256];
+        kinds.iter_mut().zip(&self.tables).for_each(|(kind, (name, _))| *kind = Kind::by_name(name));
+        order.first = self.first;
+        order.kinds.clear();
+        order.kinds.extend(self.order.iter().map(|&table| kinds[usize::from(table)]));
+        let Stamps { ends, instruction, vcpu, pcpu } = &self.stamps;
+        let stamps = instruction.iter().zip(vcpu.iter().zip(pcpu));
+        order.stamps.clear();
+        // CPUs are below 2^16, as was seen when they were read.
+        order.stamps.extend(ends.iter().zip(stamps).map(|(&end, (instruction, (vcpu, pcpu)))| {
+            (end, Stamp { instruction, vcpu: vcpu as u16, pcpu: pcpu as u16 })
+        }));
+    }
+
+    /// The columns of one table into `rows`, which get no numbers and no stamps.
+    pub(crate) fn cells(&self, name: &str, rows: &mut Rows) -> Result<(), Wrong> {
+        rows.clear();
+        let Some(at) = self.tables.iter().position(|(table, _)| table == name) else { return Ok(()) };
+        self.columns(at, &|_| true, &mut rows.columns, &mut rows.spare)?;
+        if rows.columns.iter().any(|column| has_texts(name, column)) {
+            rows.texts.clone_from(&self.texts);
+        }
+        Ok(())
     }
 
     /// The rows of one table, with all columns or those that are named, into `rows`.

@@ -24,7 +24,7 @@ mod wire;
 mod writer;
 
 pub use batch::Batch;
-pub use block::{Block, Column, Rows, Stored};
+pub use block::{Block, Column, Order, Rows, Stored};
 pub use error::Error;
 pub use frame::MAX_BLOCK_EVENTS;
 pub use header::{Header, Image, Made, sha256};

@@ -1,6 +1,6 @@
 //! Reading a trace: by its index, or by a scan where there is none.
 
-use crate::block::{Block, Message, Refused, Rows, Stored};
+use crate::block::{Block, Message, Order, Refused, Rows, Stored};
 use crate::error::Error;
 use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
@@ -258,6 +258,18 @@ impl Reader {
         self.read_rows(block, kind.name(), columns, rows)
     }
 
+    /// In what order the events of a block come and when, into `order`.
+    pub fn block_order_into(&self, block: usize, order: &mut Order) -> Result<(), Error> {
+        self.kept_message(block)?.order(order);
+        Ok(())
+    }
+
+    /// As [`Reader::block_columns_into`] with all columns, without numbers and stamps of the events, which are in
+    /// [`Reader::block_order_into`] for all kinds together.
+    pub fn block_cells_into(&self, block: usize, kind: Kind, rows: &mut Rows) -> Result<(), Error> {
+        self.kept_message(block)?.cells(kind.name(), rows).map_err(|why| self.damaged(block, why))
+    }
+
     /// The rows of one table in one block by the table's name, for tables that a newer version added.
     pub fn block_table(&self, block: usize, table: &str) -> Result<Rows, Error> {
         let mut rows = Rows::default();
@@ -267,9 +279,13 @@ impl Reader {
 
     /// The rows of a table. The block's message is kept, since who reads one table is like to read another.
     fn read_rows(&self, number: usize, table: &str, columns: Option<&[&str]>, rows: &mut Rows) -> Result<(), Error> {
-        let spent = |message: Message| self.keep_words(message);
-        let message = self.messages.or_read(number, || self.message(number), Message::bytes, spent)?;
+        let message = self.kept_message(number)?;
         message.rows(table, columns, rows).map_err(|why| self.damaged(number, why))
+    }
+
+    fn kept_message(&self, number: usize) -> Result<Arc<Message>, Error> {
+        let spent = |message: Message| self.keep_words(message);
+        self.messages.or_read(number, || self.message(number), Message::bytes, spent)
     }
 
     /// Whether the index was read, rather than rebuilt.

@@ -154,8 +154,9 @@ impl<S: Silicon> Cx<'_, S> {
         }
     }
 
-    fn emit_exit(&mut self, exit: &Exit, handled_by: Actor) -> What {
-        What::Exit(event::Exit {
+    /// What the log is told of an exit.
+    fn told(&self, exit: &Exit, handled_by: Actor) -> event::Exit {
+        event::Exit {
             level: self.level(),
             reason: exit.reason,
             qualification: exit.qualification,
@@ -166,14 +167,14 @@ impl<S: Silicon> Cx<'_, S> {
             intr_info: exit.shown_info(),
             vmcs12: self.vmcs12_address(),
             handled_by,
-        })
+        }
     }
 
     /// An exit of L2's that silicon did not make: L0 takes L1 an interrupt, or an exception that it raises.
     pub(super) fn emit_synthetic_exit(&mut self, report: &Report) {
         let exit = Exit { reason: report.reason, intr: report.intr, rip: self.get(vmcs::GUEST_RIP), ..Exit::default() };
-        let what = self.emit_exit(&exit, Actor::L1);
-        self.emit(what);
+        let told = self.told(&exit, Actor::L1);
+        self.emit(What::Exit(told));
     }
 
     fn exited(&mut self, entered_at: Stamp, exited: Exited) -> Ran {
@@ -189,10 +190,9 @@ impl<S: Silicon> Cx<'_, S> {
         let seen = exit;
         self.vcpu.last_exit = Some(seen.reason);
         let level = self.vcpu.level;
-        let shown = self.emit_exit(&seen, Actor::L0);
+        let told = self.told(&seen, Actor::L0);
         let (handled_by, next) = self.handle(&mut exit);
-        let What::Exit(shown) = shown else { return Ran::Ready };
-        let what = What::Exit(event::Exit { handled_by, ..shown });
+        let what = What::Exit(event::Exit { handled_by, ..told });
         if heard {
             self.silicon.hears_exit(&what);
         } else {

@@ -37,6 +37,10 @@ pub(super) struct Lockstep<'a> {
     /// The number of the first event that is not compared.
     limit: u64,
     stands: Stands,
+    /// The next event's run of stamps, the number behind its last event, and its stamp.
+    run: usize,
+    run_end: u64,
+    at: Stamp,
     /// The next access, and of each other kind the next row.
     access: usize,
     rows: [usize; Kind::ALL.len()],
@@ -48,6 +52,8 @@ pub(super) struct Lockstep<'a> {
     capabilities: BTreeMap<u32, u64>,
     registers: Vec<Registers>,
     notes: Notes,
+    /// Memory for what is taken of the notes.
+    answers: Vec<(Pcpu, Answer)>,
     memory: Known,
     /// Words of memory that L0 has not read since they were put in place, with what it takes them for.
     news: BTreeMap<u64, [u8; 8]>,
@@ -77,6 +83,9 @@ impl<'a> Lockstep<'a> {
             next: 0,
             limit,
             stands,
+            run: 0,
+            run_end: 0,
+            at: Stamp::default(),
             access: 0,
             rows: [0; Kind::ALL.len()],
             exit: None,
@@ -85,6 +94,7 @@ impl<'a> Lockstep<'a> {
             capabilities: BTreeMap::new(),
             registers: (0..cpus).map(|_| Registers::default()).collect(),
             notes: Notes::new(cpus, |_| 0),
+            answers: Vec::new(),
             memory: Known::default(),
             news: BTreeMap::new(),
             clock: 0,
@@ -92,7 +102,7 @@ impl<'a> Lockstep<'a> {
             digests_taken: 0,
             watcher,
         };
-        let first = lockstep.now.table(Kind::Entry).number(0).unwrap_or(lockstep.now.end);
+        let first = lockstep.now.table(Kind::Entry).number(0).unwrap_or(lockstep.now.end());
         lockstep.place(first);
         let capabilities = &lockstep.capabilities;
         lockstep.notes = Notes::new(cpus, |msr| capabilities.get(&msr).copied().unwrap_or_default());
@@ -119,11 +129,25 @@ impl<'a> Lockstep<'a> {
         }
     }
 
-    /// Whether a row is the event of a number, with these columns.
-    #[inline]
-    fn is(&self, kind: Kind, row: usize, number: u64, at: Stamp) -> bool {
-        let table = self.now.table(kind);
-        table.number(row) == Some(number) && table.stamp(row) == at
+    /// Whether the next event is of a kind, and came then and there.
+    #[inline(always)]
+    fn is(&mut self, kind: Kind, at: Stamp) -> bool {
+        if self.next >= self.run_end {
+            self.next_run();
+        }
+        let place = (self.next - self.now.first) as usize;
+        (self.now.kinds.get(place) == Some(&Some(kind))) & (self.at == at)
+    }
+
+    /// Goes on to the run of stamps that the next event is of.
+    #[inline(never)]
+    fn next_run(&mut self) {
+        while let Some(&(end, at)) = self.now.stamps.get(self.run)
+            && self.next >= self.run_end
+        {
+            (self.run_end, self.at) = (end, at);
+            self.run += 1;
+        }
     }
 
     /// Whether a row that is there has the columns of what happened.
@@ -141,12 +165,12 @@ impl<'a> Lockstep<'a> {
 
     /// Puts in place what silicon answered before the event of a number. Returns why it refused an entry, if it says so.
     fn place(&mut self, before: u64) -> Option<u64> {
-        let Self { now, placed, memory_size, capabilities, registers, memory, news, .. } = self;
+        let Self { now, run, placed, memory_size, capabilities, registers, memory, news, .. } = self;
         let (answers, mut refused) = (now.table(Kind::Answer), None);
         while let Some(number) = answers.number(*placed)
             && number < before
         {
-            let (cells, at) = (answers.cells(*placed), answers.stamp(*placed));
+            let cells = answers.cells(*placed);
             *placed += 1;
             let Some(What::Answer(answer)) = What::from_row(Kind::Answer, cells, &Texts::default()) else { continue };
             match answer.of {
@@ -164,7 +188,8 @@ impl<'a> Lockstep<'a> {
                 }
                 AnswerOf::Refused => refused = Some(answer.value),
                 _ => {
-                    let registers = registers.get_mut(usize::from(at.pcpu));
+                    let cpu = now.stamp(run.saturating_sub(1), number).map_or(0, |at| usize::from(at.pcpu));
+                    let registers = registers.get_mut(cpu);
                     if let (Some(register), Some(registers)) = (register_of(&answer), registers) {
                         registers.set(register, answer.value);
                     }
@@ -322,23 +347,23 @@ impl Silicon for Lockstep<'_> {
     }
 
     fn tell_answers(&mut self, _: &mut Vec<Event>, at: Stamp) {
-        let (answers, mut row) = (self.now.table(Kind::Answer), self.rows[Kind::Answer as usize]);
-        for (cpu, Answer { of, place, value }) in self.notes.take() {
+        let mut answers = core::mem::take(&mut self.answers);
+        answers.extend(self.notes.take());
+        for (cpu, Answer { of, place, value }) in answers.drain(..) {
             if self.stands != Stands::Same {
                 continue;
             }
-            let same = answers.number(row) == Some(self.next)
-                && answers.stamp(row) == Stamp { pcpu: cpu as u16, ..at }
-                && *answers.cells(row) == [of as u64, place, value];
-            row += 1;
-            self.next += 1;
-            self.stands = match (same, self.next >= self.limit) {
-                (false, _) => Stands::Differs,
-                (true, true) => Stands::Over,
-                (true, false) => Stands::Same,
-            };
+            let row = self.rows[Kind::Answer as usize];
+            let same = self.is(Kind::Answer, Stamp { pcpu: cpu as u16, ..at })
+                && *self.now.table(Kind::Answer).cells(row) == [of as u64, place, value];
+            if !same {
+                self.differ();
+                continue;
+            }
+            self.rows[Kind::Answer as usize] += 1;
+            self.step();
         }
-        self.rows[Kind::Answer as usize] = row;
+        self.answers = answers;
     }
 
     #[inline]
@@ -351,7 +376,7 @@ impl Silicon for Lockstep<'_> {
         }
         let kind = what.kind();
         let row = self.rows[kind as usize];
-        if !self.is(kind, row, self.next, at) || !self.has(row, self.next, what) {
+        if !self.is(kind, at) || !self.has(row, self.next, what) {
             self.differ();
             return true;
         }
@@ -365,15 +390,14 @@ impl Silicon for Lockstep<'_> {
         if self.stands != Stands::Same {
             return true;
         }
-        let recorded = self.now.accesses.get(self.access);
-        let same = recorded.is_some_and(|recorded| {
-            (recorded.number == self.next)
-                & (recorded.at == at)
-                & (recorded.what == word(access))
-                & (recorded.address == access.address)
-                & (recorded.old == access.old)
-                & (recorded.value == access.value)
-        });
+        let same = self.is(Kind::Vmcs, at);
+        let same = same
+            & self.now.accesses.get(self.access).is_some_and(|recorded| {
+                (recorded.what == word(access))
+                    & (recorded.address == access.address)
+                    & (recorded.old == access.old)
+                    & (recorded.value == access.value)
+            });
         if !same {
             self.differ();
             return true;
@@ -387,7 +411,7 @@ impl Silicon for Lockstep<'_> {
     fn hears_of_exit(&mut self, at: Stamp) -> bool {
         if self.stands == Stands::Same {
             let row = self.rows[Kind::Exit as usize];
-            if self.is(Kind::Exit, row, self.next, at) {
+            if self.is(Kind::Exit, at) {
                 self.exit = Some(row);
                 self.rows[Kind::Exit as usize] += 1;
                 self.step();
@@ -411,10 +435,13 @@ impl Silicon for Lockstep<'_> {
     fn enter(&mut self, cpu: Pcpu, _launch: bool, _until: u64) -> Result<Outcome, Refused> {
         let _ = cpu;
         (0..self.registers.len()).for_each(|cpu| self.settle(cpu));
-        if self.stands == Stands::Same && self.next == self.now.end {
+        if self.stands == Stands::Same && self.next == self.now.end() {
             (self.watcher)(self.next);
             match self.ahead.next(&mut self.now) {
-                Some(()) => (self.access, self.rows, self.placed) = (0, [0; Kind::ALL.len()], 0),
+                Some(()) => {
+                    (self.access, self.rows, self.placed) = (0, [0; Kind::ALL.len()], 0);
+                    self.run = 0;
+                }
                 None => self.differ(),
             }
         }
@@ -427,7 +454,7 @@ impl Silicon for Lockstep<'_> {
             return self.end();
         }
         self.entries += 1;
-        let before = entries.number(row + 1).unwrap_or(self.now.end);
+        let before = entries.number(row + 1).unwrap_or(self.now.end());
         let failed = match self.now.with_text(self.next) {
             Some(What::Entry(entry)) => entry.failed,
             _ => None,
@@ -443,17 +470,18 @@ impl Silicon for Lockstep<'_> {
         }
         let (exits, row) = (self.now.table(Kind::Exit), self.rows[Kind::Exit as usize]);
         // Between the two there is at most what the entry dropped.
-        if exits.number(row).is_some_and(|number| number <= self.next + 2) {
-            self.clock = self.clock.max(exits.stamp(row).instruction);
+        if let Some(number) = exits.number(row).filter(|number| *number <= self.next + 2) {
+            let at = self.now.stamp(self.run.saturating_sub(1), number);
+            self.clock = self.clock.max(at.map_or(0, |at| at.instruction));
             return Ok(Outcome::Exited(self.dropped(before)));
         }
         let stops = self.now.table(Kind::Stop);
-        let stop = stops.number(0).and_then(|number| self.now.with_text(number));
-        let Some(What::Stop(stop)) = stop else {
+        let stop = stops.number(0).and_then(|number| Some((self.now.with_text(number)?, self.now.stamp(0, number)?)));
+        let Some((What::Stop(stop), at)) = stop else {
             self.differ();
             return self.end();
         };
-        self.clock = self.clock.max(stops.stamp(0).instruction);
+        self.clock = self.clock.max(at.instruction);
         Ok(Outcome::Unsupported(Unsupported { rip: 0, bytes: Vec::new(), what: what_was_unsupported(stop) }))
     }
 
