@@ -85,10 +85,7 @@ pub fn to(cursor: &mut Cursor<'_>, path: &Path, goal: Goal, reader: &Reader) -> 
     let arrived = match goal {
         Goal::Event(event) => cursor.to_event(event),
         Goal::Instruction(instruction) => cursor.to_instruction(instruction),
-        Goal::Mark(mark, count) => cursor.to_mark(mark, count).and_then(|arrived| match arrived {
-            Some(arrived) => Ok(arrived),
-            None => Ok(Arrived::End(None)),
-        }),
+        Goal::Mark(mark, count) => cursor.to_mark(mark, count).map(|arrived| arrived.unwrap_or(Arrived::End(None))),
     };
     let arrived = arrived.map_err(|error| failure(path, error))?;
     let what = || format!("cannot replay {} to {goal}", path.display());

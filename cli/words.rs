@@ -724,6 +724,28 @@ fn size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// A mark and how often it is to be met: `M` or `M:COUNT`.
+fn mark(text: &str) -> Result<(u32, u64), String> {
+    let (mark, count) = text.split_once(':').unwrap_or((text, "1"));
+    let hex = mark.strip_prefix("0x").or_else(|| mark.strip_prefix("0X"));
+    let mark = hex.map_or_else(|| mark.parse(), |hex| u32::from_str_radix(hex, 16));
+    match (mark, count.parse()) {
+        (Ok(mark), Ok(count @ 1..)) => Ok((mark, count)),
+        (Ok(_), _) => Err("the count is a number from 1".to_owned()),
+        (Err(_), _) => Err("a mark is a number below 2^32, in decimal or with 0x".to_owned()),
+    }
+}
+
+/// A share in thousandths, from a percentage.
+fn percent(text: &str) -> Result<u32, String> {
+    let percent: f64 = text.parse().map_err(|_| "a percentage is a number".to_owned())?;
+    if (0.1..=100_000.0).contains(&percent) {
+        Ok((percent * 10.0).round() as u32)
+    } else {
+        Err("it is from 0.1 to 100000".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -761,27 +783,5 @@ mod tests {
         check("nvmx guests --color=always", ColorChoice::Always);
         check("nvmx guests --color=pink", ColorChoice::Auto);
         check("nvmx guests --color", ColorChoice::Auto);
-    }
-}
-
-/// A mark and how often it is to be met: `M` or `M:COUNT`.
-fn mark(text: &str) -> Result<(u32, u64), String> {
-    let (mark, count) = text.split_once(':').unwrap_or((text, "1"));
-    let hex = mark.strip_prefix("0x").or_else(|| mark.strip_prefix("0X"));
-    let mark = hex.map_or_else(|| mark.parse(), |hex| u32::from_str_radix(hex, 16));
-    match (mark, count.parse()) {
-        (Ok(mark), Ok(count @ 1..)) => Ok((mark, count)),
-        (Ok(_), _) => Err("the count is a number from 1".to_owned()),
-        (Err(_), _) => Err("a mark is a number below 2^32, in decimal or with 0x".to_owned()),
-    }
-}
-
-/// A share in thousandths, from a percentage.
-fn percent(text: &str) -> Result<u32, String> {
-    let percent: f64 = text.parse().map_err(|_| "a percentage is a number".to_owned())?;
-    if (0.1..=100_000.0).contains(&percent) {
-        Ok((percent * 10.0).round() as u32)
-    } else {
-        Err("it is from 0.1 to 100000".to_owned())
     }
 }
