@@ -4,11 +4,12 @@
 
 mod common;
 
-use common::{Dice, config, events, open, record_typed, rewrite};
+use common::{Dice, config, events, open, record, record_typed, rewrite};
 use hv_defs::config::Config;
 use hv_defs::event::{Event, Kind, What};
 use hv_defs::fields::{MAX_COLUMNS, Texts};
-use replayer::{Options, replay};
+use hv_defs::slip::{Slip, Slips};
+use replayer::{Options, replay, replay_under};
 use traces::Reader;
 
 const GUESTS: [(&str, &str); 4] =
@@ -77,4 +78,34 @@ fn one_bit_anywhere_is_reported_at_its_event() {
         done += 1;
     }
     eprintln!("{done} places, {inputs} of them inputs");
+}
+
+/// Where a recording by an L0 with a mistake first has another event than one without.
+fn first_other(events: &[Event], slipped: &[Event]) -> Option<u64> {
+    let same = events.iter().zip(slipped).take_while(|(event, slipped)| event == slipped).count();
+    (same < events.len().max(slipped.len())).then_some(same as u64)
+}
+
+#[test]
+fn another_l0_is_reported_at_the_first_event_of_its_own() {
+    let (mut found, mut shown) = (0, Slips::default());
+    for guest in hv::guests::list() {
+        for policy in ["kvm-2015", "kvm-2018", "mapped"] {
+            // Some mistakes need more CPUs than one.
+            let config = Config { pcpus: 2, slice: 2_000, ..config(guest.name, policy) };
+            let reader = record(&config);
+            let events = events(&reader);
+            for &slip in Slip::ALL {
+                let other = Config { slips: Slips::default().with(slip), ..config.clone() };
+                let expected = first_other(&events, &common::events(&record(&other)));
+                let verdict = replay_under(&reader, &other, &Options::default(), &mut |_| {}).expect("sound");
+                let reported = verdict.divergence.map(|divergence| divergence.event);
+                assert_eq!(reported, expected, "{} under {policy} with {slip:?}", guest.name);
+                found += usize::from(expected.is_some());
+                shown = if expected.is_some() { shown.with(slip) } else { shown };
+            }
+        }
+    }
+    eprintln!("{found} other ways, of {shown:?}");
+    assert!(Slip::ALL.iter().all(|&slip| shown.has(slip)), "some guest tells of each: {shown:?}");
 }
