@@ -10,7 +10,6 @@ use hv_defs::event::{Event, Kind, What};
 use hv_defs::fields::{MAX_COLUMNS, Texts};
 use std::hint::black_box;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use traces::{Header, Reader, Rows, Writer};
 
@@ -91,7 +90,7 @@ pub fn measure(events: &[Event], step: &mut dyn FnMut()) -> Result<Vec<Row>, tra
     step();
     // Events in a row from the middle, that stay in the cache: a machine's are made just before.
     let hot = &events[(events.len() - events.len().min(HOT)) / 2..][..events.len().min(HOT)];
-    let (busy, rested, append) = (hand_over(hot, false)?, hand_over(hot, true)?, ring(hot));
+    let (push, append) = (hand_over(hot)?, ring(hot));
     step();
     let encode = encode(events)?;
     step();
@@ -105,16 +104,7 @@ pub fn measure(events: &[Event], step: &mut dyn FnMut()) -> Result<Vec<Row>, tra
             name: "hand-over",
             what: "hand over an event to the writing thread",
             unit: "ns",
-            value: Some(each(busy)),
-            floor: each(append),
-            floor_is: "append its row to a ring in memory",
-            budget: Some(Budget::AtMost(15.0)),
-        },
-        Row {
-            name: "hand-over-rested",
-            what: "the same, of a thread that has caught up",
-            unit: "ns",
-            value: Some(each(rested)),
+            value: Some(each(push)),
             floor: each(append),
             floor_is: "append its row to a ring in memory",
             budget: Some(Budget::AtMost(15.0)),
@@ -214,57 +204,26 @@ fn header() -> Header {
     Header::new(Config::new(Guest::BuiltIn("bench".into())), Vec::new())
 }
 
-/// What handing over costs the thread that does it, in a queue that another empties: while that one writes without a pause,
-/// and both are after the same memory; or once it `rests`, as it does most of the time that a machine runs guests.
-fn hand_over(events: &[Event], rests: bool) -> Result<Duration, traces::Error> {
-    let written = AtomicU64::new(0);
-    let mut writer = Writer::create(Counting(&written), &header())?;
-    let begun = written.load(Ordering::Acquire);
+/// What handing over costs the thread that does it, in a queue that another empties.
+fn hand_over(events: &[Event]) -> Result<Duration, traces::Error> {
+    let mut writer = Writer::create(io::sink(), &header())?;
     let (best, finished) = traces::beside(&mut writer, |feed| {
-        let (since, mut best, mut handed) = (Instant::now(), Duration::MAX, begun);
-        let passes = BLOCK.div_ceil(events.len()) as u32;
-        // Enough to fill a block. Returns how long it took, `None` when the writing has failed.
-        let mut fill = |feed: &mut traces::Feed| {
-            let (start, held) = (spent(since), feed.held());
-            for _ in 0..passes {
-                events.iter().try_for_each(|event| feed.push(event)).is_continue().then_some(())?;
-            }
-            let took = spent(since).saturating_sub(start);
-            handed += u64::from(feed.held() < held + events.len() * passes as usize);
-            while rests && written.load(Ordering::Acquire) < handed {
-                std::thread::sleep(Duration::from_micros(100));
-            }
-            Some(took / passes)
-        };
-        for _ in 0..SETTLED.div_ceil(BLOCK) {
-            fill(feed);
+        let (since, mut best) = (Instant::now(), Duration::MAX);
+        let pass = |feed: &mut traces::Feed| events.iter().try_for_each(|event| feed.push(event)).is_continue();
+        for _ in 0..SETTLED.div_ceil(events.len()) {
+            pass(feed);
         }
         for _ in 0..PASSES {
-            let (mut runs, mut took) = (0, Duration::ZERO);
-            while took < PASS {
-                let Some(each) = fill(feed) else { return best };
-                (runs, took) = (runs + 1, took + each * passes);
+            let (start, mut runs, mut took) = (spent(since), 0, Duration::ZERO);
+            while took < PASS && pass(feed) {
+                (runs, took) = (runs + 1, spent(since).saturating_sub(start));
             }
-            best = best.min(took / (runs * passes).max(1));
+            best = best.min(took / runs.max(1));
         }
         best
     });
     finished?;
     Ok(best)
-}
-
-/// A sink that counts how often it was flushed: a writer does it behind each block.
-struct Counting<'a>(&'a AtomicU64);
-
-impl io::Write for Counting<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.fetch_add(1, Ordering::Release);
-        Ok(())
-    }
 }
 
 /// The floor of handing over: the rows, which lie ready, copied to a ring one by one.
