@@ -3,17 +3,15 @@
 
 mod common;
 
-use common::record;
+use common::{Nobody, record};
 use hv::machine::Machine;
 use hv::mmu::Adversary;
-use hv::world::World;
 use hv_defs::config::{Config, Log};
-use hv_defs::event::{Actor, Cause, Event, FlushKind, InputKind, What};
+use hv_defs::event::{Actor, Cause, FlushKind, What};
 use hv_defs::policy::PRESETS;
 use hv_defs::slip::Slip;
 use replayer::judge::{Judgement, Need, judge};
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 fn config(guest: &str, policy: &str, pcpus: u16, slips: &[Slip]) -> Config {
     Config {
@@ -42,20 +40,6 @@ fn judged(config: &Config) -> Judgement {
 
 fn count(judgement: &Judgement, need: Need) -> usize {
     judgement.flushes.iter().filter(|judged| judged.need == need).count()
-}
-
-struct Nobody;
-
-impl World for Nobody {
-    fn events(&mut self, _: &[Event]) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-
-    fn console(&mut self, _: &[u8]) {}
-
-    fn input(&mut self, _: u64, _: u64, _: Option<u64>) -> Option<(InputKind, u64)> {
-        None
-    }
 }
 
 /// What becomes of every access of a run with one flush left out.

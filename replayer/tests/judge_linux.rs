@@ -4,31 +4,18 @@
 //! `NVMX_JUDGED_TRACE` names the trace, which has one physical CPU, no input and TLBs from which next to nothing is evicted
 //! (`--tlb 65536`); without it there is nothing to do. `NVMX_JUDGED_EACH` says how many flushes of each verdict are left out.
 
-use core::ops::ControlFlow;
+mod common;
+
+use common::Nobody;
 use hv::machine::Advance;
 use hv::mmu::Adversary;
-use hv::world::World;
-use hv_defs::event::{Cause, Event, InputKind};
+use hv_defs::event::Cause;
 use replayer::judge::{Judged, Need, judge};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 use traces::Reader;
-
-struct Nobody;
-
-impl World for Nobody {
-    fn events(&mut self, _: &[Event]) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-
-    fn console(&mut self, _: &[u8]) {}
-
-    fn input(&mut self, _: u64, _: u64, _: Option<u64>) -> Option<(InputKind, u64)> {
-        None
-    }
-}
 
 /// Where runs begin: a machine's state and its memory, page by page.
 struct Begin<'a> {

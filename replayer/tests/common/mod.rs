@@ -1,8 +1,10 @@
 //! Recordings of built-in guests, in memory, for the tests of replay.
 #![allow(dead_code, unreachable_pub)] // Every test program uses a part of it.
 
+use core::ops::ControlFlow;
+use hv::world::World;
 use hv_defs::config::{Config, Guest};
-use hv_defs::event::Event;
+use hv_defs::event::{Event, InputKind};
 use hv_defs::policy::Policy;
 use recorder::{Outside, Recorded, Script};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +54,21 @@ pub fn rewrite(reader: &Reader, events: &[Event]) -> Reader {
     events.iter().for_each(|event| writer.push(event).expect("a vector takes all"));
     writer.finish().expect("a vector takes all");
     open(&bytes)
+}
+
+/// A world without input that looks at nothing.
+pub struct Nobody;
+
+impl World for Nobody {
+    fn events(&mut self, _: &[Event]) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn console(&mut self, _: &[u8]) {}
+
+    fn input(&mut self, _: u64, _: u64, _: Option<u64>) -> Option<(InputKind, u64)> {
+        None
+    }
 }
 
 /// Numbers in an order that is the same in each run (xorshift).
