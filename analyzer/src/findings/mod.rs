@@ -1,22 +1,29 @@
 //! Findings: what a trace says, in numbers, from one pass over its events.
 
 pub mod advice;
+mod cpus;
+mod ept;
 mod exits;
 mod flushes;
+mod injections;
 mod mistakes;
+mod phases;
 mod pool;
-mod small;
 #[cfg(test)]
 mod tests;
 mod vmcs;
+mod vpids;
 
 pub use advice::{Advice, Severity};
+pub use ept::{EptPage, EptRow};
 pub use exits::{CausedExits, ExitRow, Multiplication, NestedExit};
 pub use flushes::{FlushRow, Flushes};
+pub use injections::InjectionRow;
 pub use mistakes::{Direction, Mistake, MistakeKind};
+pub use phases::Phase;
 pub use pool::PoolFinding;
-pub use small::{EptPage, EptRow, InjectionRow, Phase, VpidRow};
 pub use vmcs::{FieldRow, Vmcs};
+pub use vpids::VpidRow;
 
 use crate::judge::{Bench, Judged};
 use crate::{Error, Source};
@@ -187,7 +194,7 @@ fn name_of(guest: &Guest) -> String {
 struct Pass {
     costs: Costs,
     overview: Overview,
-    cpus: small::Cpus,
+    cpus: cpus::Cpus,
     failed: std::collections::BTreeMap<String, u64>,
     bench: Bench,
     exits: exits::Fold,
@@ -195,8 +202,10 @@ struct Pass {
     mistakes: mistakes::Fold,
     pools: pool::Fold,
     vmcs: vmcs::Fold,
-    small: small::Fold,
-    phases: small::Phases,
+    vpids: vpids::Fold,
+    ept: ept::Fold,
+    injections: injections::Fold,
+    phases: phases::Phases,
 }
 
 impl Default for Pass {
@@ -204,7 +213,7 @@ impl Default for Pass {
         Self {
             costs: hv_defs::cost::DEFAULT,
             overview: Overview::default(),
-            cpus: small::Cpus::default(),
+            cpus: cpus::Cpus::default(),
             failed: std::collections::BTreeMap::new(),
             bench: Bench::default(),
             exits: exits::Fold::default(),
@@ -212,8 +221,10 @@ impl Default for Pass {
             mistakes: mistakes::Fold::default(),
             pools: pool::Fold::default(),
             vmcs: vmcs::Fold::default(),
-            small: small::Fold::default(),
-            phases: small::Phases::default(),
+            vpids: vpids::Fold::default(),
+            ept: ept::Fold::default(),
+            injections: injections::Fold::default(),
+            phases: phases::Phases::default(),
         }
     }
 }
@@ -237,13 +248,16 @@ impl Pass {
                     *self.failed.entry(check.name().to_owned()).or_default() += 1;
                 }
             }
+            What::Exit(exit) => self.ept.exited(exit),
+            What::Ept(change) => self.ept.changed(change),
+            What::Vpid(vpid) => self.vpids.see(event.at.vcpu, vpid),
+            What::Injection(injection) => self.injections.see(injection),
             What::Lost(count) => overview.lost += count,
             What::Stop(stop) => overview.stop = Some(stop.clone()),
             _ => {}
         }
         self.exits.see(event, &self.costs);
         self.mistakes.see(number, event);
-        self.small.see(event);
         if !matches!(kind, Kind::Pool | Kind::Injection) {
             self.bench.see(number, event);
             for judged in self.bench.verdicts() {
@@ -265,7 +279,7 @@ impl Pass {
         overview.failed_entries.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
         let (exits, multiplication, cycles) = self.exits.finish();
         overview.cycles = cycles;
-        let (vpids, ept, ept_pages, ept_page_count, injections) = self.small.finish();
+        let ept = self.ept.finish();
         Findings {
             name: String::new(),
             overview,
@@ -275,11 +289,11 @@ impl Pass {
             mistakes: self.mistakes.finish(),
             pools: self.pools.finish(&self.costs),
             vmcs: self.vmcs.finish(),
-            vpids,
-            ept,
-            ept_pages,
-            ept_page_count,
-            injections,
+            vpids: self.vpids.finish(),
+            ept: ept.roots,
+            ept_pages: ept.pages,
+            ept_page_count: ept.page_count,
+            injections: self.injections.finish(),
             phases: self.phases.finish(),
             advice: Vec::new(),
         }
