@@ -1,6 +1,7 @@
 //! A trace to dataframes, to findings, to reports.
 
 pub mod check;
+mod chunk;
 pub mod curve;
 mod error;
 pub mod export;

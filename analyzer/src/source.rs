@@ -1,6 +1,7 @@
 //! Where events come from: a trace on disk, or a list in memory.
 
 use crate::Error;
+use crate::chunk::{Chunk, Chunks};
 use hv_defs::event::{Event, Kind};
 use hv_defs::fields::{MAX_COLUMNS, Texts};
 use traces::Reader;
@@ -55,6 +56,22 @@ impl Source<'_> {
                         Err(error) => return Err(error.into()),
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every event, in order, some of them together: what a pass over many of them is made of. Events of kinds that this
+    /// program does not know are passed over.
+    ///
+    /// # Errors
+    /// A block of the trace is damaged.
+    pub(crate) fn chunks(&self, mut see: impl FnMut(&Chunk)) -> Result<(), Error> {
+        let mut chunks = Chunks::default();
+        match self {
+            Self::Events(events) => chunks.of_events(events, &mut see),
+            Self::Trace(reader) => {
+                (0..reader.blocks().len()).try_for_each(|block| chunks.of_block(reader, block, &mut see))?;
             }
         }
         Ok(())

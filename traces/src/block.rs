@@ -50,6 +50,13 @@ impl Rows {
         self.columns.iter().find(|column| column.name == name).map(|column| &column.values)
     }
 
+    /// Its columns row for row, into `cells`. Returns how many there are.
+    pub fn cells_into(&self, cells: &mut Vec<u64>) -> usize {
+        let rows = self.columns.first().map_or(0, |column| column.values.len());
+        row_major(&self.columns, rows, cells);
+        self.columns.len()
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.event.len()
@@ -258,22 +265,27 @@ impl Message {
         let (name, rows) = &self.tables[at];
         let mut columns = Vec::new();
         self.columns(at, &|_| true, &mut columns, spare)?;
-        let width = columns.len();
-        let mut cells = vec![0; width * *rows as usize];
-        let mut wide = [0; TILE];
-        for (tile, cells) in cells.chunks_mut((width * TILE).max(1)).enumerate() {
-            for (at, column) in columns.iter().enumerate() {
-                let wide = &mut wide[..cells.len() / width];
-                column.values.widen(tile * TILE, wide);
-                cells.chunks_exact_mut(width).zip(wide).for_each(|(row, number)| row[at] = *number);
-            }
-        }
+        let mut cells = Vec::new();
+        row_major(&columns, *rows as usize, &mut cells);
         let columns = columns.into_iter().map(|column| {
             spare.keep(column.values);
             column.name
         });
         let columns = columns.collect();
         Ok(Table { name: name.clone(), kind: Kind::by_name(name), rows: *rows, columns, cells })
+    }
+}
+
+/// Puts columns of so many rows into `cells`, row for row.
+fn row_major(columns: &[Column], rows: usize, cells: &mut Vec<u64>) {
+    let (width, mut wide) = (columns.len(), [0; TILE]);
+    cells.resize(width * rows, 0);
+    for (tile, cells) in cells.chunks_mut((width * TILE).max(1)).enumerate() {
+        for (at, column) in columns.iter().enumerate() {
+            let wide = &mut wide[..cells.len() / width];
+            column.values.widen(tile * TILE, wide);
+            cells.chunks_exact_mut(width).zip(wide).for_each(|(row, number)| row[at] = *number);
+        }
     }
 }
 

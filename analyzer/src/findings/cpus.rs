@@ -21,8 +21,8 @@ impl Cpus {
         }
     }
 
-    pub(super) fn count(&mut self, kind: Kind) {
-        self.counts[kind as usize] += 1;
+    pub(super) fn count(&mut self, counts: &[u64; Kind::ALL.len()]) {
+        self.counts.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
 
     pub(super) fn finish(self) -> (u64, u64, Vec<(Kind, u64)>) {

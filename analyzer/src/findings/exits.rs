@@ -1,8 +1,9 @@
 //! Exits: how many, of what, how long, and how many each exit of L2 and of L3 causes.
 
+use super::pass::Work;
 use crate::histogram::Histogram;
 use hv_defs::cost::Costs;
-use hv_defs::event::{Actor, Event, Flush, FlushKind, VmcsOp, What};
+use hv_defs::event::{Actor, Event, Flush, FlushKind, What};
 use hv_defs::exit::Reason;
 use std::collections::BTreeMap;
 
@@ -189,33 +190,33 @@ pub(super) struct Fold {
     /// L1 exits caused.
     l1_exits: u64,
     vcpus: Vec<Vcpu>,
-    instructions: u64,
     cycles: u64,
 }
 
 impl Fold {
-    pub(super) fn see(&mut self, event: &Event, costs: &Costs) {
-        let at = event.at;
-        self.instructions = self.instructions.max(at.instruction);
-        let index = usize::from(at.vcpu);
+    /// L0's VMCS accesses on behalf of a vCPU.
+    pub(super) fn accesses(&mut self, vcpu: u16, work: Work, costs: &Costs) {
+        let vcpu = self.vcpu(vcpu);
+        let Work { reads, writes, pointers } = work;
+        vcpu.cycles += reads * costs.vmread + writes * costs.vmwrite + pointers * costs.vmptrld;
+        vcpu.writes += writes;
+        vcpu.open.iter_mut().for_each(|open| open.accesses += reads + writes);
+    }
+
+    fn vcpu(&mut self, vcpu: u16) -> &mut Vcpu {
+        let index = usize::from(vcpu);
         if index >= self.vcpus.len() {
             self.vcpus.resize_with(index + 1, Vcpu::default);
         }
-        let vcpu = &mut self.vcpus[index];
+        &mut self.vcpus[index]
+    }
+
+    /// What is no VMCS access.
+    pub(super) fn see(&mut self, event: &Event, costs: &Costs) {
+        let at = event.at;
+        self.vcpu(at.vcpu);
+        let vcpu = &mut self.vcpus[usize::from(at.vcpu)];
         match &event.what {
-            What::Vmcs(access) if access.actor == Actor::L0 => {
-                vcpu.cycles += match access.op {
-                    VmcsOp::Read => costs.vmread,
-                    VmcsOp::Write => {
-                        vcpu.writes += 1;
-                        costs.vmwrite
-                    }
-                    VmcsOp::Clear | VmcsOp::Load => costs.vmptrld,
-                    VmcsOp::Store => 0,
-                };
-                let counts = u64::from(matches!(access.op, VmcsOp::Read | VmcsOp::Write));
-                vcpu.open.iter_mut().for_each(|open| open.accesses += counts);
-            }
             What::Flush(flush) if flush.actor == Actor::L0 => vcpu.cycles += flush_cost(flush, costs),
             What::Ept(_) => vcpu.cycles += costs.ept_entry,
             What::Exit(exit) => {
@@ -280,7 +281,8 @@ impl Fold {
         }
     }
 
-    pub(super) fn finish(self) -> (Vec<ExitRow>, Multiplication, u64) {
+    /// The rows, and the modelled cycles of a run of so many instructions.
+    pub(super) fn finish(self, instructions: u64) -> (Vec<ExitRow>, Multiplication, u64) {
         let rows = self.rows.into_iter().map(|((level, reason, handled_by), totals)| ExitRow {
             level,
             reason,
@@ -315,7 +317,7 @@ impl Fold {
         });
         let mut reasons: Vec<NestedExit> = reasons.collect();
         reasons.sort_by_key(|reason| core::cmp::Reverse(reason.count + reason.caused_total()));
-        (rows, Multiplication { reasons, l1_exits: self.l1_exits }, self.cycles + self.instructions)
+        (rows, Multiplication { reasons, l1_exits: self.l1_exits }, self.cycles + instructions)
     }
 }
 

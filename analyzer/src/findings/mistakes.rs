@@ -157,11 +157,11 @@ impl Fold {
         }
     }
 
+    /// What is no VMCS access.
     pub(super) fn see(&mut self, number: u64, event: &Event) {
         let at = event.at;
         match &event.what {
             What::Vpid(vpid) => self.vpid(number, at, vpid),
-            What::Vmcs(access) => self.access(number, at, access),
             What::Entry(entry) => self.entry(number, at, entry),
             What::Flush(flush) if flush.actor == Actor::L0 => self.flush(number, at, flush),
             What::Exit(Exit { level: 1, handled_by: Actor::L0, reason, .. }) if reason.reason() == Reason::VMXOFF => {
@@ -240,11 +240,12 @@ impl Fold {
         self.add(MistakeKind::FlushWrongTarget, number, at, || format!("{kind} for {cause}: {why}"));
     }
 
-    fn access(&mut self, number: u64, at: Stamp, access: &VmcsAccess) {
+    /// An access that may concern it; `at` tells when it was.
+    pub(super) fn access(&mut self, number: u64, at: impl FnOnce() -> Stamp, access: &VmcsAccess) {
         let &VmcsAccess { actor, which, address, op, field, old, value } = access;
         match (which, op) {
             (Which::Shadow12, VmcsOp::Write) if actor >= Actor::L2 && is_rights(field) && value & !RIGHTS != 0 => {
-                self.add(MistakeKind::RightsUnmasked, number, at, || {
+                self.add(MistakeKind::RightsUnmasked, number, at(), || {
                     format!("{field} of the shadow VMCS at {address:#x} holds {value:#x}, where {RIGHTS:#x} is defined")
                 });
             }
@@ -317,12 +318,12 @@ impl Fold {
 /// The bits of access rights that are defined. See: SDM "Guest Register State".
 const RIGHTS: u64 = 0x1_f0ff;
 
-fn is_rights(field: VmcsField) -> bool {
+pub(super) fn is_rights(field: VmcsField) -> bool {
     (vmcs::GUEST_ES_ACCESS_RIGHTS.field()..=vmcs::GUEST_TR_ACCESS_RIGHTS.field()).contains(&field)
 }
 
 /// Whether L0 hands a field on from vmcs12 to vmcs02 as it is, whatever the policy: guest state that is L2's alone.
-fn is_handed_on(field: VmcsField) -> bool {
+pub(super) fn is_handed_on(field: VmcsField) -> bool {
     [
         vmcs::GUEST_RSP.field(),
         vmcs::GUEST_RIP.field(),

@@ -7,6 +7,7 @@ mod exits;
 mod flushes;
 mod injections;
 mod mistakes;
+mod pass;
 mod phases;
 mod pool;
 #[cfg(test)]
@@ -25,11 +26,12 @@ pub use pool::PoolFinding;
 pub use vmcs::{FieldRow, Vmcs};
 pub use vpids::VpidRow;
 
+use crate::chunk::Chunk;
 use crate::judge::{Bench, Judged};
 use crate::{Error, Source};
 use hv_defs::config::{Clock, Guest, Origin};
-use hv_defs::cost::Costs;
-use hv_defs::event::{Event, Kind, Stop, What};
+use hv_defs::event::{Event, Kind, Stop};
+use pass::Pass;
 
 /// All that is found in a trace.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -136,8 +138,8 @@ pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
 /// # Errors
 /// As [`findings`].
 pub fn findings_with(name: &str, source: Source<'_>, verdicts: Option<&[Judged]>) -> Result<Findings, Error> {
-    let mut pass = Pass { bench: Bench::with(verdicts), ..Pass::default() };
-    source.each(|number, event| pass.see(number, event))?;
+    let mut pass = Pass::new(Bench::with(verdicts));
+    source.chunks(|chunk| pass.chunk(chunk))?;
     let mut found = pass.finish();
     found.name = name.to_owned();
     if let Source::Trace(reader) = source {
@@ -160,20 +162,37 @@ pub fn findings_with(name: &str, source: Source<'_>, verdicts: Option<&[Judged]>
     Ok(found)
 }
 
-/// Findings of events as they come, with nothing of them kept: for a run that nobody records.
-#[derive(Debug, Default)]
+/// Findings of events as they come, of which a few are kept at a time: for a run that nobody records.
+#[derive(Debug)]
 pub struct Study {
     pass: Pass,
+    chunk: Chunk,
+}
+
+impl Default for Study {
+    fn default() -> Self {
+        let mut chunk = Chunk::default();
+        chunk.clear(0);
+        Self { pass: Pass::new(Bench::default()), chunk }
+    }
 }
 
 impl Study {
     /// The next event.
     pub fn see(&mut self, number: u64, event: &Event) {
-        self.pass.see(number, event);
+        if self.chunk.first + u64::from(self.chunk.len()) != number {
+            self.pass.chunk(&self.chunk);
+            self.chunk.clear(number);
+        }
+        if self.chunk.push(event) {
+            self.pass.chunk(&self.chunk);
+            self.chunk.clear(number + 1);
+        }
     }
 
     /// What was found. `name` is what reports call it.
-    pub fn finish(self, name: &str, guest: &Guest, policy: &str) -> Findings {
+    pub fn finish(mut self, name: &str, guest: &Guest, policy: &str) -> Findings {
+        self.pass.chunk(&self.chunk);
         let mut found = self.pass.finish();
         found.name = name.to_owned();
         found.overview.guest = name_of(guest);
@@ -186,116 +205,5 @@ impl Study {
 fn name_of(guest: &Guest) -> String {
     match guest {
         Guest::BuiltIn(name) | Guest::Kernel { name, .. } => name.clone(),
-    }
-}
-
-/// The folds over the events, side by side.
-#[derive(Debug)]
-struct Pass {
-    costs: Costs,
-    overview: Overview,
-    cpus: cpus::Cpus,
-    failed: std::collections::BTreeMap<String, u64>,
-    bench: Bench,
-    exits: exits::Fold,
-    flushes: flushes::Fold,
-    mistakes: mistakes::Fold,
-    pools: pool::Fold,
-    vmcs: vmcs::Fold,
-    vpids: vpids::Fold,
-    ept: ept::Fold,
-    injections: injections::Fold,
-    phases: phases::Phases,
-}
-
-impl Default for Pass {
-    fn default() -> Self {
-        Self {
-            costs: hv_defs::cost::DEFAULT,
-            overview: Overview::default(),
-            cpus: cpus::Cpus::default(),
-            failed: std::collections::BTreeMap::new(),
-            bench: Bench::default(),
-            exits: exits::Fold::default(),
-            flushes: flushes::Fold::default(),
-            mistakes: mistakes::Fold::default(),
-            pools: pool::Fold::default(),
-            vmcs: vmcs::Fold::default(),
-            vpids: vpids::Fold::default(),
-            ept: ept::Fold::default(),
-            injections: injections::Fold::default(),
-            phases: phases::Phases::default(),
-        }
-    }
-}
-
-impl Pass {
-    fn see(&mut self, number: u64, event: &Event) {
-        let overview = &mut self.overview;
-        overview.events += 1;
-        overview.instructions = overview.instructions.max(event.at.instruction);
-        self.cpus.see(event.at);
-        let kind = event.what.kind();
-        self.phases.see(number, event);
-        match &event.what {
-            What::Vmcs(access) => {
-                self.vmcs.see(access);
-                self.pools.access(event.at.vcpu, access);
-            }
-            What::Pool(pool) => self.pools.see(event.at.vcpu, pool),
-            What::Entry(entry) => {
-                if let Some(check) = entry.failed {
-                    *self.failed.entry(check.name().to_owned()).or_default() += 1;
-                }
-            }
-            What::Exit(exit) => self.ept.exited(exit),
-            What::Ept(change) => self.ept.changed(change),
-            What::Vpid(vpid) => self.vpids.see(event.at.vcpu, vpid),
-            What::Injection(injection) => self.injections.see(injection),
-            What::Lost(count) => overview.lost += count,
-            What::Stop(stop) => overview.stop = Some(stop.clone()),
-            _ => {}
-        }
-        self.exits.see(event, &self.costs);
-        self.mistakes.see(number, event);
-        if !matches!(kind, Kind::Pool | Kind::Injection) {
-            self.bench.see(number, event);
-            for judged in self.bench.verdicts() {
-                self.phases.judged(&judged);
-                self.flushes.see(judged, &self.costs);
-            }
-        }
-        self.cpus.count(kind);
-    }
-
-    fn finish(mut self) -> Findings {
-        for judged in self.bench.close() {
-            self.phases.judged(&judged);
-            self.flushes.see(judged, &self.costs);
-        }
-        let mut overview = self.overview;
-        (overview.vcpus, overview.pcpus, overview.counts) = self.cpus.finish();
-        overview.failed_entries = self.failed.into_iter().collect();
-        overview.failed_entries.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
-        let (exits, multiplication, cycles) = self.exits.finish();
-        overview.cycles = cycles;
-        let ept = self.ept.finish();
-        Findings {
-            name: String::new(),
-            overview,
-            exits,
-            multiplication,
-            flushes: self.flushes.finish(),
-            mistakes: self.mistakes.finish(),
-            pools: self.pools.finish(&self.costs),
-            vmcs: self.vmcs.finish(),
-            vpids: self.vpids.finish(),
-            ept: ept.roots,
-            ept_pages: ept.pages,
-            ept_page_count: ept.page_count,
-            injections: self.injections.finish(),
-            phases: self.phases.finish(),
-            advice: Vec::new(),
-        }
     }
 }

@@ -39,26 +39,40 @@ pub(super) struct Phases {
 }
 
 impl Phases {
+    /// Events come, the first of which is number `first`, and a mark or not.
+    pub(super) fn begin(&mut self, first: u64, marked: bool) {
+        if self.phases.is_empty() && !marked {
+            self.phases.push(Phase { first, ..Phase::default() });
+        }
+    }
+
+    /// VMCS accesses.
+    pub(super) fn accesses(&mut self, count: u64) {
+        self.phases.last_mut().into_iter().for_each(|phase| phase.vmcs += count);
+    }
+
+    /// What is no VMCS access.
     pub(super) fn see(&mut self, number: u64, event: &Event) {
-        let start = event.at.instruction;
         if let What::Mark(mark) = event.what {
-            if let Some(phase) = self.phases.last_mut() {
-                phase.instructions = start.saturating_sub(phase.start);
-            }
+            let start = event.at.instruction;
+            self.end(number, start);
             self.phases.push(Phase { mark: Some(mark.into()), first: number, start, ..Phase::default() });
-        } else if self.phases.is_empty() {
-            self.phases.push(Phase { first: number, ..Phase::default() });
         }
         let Some(phase) = self.phases.last_mut() else { return };
-        phase.events += 1;
-        phase.instructions = start.saturating_sub(phase.start);
         match &event.what {
             What::Exit(exit) if exit.level == 1 => phase.l1_exits += 1,
             What::Exit(_) => phase.l2_exits += 1,
-            What::Vmcs(_) => phase.vmcs += 1,
             What::Flush(_) => phase.flushes += 1,
             What::Pool(pool) if matches!(pool.op, PoolOp::Miss | PoolOp::Recycle) => phase.pool_missed += 1,
             _ => {}
+        }
+    }
+
+    /// All events up to this number have come, and so far the run has come.
+    pub(super) fn end(&mut self, number: u64, instruction: u64) {
+        if let Some(phase) = self.phases.last_mut() {
+            phase.events = number - phase.first;
+            phase.instructions = instruction.saturating_sub(phase.start);
         }
     }
 

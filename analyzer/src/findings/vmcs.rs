@@ -1,6 +1,7 @@
 //! VMCS accesses by field: how many, how many in vain, and which would be worth shadowing.
 
-use hv_defs::event::{Actor, VmcsAccess, VmcsOp, Which};
+use crate::chunk::{Chunk, Tile, decode};
+use hv_defs::event::{Actor, VmcsOp, Which};
 use hv_defs::vmcs::{COUNT, Shadowed, TABLE, VmcsField};
 use std::collections::{BTreeMap, HashMap};
 
@@ -92,25 +93,30 @@ pub(super) struct Fold {
 }
 
 impl Fold {
-    pub(super) fn see(&mut self, access: &VmcsAccess) {
-        let (actor, which) = (access.actor, access.which);
-        if !matches!(access.op, VmcsOp::Read | VmcsOp::Write) {
-            *self.others.entry((actor, which, access.op)).or_default() += 1;
-            return;
-        }
-        let write = access.op == VmcsOp::Write;
-        let Some(index) = access.field.index() else {
-            let counts = self.strangers.entry((actor, which, access.field)).or_default();
-            count(counts, write, write && access.old == access.value);
-            return;
-        };
+    /// Some accesses that follow one another. It is given all, and nothing else that happens between.
+    pub(super) fn accesses(&mut self, chunk: &Chunk, tile: &Tile) {
         if self.counts.is_empty() {
             self.counts.resize(ACTORS * WHICHES * COUNT, Counts::default());
         }
-        let known = &mut self.values_of(which, access.address)[index];
-        let same = if write { access.old == access.value } else { *known == Some(access.value) };
-        *known = Some(access.value);
-        count(&mut self.counts[(actor as usize * WHICHES + which as usize) * COUNT + index], write, same);
+        for at in 0..tile.len {
+            let Some((actor, which, op)) = decode(tile.code[at]) else { continue };
+            if !matches!(op, VmcsOp::Read | VmcsOp::Write) {
+                *self.others.entry((actor, which, op)).or_default() += 1;
+                continue;
+            }
+            let write = op == VmcsOp::Write;
+            let (old, value) = (tile.old[at], tile.value[at]);
+            if tile.field[at] == Tile::STRANGER {
+                let field = chunk.field(tile.first + at as u32);
+                count(self.strangers.entry((actor, which, field)).or_default(), write, write && old == value);
+                continue;
+            }
+            let index = usize::from(tile.field[at]);
+            let known = &mut self.values_of(which, tile.address[at])[index];
+            let same = if write { old == value } else { *known == Some(value) };
+            *known = Some(value);
+            count(&mut self.counts[(actor as usize * WHICHES + which as usize) * COUNT + index], write, same);
+        }
     }
 
     fn values_of(&mut self, which: Which, address: u64) -> &mut Values {

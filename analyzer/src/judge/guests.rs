@@ -2,7 +2,7 @@
 
 use hv_defs::controls::{PrimaryControls, SecondaryControls};
 use hv_defs::event::{Entry, NO_ADDRESS, VmcsAccess, VmcsOp, Which};
-use hv_defs::vmcs::{APIC_ACCESS_ADDRESS, PRIMARY_CONTROLS, SECONDARY_CONTROLS, VPID};
+use hv_defs::vmcs::{APIC_ACCESS_ADDRESS, PRIMARY_CONTROLS, SECONDARY_CONTROLS, VPID, VmcsField};
 use std::collections::BTreeMap;
 
 /// The VPID that L1 gave its guest.
@@ -44,6 +44,10 @@ struct Controls {
     vpid: Option<u64>,
     apic: Option<u64>,
 }
+
+/// The fields of a vmcs12 that tell which guest it is.
+pub(super) const ASKED: [VmcsField; 4] =
+    [PRIMARY_CONTROLS.field(), SECONDARY_CONTROLS.field(), VPID.field(), APIC_ACCESS_ADDRESS.field()];
 
 /// What is known of vmcs12s, from accesses to them and from the VPID map's events.
 #[derive(Debug, Default)]

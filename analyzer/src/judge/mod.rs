@@ -16,7 +16,8 @@ pub(crate) use words::named;
 pub use words::{JudgedBy, Rule, Verdict};
 
 use crate::{Error, Source};
-use hv_defs::event::{Actor, Event, Flush, Stamp};
+use hv_defs::event::{Actor, Event, Flush, Stamp, VmcsAccess};
+use hv_defs::vmcs::VmcsField;
 use rules::Judge;
 
 /// A flush with its verdict, or a flush that is missing.
@@ -66,6 +67,21 @@ impl Bench {
     /// The next event.
     pub fn see(&mut self, number: u64, event: &Event) {
         self.judge.see(number, event);
+    }
+
+    /// An access to a VMCS, behind all that came before.
+    pub(crate) fn guest_access(&mut self, access: &VmcsAccess) {
+        self.judge.access(access);
+    }
+
+    /// Whether accesses to that field of a vmcs12 tell it anything.
+    pub(crate) fn asks_for(field: VmcsField) -> bool {
+        guests::ASKED.contains(&field)
+    }
+
+    /// Events came that tell no more than that the run went on. Returns whether that was news.
+    pub(crate) fn settle(&mut self) -> bool {
+        self.judge.went_on()
     }
 
     /// The verdicts given since the last call, in no particular order.

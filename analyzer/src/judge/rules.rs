@@ -7,7 +7,7 @@ use super::Judged;
 use super::guests::{Guests, Owner, View, Vpid12};
 use super::tlb::{Cpu, Held, Pending, Root, Tag, covers, ep4ta, is_invept, needs_invept, width};
 use super::words::{JudgedBy, Rule, Verdict};
-use hv_defs::event::{Actor, Cause, Entry, EptChange, EptOp, Event, Flush, FlushKind, Stamp, What};
+use hv_defs::event::{Actor, Cause, Entry, EptChange, EptOp, Event, Flush, FlushKind, Stamp, VmcsAccess, What};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A flush whose tags were dropped and not yet entered again.
@@ -86,13 +86,25 @@ impl Judge {
         }
         match &event.what {
             What::Entry(entry) if entry.failed.is_none() => self.entry = Some((number, at, *entry)),
-            What::Vmcs(access) => self.guests.access(access),
+            What::Vmcs(access) => self.access(access),
             What::Vpid(vpid) => self.guests.mapped(at.vcpu, vpid.vpid12, vpid.vpid02),
             What::Ept(change) => self.changed(number, at, change),
             What::Flush(flush) if flush.actor == Actor::L0 => self.flushed(number, at, flush),
             What::Flush(flush) => self.guest_flushed(number, at, flush),
             _ => {}
         }
+    }
+
+    /// An access, behind what came before.
+    pub(super) fn access(&mut self, access: &VmcsAccess) {
+        self.guests.access(access);
+    }
+
+    /// Some event came. Returns whether an entry was pending.
+    pub(super) fn went_on(&mut self) -> bool {
+        let pending = self.entry.is_some();
+        self.enter();
+        pending
     }
 
     pub(super) fn close(&mut self) {

@@ -1,0 +1,369 @@
+//! A stretch of events as folds take them: VMCS accesses, which are most of all events, as columns; the rest one by one.
+//!
+//! A block of a trace becomes a chunk with no event made of an access, and so do events in memory: whoever folds chunks
+//! finds the same in both.
+
+use crate::Error;
+use hv_defs::event::{Actor, Event, Kind, Stamp, VmcsAccess, VmcsOp, What, Which};
+use hv_defs::vmcs::{COUNT, VmcsField};
+use traces::{Column, Order, Reader, Rows, Values};
+
+/// Kinds that no fold asks for: only how many there are, and their stamps.
+const COUNTED_ONLY: [Kind; 3] = [Kind::Digest, Kind::Registers, Kind::Answer];
+
+/// Events in memory that are put together in a chunk.
+const EVENTS: u32 = 1 << 12;
+
+/// A stretch of events that follow one another.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    /// The number of its first event.
+    pub(crate) first: u64,
+    /// Of each run of events that share a stamp, the place in the chunk behind its last, and the stamp.
+    pub(crate) stamps: Vec<(u32, Stamp)>,
+    /// How many there are of each kind, in the order of [`Kind::ALL`].
+    pub(crate) counts: [u64; Kind::ALL.len()],
+    /// What is neither a VMCS access nor of a kind that no fold asks for, in order.
+    pub(crate) others: Vec<Other>,
+    len: u32,
+    /// The places of all events but VMCS accesses.
+    gaps: Vec<u32>,
+    /// The VMCS accesses, a row each.
+    accesses: Rows,
+}
+
+/// An event that is no VMCS access.
+#[derive(Debug)]
+pub(crate) struct Other {
+    /// Its place in the chunk.
+    pub(crate) place: u32,
+    /// How many VMCS accesses are before it in the chunk.
+    pub(crate) row: u32,
+    pub(crate) event: Event,
+}
+
+/// The columns of a VMCS access, by their place in [`Kind::columns`].
+const ACTOR: usize = 0;
+const WHICH: usize = 1;
+const ADDRESS: usize = 2;
+const OP: usize = 3;
+const FIELD: usize = 4;
+const OLD: usize = 5;
+const VALUE: usize = 6;
+
+impl Chunk {
+    /// How many events it has.
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// How many VMCS accesses it has.
+    pub(crate) fn rows(&self) -> u32 {
+        self.len - self.gaps.len() as u32
+    }
+
+    /// Empties it. The next event is number `first`.
+    pub(crate) fn clear(&mut self, first: u64) {
+        (self.first, self.len) = (first, 0);
+        self.stamps.clear();
+        self.counts = Default::default();
+        self.others.clear();
+        self.gaps.clear();
+        match self.accesses.columns.is_empty() {
+            true => {
+                let column = |name: &str| Column { name: name.into(), values: Values::U64(Vec::new()) };
+                self.accesses.columns = Kind::Vmcs.columns().iter().map(|of| column(of.name)).collect();
+            }
+            false => self.accesses.columns.iter_mut().for_each(|column| match &mut column.values {
+                Values::U64(list) => list.clear(),
+                other => *other = Values::U64(Vec::new()),
+            }),
+        }
+    }
+
+    /// Adds an event. Returns whether the chunk has enough.
+    pub(crate) fn push(&mut self, event: &Event) -> bool {
+        let place = self.len;
+        self.len += 1;
+        match self.stamps.last_mut() {
+            Some((end, at)) if *at == event.at => *end = self.len,
+            _ => self.stamps.push((self.len, event.at)),
+        }
+        let kind = event.what.kind();
+        self.counts[kind as usize] += 1;
+        if let What::Vmcs(access) = &event.what {
+            let VmcsAccess { actor, which, address, op, field, old, value } = *access;
+            let row = [actor as u64, which as u64, address, op as u64, field.0.into(), old, value];
+            for (column, cell) in self.accesses.columns.iter_mut().zip(row) {
+                if let Values::U64(list) = &mut column.values {
+                    list.push(cell);
+                }
+            }
+        } else {
+            let row = place - self.gaps.len() as u32;
+            self.gaps.push(place);
+            if !COUNTED_ONLY.contains(&kind) {
+                self.others.push(Other { place, row, event: event.clone() });
+            }
+        }
+        self.len >= EVENTS
+    }
+
+    /// The number of the event that is a row of the accesses.
+    pub(crate) fn number_of(&self, row: u32) -> u64 {
+        self.first + u64::from(self.place_of(row))
+    }
+
+    fn place_of(&self, row: u32) -> u32 {
+        // As many accesses come before a gap as its place less the gaps before it.
+        let (mut low, mut high) = (0, self.gaps.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.gaps[middle] - middle as u32 <= row {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        row + low as u32
+    }
+
+    /// The stamp of the event that is a row of the accesses.
+    pub(crate) fn stamp_of(&self, row: u32) -> Stamp {
+        let place = self.place_of(row);
+        let at = self.stamps.partition_point(|(end, _)| *end <= place);
+        self.stamps.get(at).map(|(_, stamp)| *stamp).unwrap_or_default()
+    }
+
+    /// The rows of the accesses by vCPU, into `spans`: of each stretch the row behind its last, and the vCPU.
+    pub(crate) fn spans(&self, spans: &mut Vec<(u32, u16)>) {
+        spans.clear();
+        let mut gaps = 0;
+        for (end, at) in &self.stamps {
+            while self.gaps.get(gaps).is_some_and(|place| place < end) {
+                gaps += 1;
+            }
+            let row = end - gaps as u32;
+            match spans.last_mut() {
+                Some((last, vcpu)) if *vcpu == at.vcpu || *last == row => *last = row,
+                _ if row > 0 => spans.push((row, at.vcpu)),
+                _ => {}
+            }
+        }
+    }
+
+    /// A row of the accesses.
+    pub(crate) fn access(&self, row: u32) -> VmcsAccess {
+        let cell = |column: usize| self.accesses.columns[column].values.at(row as usize);
+        // What is out of range was sorted out before.
+        let (actor, which, op) = (cell(ACTOR) as usize, cell(WHICH) as usize, cell(OP) as usize);
+        VmcsAccess {
+            actor: Actor::ALL[actor % Actor::ALL.len()],
+            which: Which::ALL[which % Which::ALL.len()],
+            address: cell(ADDRESS),
+            op: VmcsOp::ALL[op % VmcsOp::ALL.len()],
+            field: VmcsField(cell(FIELD) as u32),
+            old: cell(OLD),
+            value: cell(VALUE),
+        }
+    }
+
+    /// The field of a row of the accesses.
+    pub(crate) fn field(&self, row: u32) -> VmcsField {
+        VmcsField(self.accesses.columns[FIELD].values.at(row as usize) as u32)
+    }
+
+    /// The accesses from row `from` on into `tile`: as many as it takes, and none behind the last.
+    pub(crate) fn tile(&self, from: u32, tile: &mut Tile) {
+        let len = (self.rows().saturating_sub(from) as usize).min(TILE);
+        let mut wide = [0; TILE];
+        let mut read = |column: usize, with: &mut dyn FnMut(&[u64])| {
+            self.accesses.columns[column].values.widen(from as usize, &mut wide[..len]);
+            with(&wide[..len]);
+        };
+        (tile.first, tile.len) = (from, len);
+        read(ACTOR, &mut |actors| tile.code.iter_mut().zip(actors).for_each(|(code, actor)| *code = *actor as u8));
+        read(WHICH, &mut |of| tile.code.iter_mut().zip(of).for_each(|(code, which)| *code |= (*which as u8) << 2));
+        read(OP, &mut |ops| tile.code.iter_mut().zip(ops).for_each(|(code, op)| *code |= (*op as u8) << 5));
+        read(FIELD, &mut |fields| {
+            let index = |field: u64| VmcsField(field as u32).index().map_or(Tile::STRANGER, |index| index as u8);
+            tile.field.iter_mut().zip(fields).for_each(|(place, field)| *place = index(*field));
+        });
+        for (column, out) in [(ADDRESS, &mut tile.address), (OLD, &mut tile.old), (VALUE, &mut tile.value)] {
+            self.accesses.columns[column].values.widen(from as usize, &mut out[..len]);
+        }
+    }
+}
+
+/// Rows that are worked on together: so few that the first-level cache holds them.
+pub(crate) const TILE: usize = 256;
+
+/// Some VMCS accesses that follow one another.
+#[derive(Debug)]
+pub(crate) struct Tile {
+    /// The row of the first.
+    pub(crate) first: u32,
+    pub(crate) len: usize,
+    /// Who did what to which VMCS: see [`code`].
+    pub(crate) code: [u8; TILE],
+    /// The fields' rows in the table of fields; [`Tile::STRANGER`] for those that the SDM does not define.
+    pub(crate) field: [u8; TILE],
+    pub(crate) address: [u64; TILE],
+    pub(crate) old: [u64; TILE],
+    pub(crate) value: [u64; TILE],
+}
+
+impl Tile {
+    /// The field is none of the SDM's.
+    pub(crate) const STRANGER: u8 = u8::MAX;
+}
+
+impl Default for Tile {
+    fn default() -> Self {
+        let zeros = [0; TILE];
+        Self { first: 0, len: 0, code: [0; TILE], field: [0; TILE], address: zeros, old: zeros, value: zeros }
+    }
+}
+
+/// Who did what to which VMCS, in a byte.
+pub(crate) const fn code(actor: Actor, which: Which, op: VmcsOp) -> u8 {
+    actor as u8 | (which as u8) << 2 | (op as u8) << 5
+}
+
+/// What a byte of [`code`] stands for; `None` for one that it never gives.
+pub(crate) fn decode(code: u8) -> Option<(Actor, Which, VmcsOp)> {
+    Some((Actor::from_number(code & 3)?, Which::from_number(code >> 2 & 7)?, VmcsOp::from_number(code >> 5)?))
+}
+
+const _: () = assert!(Actor::ALL.len() <= 4 && Which::ALL.len() <= 8 && VmcsOp::ALL.len() <= 8);
+const _: () = assert!(COUNT < Tile::STRANGER as usize);
+
+/// Makes chunks of a trace's blocks, one after another, with the memory of the one before.
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    chunk: Chunk,
+    order: Order,
+    rows: Rows,
+    tables: Vec<Table>,
+}
+
+/// The rows of one kind, one after another.
+#[derive(Debug, Default)]
+struct Table {
+    cells: Vec<u64>,
+    width: usize,
+    next: usize,
+    texts: hv_defs::fields::Texts,
+}
+
+impl Chunks {
+    /// Shows the events of a block: as one chunk, or as several where there are events between that this program does
+    /// not know.
+    pub(crate) fn of_block(&mut self, reader: &Reader, block: usize, see: &mut dyn FnMut(&Chunk)) -> Result<(), Error> {
+        if self.read(reader, block)? {
+            see(&self.chunk);
+            return Ok(());
+        }
+        // Numbers are out of range: of a newer version, which is passed over, or for no good reason.
+        let chunk = &mut self.chunk;
+        let info = reader.blocks()[block];
+        chunk.clear(info.first);
+        for (number, event) in (info.first..info.first + u64::from(info.events)).zip(reader.events(info.first)) {
+            match event {
+                Ok(event) => _ = chunk.push(&event),
+                Err(traces::Error::NewerKind { .. }) => {
+                    see(chunk);
+                    chunk.clear(number + 1);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        see(chunk);
+        Ok(())
+    }
+
+    /// Makes a chunk of a block. Returns whether it could be done with what is known.
+    fn read(&mut self, reader: &Reader, block: usize) -> Result<bool, Error> {
+        let Self { chunk, order, rows, tables } = self;
+        reader.block_order_into(block, order)?;
+        chunk.counts = Default::default();
+        for kind in &order.kinds {
+            let Some(kind) = kind else { return Ok(false) };
+            chunk.counts[*kind as usize] += 1;
+        }
+        tables.resize_with(Kind::ALL.len(), Table::default);
+        for (&kind, table) in Kind::ALL.iter().zip(&mut *tables) {
+            if kind == Kind::Vmcs || COUNTED_ONLY.contains(&kind) || chunk.counts[kind as usize] == 0 {
+                continue;
+            }
+            reader.block_cells_into(block, kind, rows)?;
+            table.width = rows.cells_into(&mut table.cells);
+            table.next = 0;
+            table.texts.clone_from(&rows.texts);
+        }
+        reader.block_cells_into(block, Kind::Vmcs, &mut chunk.accesses)?;
+        let below = |column: usize, end: usize| {
+            let column = chunk.accesses.columns.get(column);
+            column.is_none_or(|column| column.values.iter().fold(0, u64::max) < end as u64)
+        };
+        let known = [(ACTOR, Actor::ALL.len()), (WHICH, Which::ALL.len()), (OP, VmcsOp::ALL.len()), (FIELD, 1 << 32)];
+        if !known.into_iter().all(|(column, end)| below(column, end)) {
+            return Ok(false);
+        }
+        (chunk.first, chunk.len) = (order.first, order.kinds.len() as u32);
+        chunk.stamps.clone_from(&order.stamps);
+        chunk.gaps.clear();
+        chunk.others.clear();
+        let mut run = 0;
+        for (place, kind) in (0..).zip(&order.kinds) {
+            let Some(kind) = kind.filter(|kind| *kind != Kind::Vmcs) else { continue };
+            let row = place - chunk.gaps.len() as u32;
+            chunk.gaps.push(place);
+            if COUNTED_ONLY.contains(&kind) {
+                continue;
+            }
+            while chunk.stamps[run].0 <= place {
+                run += 1;
+            }
+            let table = &mut tables[kind as usize];
+            let cells = &table.cells[table.next..table.next + table.width];
+            table.next += table.width;
+            let Some(what) = What::from_row(kind, cells, &table.texts) else { return Ok(false) };
+            chunk.others.push(Other { place, row, event: Event { at: chunk.stamps[run].1, what } });
+        }
+        Ok(true)
+    }
+
+    /// Shows events in memory as chunks.
+    pub(crate) fn of_events(&mut self, events: &[Event], see: &mut dyn FnMut(&Chunk)) {
+        self.chunk.clear(0);
+        for (number, event) in (1..).zip(events) {
+            if self.chunk.push(event) {
+                see(&self.chunk);
+                self.chunk.clear(number);
+            }
+        }
+        see(&self.chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_where_they_are_looked_for() {
+        let names: Vec<&str> = Kind::Vmcs.columns().iter().map(|column| column.name).collect();
+        let of = [ACTOR, WHICH, ADDRESS, OP, FIELD, OLD, VALUE].map(|column| names[column]);
+        assert_eq!(of, ["actor", "which", "address", "op", "field", "old", "value"]);
+        assert_eq!(names.len(), of.len());
+    }
+
+    #[test]
+    fn codes_are_undone() {
+        for (&actor, &which) in Actor::ALL.iter().flat_map(|actor| Which::ALL.iter().map(move |which| (actor, which))) {
+            for &op in VmcsOp::ALL {
+                assert_eq!(decode(code(actor, which, op)), Some((actor, which, op)));
+            }
+        }
+    }
+}
