@@ -2,7 +2,7 @@
 
 use super::exits::{NestedExit, ratio};
 use super::vmcs::FieldRow;
-use super::{Direction, Findings, FlushRow};
+use super::{Direction, Findings, FlushRow, PoolFinding, ShadowRow, Shadowing};
 use crate::judge::{JudgedBy, Rule, Verdict};
 use crate::number::{grouped, percent};
 use hv_defs::cost::DEFAULT as COSTS;
@@ -237,43 +237,66 @@ fn saved(cycles: u64, of: u64) -> String {
 }
 
 fn pool(of: &Findings, advice: &mut Vec<Advice>) {
-    for pool in &of.pools {
-        let (Some(knee), Some(now)) = (pool.curve.knee(), pool.curve.at(pool.slots)) else { continue };
-        let Some(at_knee) = pool.curve.at(knee) else { continue };
-        let avoidable = pool.missed().saturating_sub(at_knee.lru);
-        if knee > pool.slots && avoidable * 100 > pool.curve.requests {
-            let saves = (avoidable as f64 * pool.miss_cycles) as u64;
-            let writes = match pool.saved_by_a_hit {
-                Some(saved) if saved >= 1.0 => {
-                    format!(" and some {} VMWRITEs", grouped((avoidable as f64 * saved) as u64))
-                }
-                Some(_) => " but no VMWRITE, as every field is written at a hit too".into(),
-                None => String::new(),
-            };
-            let text = format!(
-                "vCPU {}: a vmcs02 pool of {} slots instead of the {} used misses {} times instead of {} ({} requests for \
-                 {} vmcs12s), which saves {} modelled cycles{writes}.",
-                pool.vcpu,
-                knee,
-                pool.slots,
-                grouped(at_knee.lru),
-                grouped(pool.missed()),
-                grouped(pool.curve.requests),
-                grouped(pool.curve.distinct),
-                grouped(saves),
-            );
-            advice.push(Advice { severity: Severity::Waste, topic: "pool-size", text, saves });
-        } else if pool.curve.requests > 0 && knee < pool.slots {
-            let text = format!(
-                "vCPU {}: {} slots are used where {knee} would miss hardly more often ({} times instead of {}).",
-                pool.vcpu,
-                pool.slots,
-                grouped(at_knee.lru),
-                grouped(now.lru),
-            );
-            advice.push(Advice { severity: Severity::Note, topic: "pool-size", text, saves: 0 });
-        }
+    // Of many vCPUs each for itself would say the same.
+    let few = if of.pools.len() <= 4 { &of.pools[..] } else { &[] };
+    few.iter().for_each(|pool| advice.extend(pool_size(pool)));
+    if of.pools.len() > 1 {
+        advice.extend(pool_size(&PoolFinding::sum(&of.pools, &COSTS)));
     }
+}
+
+/// What another size of the pool, or another rule, would save.
+fn pool_size(pool: &PoolFinding) -> Option<Advice> {
+    let (knee, now) = (pool.curve.knee()?, pool.curve.at(pool.slots)?);
+    let (topic, requests, missed) = ("pool-size", pool.curve.requests, pool.missed());
+    let whose = pool.vcpu.map_or("All vCPUs with one size".into(), |vcpu| format!("vCPU {vcpu}"));
+    let avoidable = missed.saturating_sub(knee.misses);
+    let cycles = |misses: u64| {
+        let writes = match pool.writes_of(misses) {
+            Some(0) if misses > 0 => " but no VMWRITE, as every field is written at a hit too".into(),
+            Some(writes) => format!(" and some {} VMWRITEs", grouped(writes)),
+            None => String::new(),
+        };
+        format!("{} modelled cycles{writes}", grouped(pool.cycles_of(misses)))
+    };
+    if knee.size > pool.slots && avoidable * 100 > requests {
+        let text = format!(
+            "{whose}: a vmcs02 pool of {} slots instead of the {} used misses {} times instead of {} ({} requests for {} \
+             vmcs12s), which saves {}. No rule misses less than {} times at {} slots.",
+            knee.size,
+            pool.slots,
+            grouped(knee.misses),
+            grouped(missed),
+            grouped(requests),
+            grouped(pool.curve.distinct),
+            cycles(avoidable),
+            grouped(now.optimum),
+            pool.slots,
+        );
+        return Some(Advice { severity: Severity::Waste, topic, text, saves: pool.cycles_of(avoidable) });
+    }
+    let by_fifo = now.lru.saturating_sub(now.fifo);
+    if by_fifo * 100 > requests {
+        let text = format!(
+            "{whose}: of {} slots, recycling the vmcs02 that came first misses {} times, and the least recently used {} \
+             times: the first saves {}.",
+            pool.slots,
+            grouped(now.fifo),
+            grouped(now.lru),
+            cycles(by_fifo),
+        );
+        return Some(Advice { severity: Severity::Waste, topic: "pool-rule", text, saves: pool.cycles_of(by_fifo) });
+    }
+    (requests > 0 && knee.size < pool.slots).then(|| {
+        let text = format!(
+            "{whose}: {} slots are used where {} would miss hardly more often ({} times instead of {}).",
+            pool.slots,
+            knee.size,
+            grouped(knee.misses),
+            grouped(now.lru),
+        );
+        Advice { severity: Severity::Note, topic, text, saves: 0 }
+    })
 }
 
 fn multiplication(of: &Findings, advice: &mut Vec<Advice>) {
@@ -335,29 +358,83 @@ fn vmcs(of: &Findings, advice: &mut Vec<Advice>) {
         );
         advice.push(Advice { severity: Severity::Waste, topic: "same-value-vmwrite", text, saves });
     }
-    // Accesses of L1 to fields that KVM's list does not shadow, each of which is an exit.
-    let unshadowed =
-        |row: &&FieldRow| row.actor == Actor::L1 && row.which == Which::Vmcs12 && row.shadowed() == Shadowed::No;
-    let rows: Vec<&FieldRow> = of.vmcs.rows.iter().filter(unshadowed).collect();
-    let exits: u64 = rows.iter().map(|row| row.accesses()).sum();
-    let saves = exits * COSTS.round_trip();
-    if saves * 100 > of.overview.cycles && exits > 0 {
-        let names: Vec<String> =
-            rows.iter().take(5).map(|row| format!("{} ({})", row.field, grouped(row.accesses()))).collect();
-        let text = format!(
-            "{} of L1 went to fields that KVM's list does not shadow, each an exit: shadowing {} as well saves up to {} \
-             modelled cycles ({} of all).",
-            many(exits, "VMCS access", "VMCS accesses"),
-            names.join(", "),
-            grouped(saves),
-            percent(saves, of.overview.cycles),
-        );
-        advice.push(Advice { severity: Severity::Waste, topic: "shadow-field", text, saves });
-    }
+    controls(of, advice);
+    of.shadowing.iter().for_each(|shadowing| advice.extend(shadow(shadowing, of)));
     let l1: u64 = of.exits.iter().filter(|row| row.level == 1).map(|row| row.count).sum();
     let all: u64 = of.exits.iter().map(|row| row.count).sum();
     if all > 0 && of.multiplication.l2_exits() == 0 {
         let text = format!("L2 never ran: all {} exits are of L1 ({:.0} %).", grouped(l1), ratio(l1, all) * 100.0);
         advice.push(Advice { severity: Severity::Note, topic: "no-l2", text, saves: 0 });
     }
+}
+
+/// Controls of silicon's VMCSs that are rewritten as they were.
+fn controls(of: &Findings, advice: &mut Vec<Advice>) {
+    let silicon = |row: &FieldRow| matches!(row.which, Which::Vmcs01 | Which::Vmcs02) && row.same_writes > 0;
+    let rows: Vec<FieldRow> = of.vmcs.controls().into_iter().filter(silicon).collect();
+    let same: u64 = rows.iter().map(|row| row.same_writes).sum();
+    // Of the fields that are written before one entry, one has its checks made.
+    let checks = rows.iter().map(|row| row.same_writes).max().unwrap_or(0);
+    let saves = same * COSTS.vmwrite + checks * COSTS.control_check;
+    if saves * WORTH < of.overview.cycles || same == 0 {
+        return;
+    }
+    let names: Vec<String> = rows
+        .iter()
+        .take(3)
+        .map(|row| format!("{} of {} ({})", row.field, row.which, grouped(row.same_writes)))
+        .collect();
+    let text = format!(
+        "{} of controls {} the value that is there, most often {}: keep what the VMCS holds and write a control only when it \
+         changes. The next entry checks more after any of them; {} modelled cycles are saved at most.",
+        many(same, "VMWRITE", "VMWRITEs"),
+        if same == 1 { "writes" } else { "write" },
+        names.join(", "),
+        grouped(saves),
+    );
+    advice.push(Advice { severity: Severity::Waste, topic: "control-rewrite", text, saves });
+}
+
+/// The fields that a hypervisor would better have shadowed, and those of KVM's list that it copies in vain.
+fn shadow(shadowing: &Shadowing, of: &Findings) -> Option<Advice> {
+    let best = u64::try_from(shadowing.best.gain()).ok()?;
+    let over = u64::try_from(shadowing.best.gain() - shadowing.kvm.gain()).ok()?;
+    if best * 100 <= of.overview.cycles || best == 0 {
+        return None;
+    }
+    let names = |pick: &dyn Fn(&&ShadowRow) -> bool| {
+        let all: Vec<&ShadowRow> = shadowing.rows.iter().filter(pick).collect();
+        let shown: Vec<String> =
+            all.iter().take(5).map(|row| format!("{} ({})", row.field, grouped(row.reads + row.writes))).collect();
+        let more = all.len() - shown.len();
+        (all.len(), shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() })
+    };
+    let (adds, added) = names(&|row| row.kvm == Shadowed::No && row.best != Shadowed::No);
+    let (drops, dropped) = names(&|row| row.kvm != Shadowed::No && row.best == Shadowed::No);
+    let mut text = format!(
+        "{} reaches {} fields of its VMCSs, each time by an exit: a shadow VMCS with the {} that pay saves {} exits and {} \
+         modelled cycles, copying paid ({} of all). KVM's list of {} would save {} exits and {} cycles",
+        shadowing.actor,
+        shadowing.rows.len(),
+        shadowing.best.fields,
+        grouped(shadowing.best.exits),
+        grouped(best),
+        percent(best, of.overview.cycles),
+        shadowing.kvm.fields,
+        grouped(shadowing.kvm.exits),
+        signed(shadowing.kvm.gain()),
+    );
+    if adds > 0 {
+        text += &format!("; add to it {added}");
+    }
+    if drops > 0 || shadowing.unused > 0 {
+        let never = format!("{} that it never reached", shadowing.unused);
+        text += &if drops > 0 { format!("; drop {dropped} and {never}") } else { format!("; drop {never}") };
+    }
+    text += &format!(": {} cycles more.", grouped(over));
+    Some(Advice { severity: Severity::Waste, topic: "shadow-field", text, saves: best })
+}
+
+fn signed(cycles: i64) -> String {
+    format!("{}{}", if cycles < 0 { "-" } else { "" }, grouped(cycles.unsigned_abs()))
 }

@@ -1,9 +1,11 @@
 //! Flushes: by cause, kind and actor, with verdicts, what they dropped and what the refills cost.
 
 use super::exits::flush_cost;
+use super::sites::{self, LevelRow, SiteRow, TagRow};
+use super::tally::Top;
 use crate::judge::{Judged, Rule, Verdict};
 use hv_defs::cost::Costs;
-use hv_defs::event::{Actor, Cause, FlushKind};
+use hv_defs::event::{Actor, Cause, Event, FlushKind};
 use std::collections::BTreeMap;
 
 /// Flushes that agree in all but place.
@@ -44,6 +46,12 @@ pub struct Flushes {
     pub rows: Vec<FlushRow>,
     /// The first of the missing ones, up to a hundred, in the order of events.
     pub missing: Vec<Judged>,
+    /// By site: sites of missing ones first, then by waste.
+    pub sites: Top<SiteRow>,
+    /// By what they name, likewise.
+    pub tags: Top<TagRow>,
+    /// By the levels whose translations they drop, likewise.
+    pub levels: Vec<LevelRow>,
 }
 
 /// How many missing flushes are listed one by one.
@@ -77,10 +85,27 @@ type Key = (Verdict, Rule, Cause, FlushKind, Actor, Option<&'static str>, Option
 pub(super) struct Fold {
     rows: BTreeMap<Key, FlushRow>,
     missing: Vec<Judged>,
+    sites: sites::Fold,
 }
 
 impl Fold {
-    pub(super) fn see(&mut self, judged: Judged, costs: &Costs) {
+    /// With the verdicts that a second execution gave.
+    pub(super) fn with(given: Option<&[Judged]>) -> Self {
+        Self { sites: sites::Fold::with(given), ..Self::default() }
+    }
+
+    /// An event, before any verdict on it.
+    pub(super) fn before(&mut self, number: u64, event: &Event) {
+        self.sites.before(number, event);
+    }
+
+    /// An event, when the verdicts that it brought are in.
+    pub(super) fn after(&mut self, number: u64, event: &Event) {
+        self.sites.after(number, event);
+    }
+
+    pub(super) fn judged(&mut self, judged: Judged, costs: &Costs) {
+        self.sites.judged(&judged, costs);
         let flush = &judged.flush;
         let key = (judged.verdict, judged.rule, flush.cause, flush.kind, flush.actor, judged.narrower, judged.known_by);
         let row = self.rows.entry(key).or_insert_with(|| FlushRow {
@@ -122,6 +147,7 @@ impl Fold {
             let cost = row.cycles + row.refill_cycles;
             (row.verdict != Verdict::Missing, !wasted, core::cmp::Reverse((cost, row.count)))
         });
-        Flushes { rows, missing: self.missing }
+        let (sites, tags, levels) = self.sites.finish();
+        Flushes { rows, missing: self.missing, sites, tags, levels }
     }
 }

@@ -6,10 +6,14 @@ mod ept;
 mod exits;
 mod flushes;
 mod injections;
+mod levels;
 mod mistakes;
 mod pass;
 mod phases;
 mod pool;
+mod shadow;
+mod sites;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod vmcs;
@@ -20,14 +24,18 @@ pub use ept::{EptPage, EptRow};
 pub use exits::{CausedExits, ExitRow, Multiplication, NestedExit};
 pub use flushes::{FlushRow, Flushes};
 pub use injections::InjectionRow;
+pub use levels::Levels;
 pub use mistakes::{Direction, Mistake, MistakeKind};
 pub use phases::Phase;
 pub use pool::PoolFinding;
+pub use shadow::{List, ShadowRow, Shadowing};
+pub use sites::{LevelRow, Site, SiteRow, Tag, TagRow};
+pub use tally::{Tally, Top};
 pub use vmcs::{FieldRow, Vmcs};
 pub use vpids::VpidRow;
 
 use crate::chunk::Chunk;
-use crate::judge::{Bench, Judged};
+use crate::judge::Judged;
 use crate::{Error, Source};
 use hv_defs::config::{Clock, Guest, Origin};
 use hv_defs::event::{Event, Kind, Stop};
@@ -52,6 +60,8 @@ pub struct Findings {
     pub pools: Vec<PoolFinding>,
     /// VMCS accesses.
     pub vmcs: Vmcs,
+    /// What shadowing its fields is worth to each hypervisor.
+    pub shadowing: Vec<Shadowing>,
     /// The VPID map's events.
     pub vpids: Vec<VpidRow>,
     /// EPT02 changes.
@@ -138,7 +148,7 @@ pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
 /// # Errors
 /// As [`findings`].
 pub fn findings_with(name: &str, source: Source<'_>, verdicts: Option<&[Judged]>) -> Result<Findings, Error> {
-    let mut pass = Pass::new(Bench::with(verdicts));
+    let mut pass = Pass::new(verdicts);
     source.chunks(|chunk| pass.chunk(chunk))?;
     let mut found = pass.finish();
     found.name = name.to_owned();
@@ -173,7 +183,7 @@ impl Default for Study {
     fn default() -> Self {
         let mut chunk = Chunk::default();
         chunk.clear(0);
-        Self { pass: Pass::new(Bench::default()), chunk }
+        Self { pass: Pass::new(None), chunk }
     }
 }
 

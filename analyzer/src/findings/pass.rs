@@ -4,9 +4,9 @@
 //! stands between for it. Folds that look at few of the accesses are given those, which a [`Sieve`] finds; and how many there
 //! were between two other events, and of what, is counted for them by [`Work`]. All other events come one by one.
 
-use super::{Findings, Overview, cpus, ept, exits, flushes, injections, mistakes, phases, pool, vmcs, vpids};
+use super::{Findings, Overview, cpus, ept, exits, flushes, injections, mistakes, phases, pool, shadow, vmcs, vpids};
 use crate::chunk::{Chunk, Tile};
-use crate::judge::Bench;
+use crate::judge::{Bench, Judged};
 use hv_defs::cost::Costs;
 use hv_defs::event::{Event, Kind, What};
 use std::collections::BTreeMap;
@@ -47,15 +47,15 @@ pub(super) struct Pass {
 
 impl Pass {
     /// A pass with these verdicts on flushes: see [`Bench::with`].
-    pub(super) fn new(bench: Bench) -> Self {
+    pub(super) fn new(verdicts: Option<&[Judged]>) -> Self {
         Self {
             costs: hv_defs::cost::DEFAULT,
             overview: Overview::default(),
             cpus: cpus::Cpus::default(),
             failed: BTreeMap::new(),
-            bench,
+            bench: Bench::with(verdicts),
             exits: exits::Fold::default(),
-            flushes: flushes::Fold::default(),
+            flushes: flushes::Fold::with(verdicts),
             mistakes: mistakes::Fold::default(),
             pools: pool::Fold::default(),
             vmcs: vmcs::Fold::default(),
@@ -157,10 +157,12 @@ impl Pass {
             self.settle();
         }
         self.judged_to = number + 1;
+        self.flushes.before(number, event);
         if !matches!(event.what.kind(), Kind::Pool | Kind::Injection) {
             self.bench.see(number, event);
             self.verdicts();
         }
+        self.flushes.after(number, event);
     }
 
     fn settle(&mut self) {
@@ -172,7 +174,7 @@ impl Pass {
     fn verdicts(&mut self) {
         for judged in self.bench.verdicts() {
             self.phases.judged(&judged);
-            self.flushes.see(judged, &self.costs);
+            self.flushes.judged(judged, &self.costs);
         }
     }
 
@@ -180,7 +182,7 @@ impl Pass {
     pub(super) fn finish(mut self) -> Findings {
         for judged in self.bench.close() {
             self.phases.judged(&judged);
-            self.flushes.see(judged, &self.costs);
+            self.flushes.judged(judged, &self.costs);
         }
         let mut overview = self.overview;
         (overview.vcpus, overview.pcpus, overview.counts) = self.cpus.finish();
@@ -189,15 +191,17 @@ impl Pass {
         let (exits, multiplication, cycles) = self.exits.finish(overview.instructions);
         overview.cycles = cycles;
         let ept = self.ept.finish();
+        let vmcs = self.vmcs.finish();
         Findings {
             name: String::new(),
             overview,
+            shadowing: shadow::shadowing(&vmcs, &exits, &self.costs),
             exits,
             multiplication,
             flushes: self.flushes.finish(),
             mistakes: self.mistakes.finish(),
             pools: self.pools.finish(&self.costs),
-            vmcs: self.vmcs.finish(),
+            vmcs,
             vpids: self.vpids.finish(),
             ept: ept.roots,
             ept_pages: ept.pages,

@@ -2,7 +2,7 @@
 
 use crate::chunk::{Chunk, Tile, decode};
 use hv_defs::event::{Actor, VmcsOp, Which};
-use hv_defs::vmcs::{COUNT, Shadowed, TABLE, VmcsField};
+use hv_defs::vmcs::{self, COUNT, Shadowed, TABLE, VmcsField};
 use std::collections::{BTreeMap, HashMap};
 
 /// Accesses of one actor to one field of one kind of VMCS.
@@ -46,6 +46,15 @@ pub struct Vmcs {
 }
 
 impl Vmcs {
+    /// Controls that were written, those rewritten without change most often first. Of vmcs01 and vmcs02 they are dear: a
+    /// VMWRITE of a control has the next entry check the whole VMCS again, whatever it writes.
+    pub fn controls(&self) -> Vec<FieldRow> {
+        let mut rows: Vec<FieldRow> =
+            self.rows.iter().filter(|row| row.writes > 0 && CONTROLS.contains(&row.field)).copied().collect();
+        rows.sort_by_key(|row| core::cmp::Reverse((row.same_writes, row.writes)));
+        rows
+    }
+
     /// VMWRITEs in all.
     pub fn writes(&self) -> u64 {
         self.rows.iter().map(|row| row.writes).sum()
@@ -66,6 +75,25 @@ impl Vmcs {
         self.rows.iter().map(|row| row.same_reads).sum()
     }
 }
+
+/// The controls that decide what exits, and where the bitmaps are.
+const CONTROLS: [VmcsField; 15] = [
+    vmcs::PIN_BASED_CONTROLS.field(),
+    vmcs::PRIMARY_CONTROLS.field(),
+    vmcs::SECONDARY_CONTROLS.field(),
+    vmcs::TERTIARY_CONTROLS.field(),
+    vmcs::ENTRY_CONTROLS.field(),
+    vmcs::EXIT_CONTROLS.field(),
+    vmcs::SECONDARY_EXIT_CONTROLS.field(),
+    vmcs::EXCEPTION_BITMAP.field(),
+    vmcs::IO_BITMAP_A.field(),
+    vmcs::IO_BITMAP_B.field(),
+    vmcs::MSR_BITMAP.field(),
+    vmcs::VMREAD_BITMAP.field(),
+    vmcs::VMWRITE_BITMAP.field(),
+    vmcs::XSS_EXITING_BITMAP.field(),
+    vmcs::VM_FUNCTION_CONTROLS.field(),
+];
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {

@@ -2,8 +2,10 @@
 
 use super::compare::MEASURES;
 use crate::Findings;
+use crate::findings::PoolFinding;
 use crate::histogram::Histogram;
 use crate::query::quoted;
+use hv_defs::cost::DEFAULT as COSTS;
 use hv_defs::exit::Reason;
 use std::fmt::Write as _;
 
@@ -59,8 +61,31 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
         add("flushes", &item, "dropped_nothing", row.dropped_nothing as f64);
         add("flushes", &item, "cycles", (row.cycles + row.refill_cycles) as f64);
     }
-    for pool in &of.pools {
-        let item = format!("vcpu {}", pool.vcpu);
+    for row in &of.flushes.sites.rows {
+        let exit = row.site.exit.map_or("start".into(), |(level, reason)| format!("L{level} {reason}"));
+        let rip = row.site.rip.map(|rip| format!(" at {rip:#x}")).unwrap_or_default();
+        let item =
+            format!("{} {} {} in {exit}{rip}", row.site.actor.name(), row.site.cause.name(), row.site.kind.name());
+        add("flush_sites", &item, "count", row.tally.made() as f64);
+        add("flush_sites", &item, "dropped", row.tally.dropped as f64);
+        add("flush_sites", &item, "wasted_cycles", row.tally.wasted as f64);
+    }
+    for row in &of.flushes.levels {
+        let item = format!("{} by {}", row.levels.name(), row.actor.name());
+        add("flush_levels", &item, "count", row.tally.made() as f64);
+        add("flush_levels", &item, "dropped", row.tally.dropped as f64);
+        add("flush_levels", &item, "wasted_cycles", row.tally.wasted as f64);
+    }
+    for row in &of.flushes.tags.rows {
+        let item = format!("{} by {}", row.tag.name(), row.actor.name());
+        add("flush_tags", &item, "count", row.tally.made() as f64);
+        add("flush_tags", &item, "dropped", row.tally.dropped as f64);
+        add("flush_tags", &item, "wasted_cycles", row.tally.wasted as f64);
+    }
+    let all = (of.pools.len() > 1).then(|| PoolFinding::sum(&of.pools, &COSTS));
+    for pool in of.pools.iter().chain(&all) {
+        let whose = pool.vcpu.map_or("all vcpus".into(), |vcpu| format!("vcpu {vcpu}"));
+        let item = whose.clone();
         for (name, value) in [
             ("hits", pool.hits),
             ("misses", pool.misses),
@@ -71,7 +96,7 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
             add("pool", &item, name, value as f64);
         }
         for row in &pool.curve.sizes {
-            let item = format!("vcpu {} slots {}", pool.vcpu, row.size);
+            let item = format!("{whose} slots {}", row.size);
             add("pool_curve", &item, "lru", row.lru as f64);
             add("pool_curve", &item, "fifo", row.fifo as f64);
             add("pool_curve", &item, "optimum", row.optimum as f64);
@@ -83,6 +108,14 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
         add("vmcs", &item, "unchanged_reads", row.same_reads as f64);
         add("vmcs", &item, "writes", row.writes as f64);
         add("vmcs", &item, "same_value_writes", row.same_writes as f64);
+    }
+    for shadowing in &of.shadowing {
+        for row in &shadowing.rows {
+            let item = format!("{} {}", row.actor, row.field);
+            add("shadowing", &item, "exits_saved", row.exits as f64);
+            add("shadowing", &item, "gain_cycles", row.gain() as f64);
+            add("shadowing", &item, "over_kvm_cycles", row.over_kvm as f64);
+        }
     }
     for (number, phase) in of.phases.iter().enumerate() {
         let item = phase.mark.map_or("start".into(), |mark| format!("{number} mark {mark}"));

@@ -1,10 +1,10 @@
 //! A report as JSON. The keys are a contract: docs/json.md lists them, and a test holds the two together.
 
 use super::compare::MEASURES;
+use super::waste;
 use crate::Findings;
-use crate::findings::{NestedExit, PoolFinding};
+use crate::findings::NestedExit;
 use crate::histogram::Histogram;
-use crate::judge::Verdict;
 use hv_defs::event::Kind;
 use serde_json::{Value, json};
 
@@ -50,7 +50,6 @@ fn spread(of: &Histogram) -> Value {
 
 fn trace(of: &Findings) -> Value {
     let overview = &of.overview;
-    let flushes = &of.flushes;
     let counts: serde_json::Map<String, Value> =
         overview.counts.iter().map(|(kind, count)| (kind.name().to_owned(), (*count).into())).collect();
     let failed: serde_json::Map<String, Value> =
@@ -89,44 +88,7 @@ fn trace(of: &Findings) -> Value {
             "exits_per_l2_exit": of.multiplication.factor(),
             "by_reason": of.multiplication.reasons.iter().map(nested).collect::<Vec<_>>(),
         },
-        "flushes": {
-            "total": flushes.made(),
-            "missing": flushes.count(Verdict::Missing),
-            "required": flushes.count(Verdict::Required),
-            "redundant": flushes.count(Verdict::Redundant),
-            "too_broad": flushes.count(Verdict::TooBroad),
-            "unknown": flushes.count(Verdict::Unknown),
-            "dropped": flushes.dropped(),
-            "redundant_cycles": flushes.cycles(Verdict::Redundant),
-            "by_cause": flushes.rows.iter().map(|row| json!({
-                "verdict": row.verdict.name(),
-                "rule": row.rule.name(),
-                "why": row.rule.why(),
-                "judged_by": row.rule.ground().name(),
-                "cause": row.cause.name(),
-                "kind": row.kind.name(),
-                "actor": row.actor.name(),
-                "narrower": row.narrower,
-                "known_by": row.known_by.map(|rule| rule.name()),
-                "count": row.count,
-                "dropped": row.dropped,
-                "dropped_nothing": row.dropped_nothing,
-                "cycles": row.cycles,
-                "refill_cycles": row.refill_cycles,
-                "first_event": row.first,
-            })).collect::<Vec<_>>(),
-            "missing_list": flushes.missing.iter().map(|row| json!({
-                "event": row.event,
-                "instruction": row.at.instruction,
-                "vcpu": row.at.vcpu,
-                "pcpu": row.at.pcpu,
-                "owner": row.flush.actor.name(),
-                "kind": row.flush.kind.name(),
-                "cause": row.flush.cause.name(),
-                "eptp": row.flush.eptp,
-                "gpa": row.flush.address,
-            })).collect::<Vec<_>>(),
-        },
+        "flushes": waste::flushes(of),
         "mistakes": of.mistakes.iter().map(|mistake| json!({
             "kind": mistake.kind.name(),
             "direction": mistake.kind.direction().name(),
@@ -139,46 +101,12 @@ fn trace(of: &Findings) -> Value {
             "pcpu": mistake.at.pcpu,
             "proof": mistake.proof,
         })).collect::<Vec<_>>(),
-        "pool": {
-            "requests": sum(of, |pool| pool.curve.requests),
-            "hits": sum(of, |pool| pool.hits),
-            "misses": sum(of, PoolFinding::missed),
-            "recycles": sum(of, |pool| pool.recycles),
-            "by_vcpu": of.pools.iter().map(pool).collect::<Vec<_>>(),
-        },
-        "vmcs": {
-            "reads": of.vmcs.reads(),
-            "unchanged_reads": of.vmcs.same_reads(),
-            "writes": of.vmcs.writes(),
-            "same_value_writes": of.vmcs.same_writes(),
-            "by_field": of.vmcs.rows.iter().map(|row| json!({
-                "actor": row.actor.name(),
-                "which": row.which.name(),
-                "field": row.field.to_string(),
-                "reads": row.reads,
-                "unchanged_reads": row.same_reads,
-                "writes": row.writes,
-                "same_value_writes": row.same_writes,
-                "shadowed": !matches!(row.shadowed(), hv_defs::vmcs::Shadowed::No),
-            })).collect::<Vec<_>>(),
-        },
+        "pool": waste::pools(of),
+        "vmcs": waste::vmcs(of),
         "vpids": of.vpids.iter().map(|row| json!({
             "vcpu": row.vcpu, "op": row.op.name(), "count": row.count,
         })).collect::<Vec<_>>(),
-        "ept": {
-            "roots": of.ept.iter().map(|row| json!({
-                "eptp12": row.eptp12,
-                "eptp02": row.eptp02,
-                "maps": row.maps,
-                "zaps": row.zaps,
-                "syncs": row.syncs,
-                "switches": row.switches,
-            })).collect::<Vec<_>>(),
-            "violation_pages": of.ept_page_count,
-            "top_pages": of.ept_pages.iter().map(|row| json!({
-                "level": row.level, "page": row.page, "count": row.count,
-            })).collect::<Vec<_>>(),
-        },
+        "ept": waste::ept(of),
         "injections": of.injections.iter().map(|row| json!({
             "level": row.level, "type": row.kind.name(), "vector": row.vector, "count": row.count,
         })).collect::<Vec<_>>(),
@@ -221,10 +149,6 @@ fn trace(of: &Findings) -> Value {
     object
 }
 
-fn sum(of: &Findings, pick: impl Fn(&PoolFinding) -> u64) -> u64 {
-    of.pools.iter().map(pick).sum()
-}
-
 fn nested(row: &NestedExit) -> Value {
     json!({
         "level": row.level,
@@ -243,28 +167,5 @@ fn nested(row: &NestedExit) -> Value {
         "l1_instructions": spread(&row.l1_instructions),
         "cycles": spread(&row.cycles),
         "l0_accesses": row.accesses,
-    })
-}
-
-fn pool(of: &PoolFinding) -> Value {
-    json!({
-        "vcpu": of.vcpu,
-        "requests": of.curve.requests,
-        "vmcs12s": of.curve.distinct,
-        "slots": of.slots,
-        "hits": of.hits,
-        "misses": of.missed(),
-        "recycles": of.recycles,
-        "frees": of.frees,
-        "written_at_hits": of.written_at_hits,
-        "written_at_misses": of.written_at_misses,
-        "skipped": of.skipped,
-        "vmwrites_saved_by_a_hit": of.saved_by_a_hit,
-        "miss_cycles": of.miss_cycles,
-        "knee": of.curve.knee(),
-        "compulsory": of.curve.compulsory,
-        "curve": of.curve.sizes.iter().map(|row| json!({
-            "slots": row.size, "lru": row.lru, "fifo": row.fifo, "optimum": row.optimum,
-        })).collect::<Vec<_>>(),
     })
 }

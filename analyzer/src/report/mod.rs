@@ -11,6 +11,7 @@ mod markdown;
 mod sections;
 mod svg;
 mod text;
+mod waste;
 pub mod whatif;
 
 pub use json::value as json_value;

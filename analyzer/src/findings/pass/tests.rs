@@ -3,7 +3,6 @@
 use super::Pass;
 use crate::chunk::Chunk;
 use crate::findings::{Findings, findings};
-use crate::judge::Bench;
 use crate::story::{Story, eptp02, vmcs12};
 use crate::{Source, findings::Study};
 use hv_defs::config::{Config, Guest};
@@ -98,7 +97,7 @@ fn told(steps: Vec<Step>) -> Vec<Event> {
 
 /// The findings of a pass over events that are cut at these places.
 fn cut(events: &[Event], cuts: &[bool]) -> Findings {
-    let (mut pass, mut chunk) = (Pass::new(Bench::default()), Chunk::default());
+    let (mut pass, mut chunk) = (Pass::new(None), Chunk::default());
     chunk.clear(0);
     for ((number, event), cut) in (1..).zip(events).zip(cuts.iter().cycle()) {
         chunk.push(event);

@@ -10,8 +10,18 @@ pub(super) fn missing(of: &Findings) -> Option<Section> {
     if count == 0 {
         return None;
     }
-    let columns =
-        vec!["event", "instruction", "vCPU", "CPU", "owed by", "flush", "EPT pointer", "first L2 address", "after"];
+    let columns = vec![
+        "event",
+        "instruction",
+        "vCPU",
+        "CPU",
+        "owed by",
+        "flush",
+        "EPT pointer",
+        "first L2 address",
+        "after",
+        "judged by",
+    ];
     let rows = of.flushes.missing.iter().map(|row| {
         vec![
             Cell::count(row.event),
@@ -23,6 +33,7 @@ pub(super) fn missing(of: &Findings) -> Option<Section> {
             Cell::address(row.flush.eptp),
             Cell::address(row.flush.address),
             Cell::text(row.flush.cause.name()),
+            Cell::text(row.judged_by.name()),
         ]
     });
     let shown = of.flushes.missing.len() as u64;
