@@ -151,22 +151,6 @@ impl Chunk {
         }
     }
 
-    /// A row of the accesses.
-    pub(crate) fn access(&self, row: u32) -> VmcsAccess {
-        let cell = |column: usize| self.accesses.columns[column].values.at(row as usize);
-        // What is out of range was sorted out before.
-        let (actor, which, op) = (cell(ACTOR) as usize, cell(WHICH) as usize, cell(OP) as usize);
-        VmcsAccess {
-            actor: Actor::ALL[actor % Actor::ALL.len()],
-            which: Which::ALL[which % Which::ALL.len()],
-            address: cell(ADDRESS),
-            op: VmcsOp::ALL[op % VmcsOp::ALL.len()],
-            field: VmcsField(cell(FIELD) as u32),
-            old: cell(OLD),
-            value: cell(VALUE),
-        }
-    }
-
     /// The field of a row of the accesses.
     pub(crate) fn field(&self, row: u32) -> VmcsField {
         VmcsField(self.accesses.columns[FIELD].values.at(row as usize) as u32)
@@ -175,22 +159,44 @@ impl Chunk {
     /// The accesses from row `from` on into `tile`: as many as it takes, and none behind the last.
     pub(crate) fn tile(&self, from: u32, tile: &mut Tile) {
         let len = (self.rows().saturating_sub(from) as usize).min(TILE);
-        let mut wide = [0; TILE];
-        let mut read = |column: usize, with: &mut dyn FnMut(&[u64])| {
-            self.accesses.columns[column].values.widen(from as usize, &mut wide[..len]);
-            with(&wide[..len]);
-        };
         (tile.first, tile.len) = (from, len);
-        read(ACTOR, &mut |actors| tile.code.iter_mut().zip(actors).for_each(|(code, actor)| *code = *actor as u8));
-        read(WHICH, &mut |of| tile.code.iter_mut().zip(of).for_each(|(code, which)| *code |= (*which as u8) << 2));
-        read(OP, &mut |ops| tile.code.iter_mut().zip(ops).for_each(|(code, op)| *code |= (*op as u8) << 5));
-        read(FIELD, &mut |fields| {
-            let index = |field: u64| VmcsField(field as u32).index().map_or(Tile::STRANGER, |index| index as u8);
-            tile.field.iter_mut().zip(fields).for_each(|(place, field)| *place = index(*field));
-        });
-        for (column, out) in [(ADDRESS, &mut tile.address), (OLD, &mut tile.old), (VALUE, &mut tile.value)] {
-            self.accesses.columns[column].values.widen(from as usize, &mut out[..len]);
+        let (from, mut wide, mut narrow) = (from as usize, [0; TILE], [0; TILE]);
+        let column = |column: usize| &self.accesses.columns[column].values;
+        bytes(column(ACTOR), from, &mut tile.code[..len]);
+        for (of, shift) in [(WHICH, 2), (OP, 5)] {
+            bytes(column(of), from, &mut narrow[..len]);
+            tile.code[..len].iter_mut().zip(&narrow).for_each(|(code, part)| *code |= part << shift);
         }
+        column(FIELD).widen(from, &mut wide[..len]);
+        let index = |field: u64| VmcsField(field as u32).index().map_or(Tile::STRANGER, |index| index as u8);
+        tile.field.iter_mut().zip(&wide[..len]).for_each(|(place, field)| *place = index(*field));
+        for (column, out) in [(ADDRESS, &mut tile.address), (OLD, &mut tile.old), (VALUE, &mut tile.value)] {
+            self.accesses.columns[column].values.widen(from, &mut out[..len]);
+        }
+    }
+}
+
+/// The numbers of a column that are below 256, from a row on.
+fn bytes(values: &Values, from: usize, out: &mut [u8]) {
+    match values {
+        Values::U8(list) => out.copy_from_slice(&list[from..from + out.len()]),
+        Values::Same { value, .. } => out.fill(*value as u8),
+        other => {
+            let mut wide = [0; TILE];
+            other.widen(from, &mut wide[..out.len()]);
+            out.iter_mut().zip(wide).for_each(|(out, number)| *out = number as u8);
+        }
+    }
+}
+
+/// The largest number of a column.
+fn largest(values: &Values) -> u64 {
+    match values {
+        Values::Same { value, .. } => *value,
+        Values::U8(list) => list.iter().fold(0, |most, number| most.max(*number)).into(),
+        Values::U16(list) => list.iter().fold(0, |most, number| most.max(*number)).into(),
+        Values::U32(list) => list.iter().fold(0, |most, number| most.max(*number)).into(),
+        other => other.iter().fold(0, u64::max),
     }
 }
 
@@ -285,10 +291,20 @@ impl Chunks {
     fn read(&mut self, reader: &Reader, block: usize) -> Result<bool, Error> {
         let Self { chunk, order, rows, tables } = self;
         reader.block_order_into(block, order)?;
+        let events = order.kinds.len();
+        // Room for one more, so that each place can be put down before it is known whether it is kept.
+        chunk.gaps.resize(events + 1, 0);
+        let mut gaps = 0;
+        for (place, kind) in (0..).zip(&order.kinds) {
+            chunk.gaps[gaps] = place;
+            gaps += usize::from(*kind != Some(Kind::Vmcs));
+        }
+        chunk.gaps.truncate(gaps);
         chunk.counts = Default::default();
-        for kind in &order.kinds {
-            let Some(kind) = kind else { return Ok(false) };
-            chunk.counts[*kind as usize] += 1;
+        chunk.counts[Kind::Vmcs as usize] = (events - gaps) as u64;
+        for place in &chunk.gaps {
+            let Some(kind) = order.kinds[*place as usize] else { return Ok(false) };
+            chunk.counts[kind as usize] += 1;
         }
         tables.resize_with(Kind::ALL.len(), Table::default);
         for (&kind, table) in Kind::ALL.iter().zip(&mut *tables) {
@@ -303,24 +319,22 @@ impl Chunks {
         reader.block_cells_into(block, Kind::Vmcs, &mut chunk.accesses)?;
         let below = |column: usize, end: usize| {
             let column = chunk.accesses.columns.get(column);
-            column.is_none_or(|column| column.values.iter().fold(0, u64::max) < end as u64)
+            column.is_none_or(|column| largest(&column.values) < end as u64)
         };
         let known = [(ACTOR, Actor::ALL.len()), (WHICH, Which::ALL.len()), (OP, VmcsOp::ALL.len()), (FIELD, 1 << 32)];
         if !known.into_iter().all(|(column, end)| below(column, end)) {
             return Ok(false);
         }
-        (chunk.first, chunk.len) = (order.first, order.kinds.len() as u32);
+        (chunk.first, chunk.len) = (order.first, events as u32);
         chunk.stamps.clone_from(&order.stamps);
-        chunk.gaps.clear();
         chunk.others.clear();
         let mut run = 0;
-        for (place, kind) in (0..).zip(&order.kinds) {
-            let Some(kind) = kind.filter(|kind| *kind != Kind::Vmcs) else { continue };
-            let row = place - chunk.gaps.len() as u32;
-            chunk.gaps.push(place);
+        for (gap, &place) in (0..).zip(&chunk.gaps) {
+            let Some(kind) = order.kinds[place as usize] else { continue };
             if COUNTED_ONLY.contains(&kind) {
                 continue;
             }
+            let row = place - gap;
             while chunk.stamps[run].0 <= place {
                 run += 1;
             }

@@ -130,6 +130,53 @@ struct Holder {
 /// What L1 wrote to a vmcs12 since L2 was last entered with it, and when.
 type Written = BTreeMap<VmcsField, (u64, u64)>;
 
+/// What the fields of each vmcs02 hold that L0 hands on.
+#[derive(Debug, Default)]
+struct Known {
+    places: BTreeMap<u64, usize>,
+    held: Vec<Handed>,
+    /// The address that was looked for last, and its place.
+    last: Option<(u64, usize)>,
+}
+
+/// Fields that L0 hands on: those that are known, and their values.
+#[derive(Clone, Copy, Debug, Default)]
+struct Handed {
+    known: u16,
+    values: [u64; HANDED_ON.len()],
+}
+
+impl Known {
+    fn of(&mut self, vmcs02: u64) -> &mut Handed {
+        let place = match self.last {
+            Some((last, place)) if last == vmcs02 => place,
+            _ => {
+                let held = &mut self.held;
+                let place = *self.places.entry(vmcs02).or_insert_with(|| {
+                    held.push(Handed::default());
+                    held.len() - 1
+                });
+                self.last = Some((vmcs02, place));
+                place
+            }
+        };
+        &mut self.held[place]
+    }
+}
+
+impl Handed {
+    fn set(&mut self, field: VmcsField, value: u64) {
+        if let Some(at) = handed_on(field) {
+            self.known |= 1 << at;
+            self.values[at] = value;
+        }
+    }
+
+    fn get(&self, field: VmcsField) -> Option<u64> {
+        handed_on(field).filter(|at| self.known >> at & 1 != 0).map(|at| self.values[at])
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Fold {
     found: BTreeMap<MistakeKind, Mistake>,
@@ -146,7 +193,7 @@ pub(super) struct Fold {
     /// By vmcs12.
     written: BTreeMap<u64, Written>,
     /// By vmcs02: what the fields hold that were written or read since it ran.
-    known: BTreeMap<u64, BTreeMap<VmcsField, u64>>,
+    known: Known,
 }
 
 impl Fold {
@@ -240,23 +287,22 @@ impl Fold {
         self.add(MistakeKind::FlushWrongTarget, number, at, || format!("{kind} for {cause}: {why}"));
     }
 
-    /// An access that may concern it; `at` tells when it was.
-    pub(super) fn access(&mut self, number: u64, at: impl FnOnce() -> Stamp, access: &VmcsAccess) {
+    /// An access that may concern it; `when` tells its number and stamp.
+    pub(super) fn access(&mut self, when: impl FnOnce() -> (u64, Stamp), access: &VmcsAccess) {
         let &VmcsAccess { actor, which, address, op, field, old, value } = access;
         match (which, op) {
             (Which::Shadow12, VmcsOp::Write) if actor >= Actor::L2 && is_rights(field) && value & !RIGHTS != 0 => {
-                self.add(MistakeKind::RightsUnmasked, number, at(), || {
+                let (number, at) = when();
+                self.add(MistakeKind::RightsUnmasked, number, at, || {
                     format!("{field} of the shadow VMCS at {address:#x} holds {value:#x}, where {RIGHTS:#x} is defined")
                 });
             }
             (Which::Vmcs12, VmcsOp::Write) if actor == Actor::L1 && old != value && is_handed_on(field) => {
-                self.written.entry(address).or_default().insert(field, (value, number));
+                self.written.entry(address).or_default().insert(field, (value, when().0));
             }
             (Which::Vmcs12, VmcsOp::Clear) => _ = self.written.remove(&address),
-            (Which::Vmcs02, VmcsOp::Clear) => _ = self.known.remove(&address),
-            (Which::Vmcs02, VmcsOp::Read | VmcsOp::Write) if is_handed_on(field) => {
-                self.known.entry(address).or_default().insert(field, value);
-            }
+            (Which::Vmcs02, VmcsOp::Clear) => self.known.of(address).known = 0,
+            (Which::Vmcs02, VmcsOp::Read | VmcsOp::Write) => self.known.of(address).set(field, value),
             _ => {}
         }
     }
@@ -281,9 +327,9 @@ impl Fold {
             return;
         }
         // What silicon leaves there when it exits is not known before L0 reads it.
-        let known = self.known.remove(&entry.vmcs02).unwrap_or_default();
+        let known = core::mem::take(self.known.of(entry.vmcs02));
         for (field, (wanted, event)) in self.written.remove(&entry.vmcs12).unwrap_or_default() {
-            if let Some(&holds) = known.get(&field).filter(|holds| **holds != wanted) {
+            if let Some(holds) = known.get(field).filter(|holds| *holds != wanted) {
                 let vmcs12 = entry.vmcs12;
                 self.add(MistakeKind::Vmcs02Stale, number, at, || {
                     format!(
@@ -322,24 +368,43 @@ pub(super) fn is_rights(field: VmcsField) -> bool {
     (vmcs::GUEST_ES_ACCESS_RIGHTS.field()..=vmcs::GUEST_TR_ACCESS_RIGHTS.field()).contains(&field)
 }
 
-/// Whether L0 hands a field on from vmcs12 to vmcs02 as it is, whatever the policy: guest state that is L2's alone.
+/// What L0 hands on from vmcs12 to vmcs02 as it is, whatever the policy: guest state that is L2's alone.
+const HANDED_ON: [VmcsField; 15] = [
+    vmcs::GUEST_RSP.field(),
+    vmcs::GUEST_RIP.field(),
+    vmcs::GUEST_CR3.field(),
+    vmcs::GUEST_ES_BASE.field(),
+    vmcs::GUEST_CS_BASE.field(),
+    vmcs::GUEST_SS_BASE.field(),
+    vmcs::GUEST_DS_BASE.field(),
+    vmcs::GUEST_FS_BASE.field(),
+    vmcs::GUEST_GS_BASE.field(),
+    vmcs::GUEST_LDTR_BASE.field(),
+    vmcs::GUEST_TR_BASE.field(),
+    vmcs::GUEST_GDTR_BASE.field(),
+    vmcs::GUEST_IDTR_BASE.field(),
+    vmcs::GUEST_SYSENTER_ESP.field(),
+    vmcs::GUEST_SYSENTER_EIP.field(),
+];
+
+/// By the field's row in the table of fields, its place among those that are handed on.
+const PLACES: [u8; vmcs::COUNT] = {
+    let (mut places, mut at) = ([u8::MAX; vmcs::COUNT], 0);
+    while at < HANDED_ON.len() {
+        if let Some(row) = HANDED_ON[at].index() {
+            places[row] = at as u8;
+        }
+        at += 1;
+    }
+    places
+};
+
+fn handed_on(field: VmcsField) -> Option<usize> {
+    let place = usize::from(PLACES[field.index()?]);
+    (place < HANDED_ON.len()).then_some(place)
+}
+
+/// Whether L0 hands a field on.
 pub(super) fn is_handed_on(field: VmcsField) -> bool {
-    [
-        vmcs::GUEST_RSP.field(),
-        vmcs::GUEST_RIP.field(),
-        vmcs::GUEST_CR3.field(),
-        vmcs::GUEST_ES_BASE.field(),
-        vmcs::GUEST_CS_BASE.field(),
-        vmcs::GUEST_SS_BASE.field(),
-        vmcs::GUEST_DS_BASE.field(),
-        vmcs::GUEST_FS_BASE.field(),
-        vmcs::GUEST_GS_BASE.field(),
-        vmcs::GUEST_LDTR_BASE.field(),
-        vmcs::GUEST_TR_BASE.field(),
-        vmcs::GUEST_GDTR_BASE.field(),
-        vmcs::GUEST_IDTR_BASE.field(),
-        vmcs::GUEST_SYSENTER_ESP.field(),
-        vmcs::GUEST_SYSENTER_EIP.field(),
-    ]
-    .contains(&field)
+    handed_on(field).is_some()
 }

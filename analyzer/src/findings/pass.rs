@@ -16,7 +16,7 @@ mod sieve;
 mod tests;
 
 pub(super) use sieve::Work;
-use sieve::{Concern, Sieve};
+use sieve::{Concern, Found, Sieve};
 
 /// The folds over the events, side by side.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Pass {
         for from in (0..chunk.rows()).step_by(crate::chunk::TILE) {
             chunk.tile(from, &mut self.tile);
             self.vmcs.accesses(chunk, &self.tile);
-            self.sieve.sift(&self.tile);
+            self.sieve.sift(chunk, &self.tile);
         }
         chunk.spans(&mut self.spans);
         (self.row, self.span) = (0, 0);
@@ -108,8 +108,8 @@ impl Pass {
             let upto = upto.min(end);
             self.phases.accesses((upto - self.row).into());
             self.exits.accesses(vcpu, self.sieve.work(self.row..upto), &self.costs);
-            while let Some((row, concern)) = self.sieve.next_before(upto) {
-                self.access(chunk, row, vcpu, concern);
+            while let Some(found) = self.sieve.next_before(upto) {
+                self.access(chunk, vcpu, &found);
             }
             self.row = upto;
             self.span += usize::from(upto == self.spans[self.span].0);
@@ -117,17 +117,17 @@ impl Pass {
     }
 
     /// An access that concerns a fold.
-    fn access(&mut self, chunk: &Chunk, row: u32, vcpu: u16, concern: Concern) {
-        let access = chunk.access(row);
+    fn access(&mut self, chunk: &Chunk, vcpu: u16, found: &Found) {
+        let &Found { row, concern, ref access } = found;
         if concern.contains(Concern::JUDGE) {
             self.settle();
-            self.bench.guest_access(&access);
+            self.bench.guest_access(access);
         }
         if concern.contains(Concern::POOL) {
-            self.pools.access(vcpu, &access);
+            self.pools.access(vcpu, access);
         }
         if concern.contains(Concern::MISTAKES) {
-            self.mistakes.access(chunk.number_of(row), || chunk.stamp_of(row), &access);
+            self.mistakes.access(|| (chunk.number_of(row), chunk.stamp_of(row)), access);
         }
     }
 

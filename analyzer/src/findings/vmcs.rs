@@ -95,13 +95,8 @@ const CONTROLS: [VmcsField; 15] = [
     vmcs::VM_FUNCTION_CONTROLS.field(),
 ];
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    reads: u64,
-    same_reads: u64,
-    writes: u64,
-    same_writes: u64,
-}
+/// VMREADs, those of them that told nothing new, VMWRITEs, and those of what was there.
+type Counts = [u64; 4];
 
 const WHICHES: usize = Which::ALL.len();
 const ACTORS: usize = Actor::ALL.len();
@@ -109,7 +104,7 @@ const ACTORS: usize = Actor::ALL.len();
 /// The last values known of one VMCS.
 type Values = [Option<u64>; COUNT];
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Fold {
     /// By actor, VMCS and field's row.
     counts: Vec<Counts>,
@@ -117,14 +112,28 @@ pub(super) struct Fold {
     others: BTreeMap<(Actor, Which, VmcsOp), u64>,
     places: HashMap<(Which, u64), usize>,
     values: Vec<Values>,
-    last: Option<((Which, u64), usize)>,
+    /// By kind of VMCS, the address of the last one and its place among the values.
+    last: [(u64, usize); WHICHES],
+}
+
+impl Default for Fold {
+    fn default() -> Self {
+        Self {
+            counts: Vec::new(),
+            strangers: BTreeMap::new(),
+            others: BTreeMap::new(),
+            places: HashMap::new(),
+            values: Vec::new(),
+            last: [(0, usize::MAX); WHICHES],
+        }
+    }
 }
 
 impl Fold {
     /// Some accesses that follow one another. It is given all, and nothing else that happens between.
     pub(super) fn accesses(&mut self, chunk: &Chunk, tile: &Tile) {
         if self.counts.is_empty() {
-            self.counts.resize(ACTORS * WHICHES * COUNT, Counts::default());
+            self.counts.resize(ACTORS * WHICHES * COUNT, [0; 4]);
         }
         for at in 0..tile.len {
             let Some((actor, which, op)) = decode(tile.code[at]) else { continue };
@@ -147,31 +156,34 @@ impl Fold {
         }
     }
 
+    /// What is known of a VMCS.
+    #[inline]
     fn values_of(&mut self, which: Which, address: u64) -> &mut Values {
-        let key = (which, address);
-        let place = match self.last {
-            Some((last, place)) if last == key => place,
-            _ => {
-                let values = &mut self.values;
-                let place = *self.places.entry(key).or_insert_with(|| {
-                    values.push([None; COUNT]);
-                    values.len() - 1
-                });
-                self.last = Some((key, place));
-                place
-            }
-        };
+        // One VMCS of each kind is current at a time.
+        let (last, place) = self.last[which as usize];
+        let place = if last == address && place < self.values.len() { place } else { self.find(which, address) };
         &mut self.values[place]
     }
 
+    #[cold]
+    fn find(&mut self, which: Which, address: u64) -> usize {
+        let values = &mut self.values;
+        let place = *self.places.entry((which, address)).or_insert_with(|| {
+            values.push([None; COUNT]);
+            values.len() - 1
+        });
+        self.last[which as usize] = (address, place);
+        place
+    }
+
     pub(super) fn finish(self) -> Vmcs {
-        let known = self.counts.iter().enumerate().filter(|(_, counts)| counts.reads + counts.writes > 0);
+        let known = self.counts.iter().enumerate().filter(|(_, [reads, _, writes, _])| reads + writes > 0);
         let known = known.map(|(at, counts)| {
             let (actor, which) = (Actor::ALL[at / COUNT / WHICHES], Which::ALL[at / COUNT % WHICHES]);
             ((actor, which, TABLE[at % COUNT].field), *counts)
         });
         let rows = known.chain(self.strangers).map(|((actor, which, field), counts)| {
-            let Counts { reads, same_reads, writes, same_writes } = counts;
+            let [reads, same_reads, writes, same_writes] = counts;
             FieldRow { actor, which, field, reads, same_reads, writes, same_writes }
         });
         let mut rows: Vec<FieldRow> = rows.collect();
@@ -181,12 +193,9 @@ impl Fold {
     }
 }
 
+#[inline]
 fn count(counts: &mut Counts, write: bool, same: bool) {
-    if write {
-        counts.writes += 1;
-        counts.same_writes += u64::from(same);
-    } else {
-        counts.reads += 1;
-        counts.same_reads += u64::from(same);
-    }
+    let at = 2 * usize::from(write);
+    counts[at] += 1;
+    counts[at + 1] += u64::from(same);
 }

@@ -58,9 +58,10 @@ pub(super) struct Guests {
 }
 
 impl Guests {
-    pub(super) fn access(&mut self, access: &VmcsAccess) {
+    /// An access. Returns whether it tells something new.
+    pub(super) fn access(&mut self, access: &VmcsAccess) -> bool {
         if access.which != Which::Vmcs12 || !matches!(access.op, VmcsOp::Read | VmcsOp::Write) {
-            return;
+            return false;
         }
         let field = access.field;
         let slot: fn(&mut Controls) -> &mut Option<u64> = if field == PRIMARY_CONTROLS.field() {
@@ -72,18 +73,23 @@ impl Guests {
         } else if field == APIC_ACCESS_ADDRESS.field() {
             |controls| &mut controls.apic
         } else {
-            return;
+            return false;
         };
-        *slot(self.vmcs12.entry(access.address).or_default()) = Some(access.value);
+        slot(self.vmcs12.entry(access.address).or_default()).replace(access.value) != Some(access.value)
     }
 
     pub(super) fn mapped(&mut self, vcpu: u16, vpid12: u16, vpid02: u16) {
         self.mapped.insert(vcpu, (vpid12, vpid02));
     }
 
-    /// The guest that is entered.
-    pub(super) fn entered(&mut self, vcpu: u16, entry: &Entry) -> Owner {
-        let mapped = self.mapped.remove(&vcpu).filter(|(_, vpid02)| *vpid02 == entry.vpid);
+    /// The map's last answer since the vCPU's last entry.
+    pub(super) fn take_mapped(&mut self, vcpu: u16) -> Option<(u16, u16)> {
+        self.mapped.remove(&vcpu)
+    }
+
+    /// The guest that is entered, and what the map answered before.
+    pub(super) fn entered(&self, vcpu: u16, entry: &Entry, mapped: Option<(u16, u16)>) -> Owner {
+        let mapped = mapped.filter(|(_, vpid02)| *vpid02 == entry.vpid);
         let vpid12 = if entry.vmcs12 == NO_ADDRESS { Vpid12::NotNested } else { self.vpid12(entry.vmcs12, mapped) };
         // For L0 all of L1's VMCSs are alike, and so are their guests: what tells them apart is the VPID.
         Owner { vcpu, level: entry.level.min(2), vpid12 }

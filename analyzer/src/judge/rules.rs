@@ -38,6 +38,25 @@ struct Loaded {
     views: BTreeSet<View>,
 }
 
+/// An entry that was judged when nothing has changed since: another one like it changes nothing but when it was.
+#[derive(Debug)]
+struct Recent {
+    vcpu: u16,
+    pcpu: u16,
+    entry: (u8, u64, u16, u64),
+    last: u64,
+}
+
+impl Recent {
+    /// What tells entries apart that are judged by themselves.
+    fn key(entry: &Entry) -> (u8, u64, u16, u64) {
+        (entry.level, entry.vmcs12, entry.vpid, entry.eptp)
+    }
+}
+
+/// How many entries are remembered: a guest hypervisor and a few guests that it goes to and fro between.
+const RECENT: usize = 8;
+
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     pub(super) given: Vec<Judged>,
@@ -58,6 +77,8 @@ pub(super) struct Judge {
     l1_ran: BTreeMap<u16, u64>,
     /// vCPUs whose L2 ran.
     nested: BTreeSet<u16>,
+    /// Entries whose like need not be judged again, and when each of them was last.
+    recent: Vec<Recent>,
 }
 
 fn judged(event: u64, at: Stamp, flush: &Flush, rule: Rule) -> Judged {
@@ -88,16 +109,44 @@ impl Judge {
             What::Entry(entry) if entry.failed.is_none() => self.entry = Some((number, at, *entry)),
             What::Vmcs(access) => self.access(access),
             What::Vpid(vpid) => self.guests.mapped(at.vcpu, vpid.vpid12, vpid.vpid02),
-            What::Ept(change) => self.changed(number, at, change),
-            What::Flush(flush) if flush.actor == Actor::L0 => self.flushed(number, at, flush),
-            What::Flush(flush) => self.guest_flushed(number, at, flush),
+            What::Ept(change) => {
+                self.forget();
+                self.changed(number, at, change);
+            }
+            What::Flush(flush) => {
+                self.forget();
+                match flush.actor {
+                    Actor::L0 => self.flushed(number, at, flush),
+                    _ => self.guest_flushed(number, at, flush),
+                }
+            }
             _ => {}
         }
     }
 
     /// An access, behind what came before.
     pub(super) fn access(&mut self, access: &VmcsAccess) {
-        self.guests.access(access);
+        if self.guests.access(access) {
+            self.forget();
+        }
+    }
+
+    /// Writes down when the recent entries were.
+    fn write_back(&mut self) {
+        for Recent { vcpu, pcpu, entry: (level, _, vpid, eptp), last } in &self.recent {
+            let tag = Tag { vpid: *vpid, ep4ta: ep4ta(*eptp) };
+            if *level == 1 {
+                let ran = self.l1_ran.entry(*vcpu).or_default();
+                *ran = (*ran).max(*last);
+            }
+            self.cpus.entry(*pcpu).or_default().ran_again(tag, *vcpu, *last);
+        }
+    }
+
+    /// What comes may have an entry like a recent one judged in another way.
+    fn forget(&mut self) {
+        self.write_back();
+        self.recent.clear();
     }
 
     /// Some event came. Returns whether an entry was pending.
@@ -125,10 +174,25 @@ impl Judge {
 
     fn enter(&mut self) {
         let Some((number, at, entry)) = self.entry.take() else { return };
+        let key = Recent::key(&entry);
+        let known = |recent: &&mut Recent| (recent.vcpu, recent.pcpu, recent.entry) == (at.vcpu, at.pcpu, key);
+        let mapped = self.guests.take_mapped(at.vcpu);
+        if mapped.is_none()
+            && let Some(recent) = self.recent.iter_mut().find(known)
+        {
+            recent.last = number;
+            return;
+        }
+        self.enter_anew(number, at, &entry, mapped);
+    }
+
+    /// As [`Judge::enter`], of one that is not as a recent one.
+    fn enter_anew(&mut self, number: u64, at: Stamp, entry: &Entry, mapped: Option<(u16, u16)>) {
+        self.write_back();
         self.answer(at.vcpu);
-        let owner = self.guests.entered(at.vcpu, &entry);
+        let owner = self.guests.entered(at.vcpu, entry, mapped);
         let tag = Tag { vpid: entry.vpid, ep4ta: ep4ta(entry.eptp) };
-        let view = self.guests.view(&entry);
+        let view = self.guests.view(entry);
         self.settle(at.pcpu, tag, owner);
         self.settle_root(at.pcpu, tag.ep4ta, view);
         if owner.level >= 2 {
@@ -143,6 +207,14 @@ impl Judge {
             self.l1_ran.insert(at.vcpu, number);
         }
         self.cpus.entry(at.pcpu).or_default().ran(tag, owner, view, number);
+        // A guest that its hypervisor does not tag has each of its entries looked at, and what the map of VPIDs answered
+        // holds for one.
+        if owner.vpid12 != Vpid12::Off && mapped.is_none() {
+            if self.recent.len() == RECENT {
+                self.recent.remove(0);
+            }
+            self.recent.push(Recent { vcpu: at.vcpu, pcpu: at.pcpu, entry: Recent::key(entry), last: number });
+        }
     }
 
     /// A root is entered: what does that say of the flushes for its being loaded?

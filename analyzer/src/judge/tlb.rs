@@ -116,6 +116,16 @@ impl Cpu {
         }
     }
 
+    /// A guest ran under these tags once more.
+    pub(super) fn ran_again(&mut self, tag: Tag, vcpu: u16, event: u64) {
+        if let Some(held) = self.tags.get_mut(&tag) {
+            held.last_run = held.last_run.max(event);
+        }
+        if let Some(root) = self.roots.get_mut(&tag.ep4ta).filter(|root| root.last_run < event) {
+            (root.last_run, root.vcpu) = (event, vcpu);
+        }
+    }
+
     /// An EPT02 entry under `root` changed; `mapped` is the event that it was mapped at, where that is known.
     pub(super) fn changed(&mut self, root: u64, change: &EptChange, mapped: Option<u64>, asked: bool) {
         let Some(root) = self.roots.get_mut(&root) else { return };

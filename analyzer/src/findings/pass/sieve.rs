@@ -1,10 +1,10 @@
 //! The few VMCS accesses that a fold must see one by one, found by a scan over columns; and L0's work, counted.
 
-use crate::chunk::{TILE, Tile, code, decode};
+use crate::chunk::{Chunk, TILE, Tile, code, decode};
 use crate::findings::mistakes;
 use crate::judge::Bench;
 use core::ops::Range;
-use hv_defs::event::{Actor, VmcsOp, Which};
+use hv_defs::event::{Actor, VmcsAccess, VmcsOp, Which};
 use hv_defs::vmcs::{COUNT, TABLE, VmcsField};
 
 /// Whom an access concerns.
@@ -45,6 +45,15 @@ pub(in crate::findings) struct Work {
 /// Bits of each number of a [`Work`] in one word.
 const PART: u32 = 21;
 
+/// An access that concerns somebody.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// Its row.
+    pub(super) row: u32,
+    pub(super) concern: Concern,
+    pub(super) access: VmcsAccess,
+}
+
 #[derive(Debug)]
 pub(super) struct Sieve {
     /// Whom an access by this code concerns, whatever its field.
@@ -56,9 +65,8 @@ pub(super) struct Sieve {
     work: [u64; 256],
     /// The codes of all rows.
     codes: Vec<u8>,
-    /// The rows that concern somebody, and how many there are; what is behind them is left from before.
-    found: Vec<(u32, Concern)>,
-    count: usize,
+    /// The accesses that concern somebody, and the next of them.
+    found: Vec<Found>,
     next: usize,
 }
 
@@ -71,7 +79,6 @@ impl Default for Sieve {
             work: [0; 256],
             codes: Vec::new(),
             found: Vec::new(),
-            count: 0,
             next: 0,
         };
         let codes = (0..=u8::MAX).filter_map(|code| Some((usize::from(code), decode(code)?)));
@@ -115,36 +122,45 @@ fn of_field(field: VmcsField) -> Concern {
 impl Sieve {
     /// Begins a chunk.
     pub(super) fn begin(&mut self) {
-        (self.count, self.next) = (0, 0);
+        self.next = 0;
+        self.found.clear();
         self.codes.clear();
     }
 
     /// The chunk's next accesses.
-    pub(super) fn sift(&mut self, tile: &Tile) {
-        let Tile { first, len, code, field, .. } = tile;
+    pub(super) fn sift(&mut self, chunk: &Chunk, tile: &Tile) {
+        let Tile { first, len, code, field, address, old, value } = tile;
         self.codes.extend_from_slice(&code[..*len]);
-        // Room for one more, so that each row can be put down before it is known whether it is kept.
-        if self.found.len() < self.count + TILE + 1 {
-            self.found.resize((self.count + TILE + 1) * 2, (0, Concern::default()));
+        // Each row is put down before it is known whether it is kept.
+        let (mut rows, mut count) = ([0_u8; TILE], 0);
+        for (row, (code, field)) in (0..=u8::MAX).zip(code[..*len].iter().zip(field)) {
+            rows[count] = row;
+            count += usize::from(self.concern(*code, *field).0 != 0);
         }
-        let mut count = self.count;
-        for (row, (code, field)) in (*first..).zip(code[..*len].iter().zip(field)) {
-            let (code, field) = (usize::from(*code), usize::from(*field));
-            let concern = Concern(self.by_field[code].0 & self.fields[field].0 | self.always[code].0);
-            self.found[count] = (row, concern);
-            count += usize::from(concern.0 != 0);
+        for at in rows[..count].iter().map(|row| usize::from(*row)) {
+            let Some((actor, which, op)) = decode(code[at]) else { continue };
+            let row = first + at as u32;
+            let field = match field[at] {
+                Tile::STRANGER => chunk.field(row),
+                index => TABLE[usize::from(index)].field,
+            };
+            let access = VmcsAccess { actor, which, address: address[at], op, field, old: old[at], value: value[at] };
+            self.found.push(Found { row, concern: self.concern(code[at], tile.field[at]), access });
         }
-        self.count = count;
     }
 
-    /// The next row before `end` that concerns somebody.
+    #[inline(always)]
+    fn concern(&self, code: u8, field: u8) -> Concern {
+        let (code, field) = (usize::from(code), usize::from(field));
+        Concern(self.by_field[code].0 & self.fields[field].0 | self.always[code].0)
+    }
+
+    /// The next access before row `end` that concerns somebody.
     #[inline]
-    pub(super) fn next_before(&mut self, end: u32) -> Option<(u32, Concern)> {
-        let found = *self.found[..self.count].get(self.next)?;
-        (found.0 < end).then(|| {
-            self.next += 1;
-            found
-        })
+    pub(super) fn next_before(&mut self, end: u32) -> Option<Found> {
+        let found = self.found.get(self.next).filter(|found| found.row < end)?;
+        self.next += 1;
+        Some(*found)
     }
 
     /// L0's work in some rows.
@@ -159,3 +175,4 @@ impl Sieve {
 }
 
 const _: () = assert!(traces::MAX_BLOCK_EVENTS < 1 << PART);
+const _: () = assert!(TILE <= 256);
