@@ -3,11 +3,14 @@
 //! Parsing, dispatch and printing live here and in the files beside; what the words mean is the libraries'.
 
 pub mod fail;
+mod folder;
 pub mod machine;
 pub mod print;
 pub mod words;
 
+mod batch;
 mod bench;
+mod check;
 mod console;
 mod demo;
 mod dump;
@@ -57,7 +60,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Whatif(args) => whatif::whatif(&args, print),
         Command::Report(args) => study::report(&args, print),
         Command::Query(args) => study::query(&args, print),
-        Command::Check(args) => study::check(&args, print),
+        Command::Check(args) => check::check(&args, print),
         Command::Diff(args) => trace::diff(&args, print),
         Command::Tui(args) => study::tui(&args),
         Command::Dump(args) => dump::dump(&args, print),

@@ -45,14 +45,8 @@ impl Failure {
         Self { error: self.error.context(first.to_string()), ..self }
     }
 
-    /// Prints the line, unless it is only that nobody reads on; returns the exit status.
-    pub fn report(self) -> Status {
-        let quiet = self.error.chain().any(|cause| {
-            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-        });
-        if quiet {
-            return Status::Done;
-        }
+    /// What was attempted and why it failed, in one line, without what to do.
+    pub fn cause(&self) -> String {
         // A cause often repeats the words of the one above it.
         let mut line = String::new();
         for cause in self.error.chain().map(|cause| cause.to_string()) {
@@ -63,6 +57,18 @@ impl Failure {
                 line.push_str(&cause);
             }
         }
+        line
+    }
+
+    /// Prints the line, unless it is only that nobody reads on; returns the exit status.
+    pub fn report(self) -> Status {
+        let quiet = self.error.chain().any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        });
+        if quiet {
+            return Status::Done;
+        }
+        let mut line = self.cause();
         if let Some(hint) = &self.hint {
             line.push_str(": ");
             line.push_str(hint);

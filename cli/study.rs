@@ -3,12 +3,12 @@
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
-use super::words::{CheckArgs, JudgeArgs, JudgeBy, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
+use super::words::{JudgeArgs, JudgeBy, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
+use super::{batch, folder};
 use analyzer::findings::{Mistake, MistakeKind, PoolFinding};
 use analyzer::judge::{Judged, Rule, Verdict};
-use analyzer::{Checked, Error, Findings, Format, Limits, Tables, report};
+use analyzer::{Error, Findings, Format, Tables, report};
 use replayer::judge::Need;
-use serde_json::json;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use traces::Reader;
@@ -218,68 +218,42 @@ pub fn summary(found: &Findings) -> Vec<String> {
     lines
 }
 
-/// `nvmx check`.
-pub fn check(args: &CheckArgs, print: &Print) -> Result<Status> {
-    let path = &args.trace.trace;
+/// The findings of a trace, with verdicts from where they are wanted.
+pub fn judged(args: &JudgeArgs, path: &Path, print: &Print) -> Result<Findings> {
     let mut reader = open(path, print)?;
-    let limits = Limits {
-        redundant_flushes: args.max_redundant_flushes,
-        missing_flushes: args.max_missing_flushes,
-        pool_misses: args.max_pool_misses,
-        exits_per_l2_exit: args.max_exits_per_l2_exit,
-    };
-    let verdicts = verdicts(&args.judge, path, &mut reader, print)?;
-    let checked = analyzer::check(&findings_with(path, &reader, verdicts)?, &limits);
-    let passed = checked.iter().all(Checked::holds);
-    let mut out = print.out();
-    if args.json {
-        let gates: Vec<_> = checked
-            .iter()
-            .map(|gate| {
-                let value = gate.found.map(number);
-                json!({ "gate": gate.name, "value": value, "limit": number(gate.limit), "passed": gate.holds() })
-            })
-            .collect();
-        let object = json!({
-            "file": path.display().to_string(),
-            "truncated": reader.truncated(),
-            "passed": passed,
-            "gates": gates,
-        });
-        writeln!(out, "{object:#}")?;
-    } else {
-        for gate in &checked {
-            writeln!(out, "{}  {}", if gate.holds() { "pass" } else { "FAIL" }, gate.text)?;
-        }
-    }
-    out.flush()?;
-    Ok(if passed { Status::Done } else { Status::No })
+    let verdicts = verdicts(args, path, &mut reader, print)?;
+    findings_with(path, &reader, verdicts)
 }
 
-/// A number that is whole without a point.
-fn number(value: f64) -> serde_json::Value {
-    if value.fract() == 0.0 && value.abs() < 9e15 { (value as i64).into() } else { value.into() }
-}
+/// More traces than these are a batch: a line of each is kept rather than all that was found.
+const FEW: usize = 16;
 
 /// `nvmx report`.
 pub fn report(args: &ReportArgs, print: &Print) -> Result<Status> {
-    let bar = print.progress("analysing", args.traces.len() as u64);
-    let mut found = Vec::with_capacity(args.traces.len());
-    for path in &args.traces {
-        let mut reader = open(path, print)?;
-        let verdicts = verdicts(&args.judge, path, &mut reader, print)?;
-        found.push(findings_with(path, &reader, verdicts)?);
+    let traces = folder::traces(&args.traces)?;
+    if args.each.is_some() || traces.len() > FEW || args.traces.iter().any(|path| path.is_dir()) {
+        return batch::report(args, &traces, print);
+    }
+    let bar = print.progress("analysing", traces.len() as u64);
+    let mut found = Vec::with_capacity(traces.len());
+    for trace in &traces {
+        found.push(judged(&args.judge, &trace.path, print)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let text = match args.format {
-        ReportFormat::Text => report::text(&found, print.color && args.output.is_none()),
-        ReportFormat::Md => report::markdown(&found),
-        ReportFormat::Html => report::html(&found),
-        ReportFormat::Json => report::json(&found),
-        ReportFormat::Csv => report::csv(&found),
-    };
+    let text = draw(args.format, &found, print.color && args.output.is_none());
     give(args.output.as_deref(), text.as_bytes())
+}
+
+/// A report in a form; with `color`, in ANSI colours where that can be.
+pub fn draw(format: ReportFormat, found: &[Findings], color: bool) -> String {
+    match format {
+        ReportFormat::Text => report::text(found, color),
+        ReportFormat::Md => report::markdown(found),
+        ReportFormat::Html => report::html(found),
+        ReportFormat::Json => report::json(found),
+        ReportFormat::Csv => report::csv(found),
+    }
 }
 
 /// `nvmx tui`.

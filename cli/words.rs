@@ -7,6 +7,7 @@ use hv_defs::event::Kind;
 use hv_defs::policy::{PRESETS, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
 use replayer::gdb::Address;
+use std::num::NonZero;
 use std::path::PathBuf;
 
 /// Record, replay and analyse nested virtualisation.
@@ -110,7 +111,11 @@ is compared of the guest, and where it may differ.")]
   nvmx report demo.nvmx --format html -o demo.html
   nvmx report 2011.nvmx 2015.nvmx mapped.nvmx          one comparison of the three
   nvmx report demo.nvmx --format json | jq .flushes
-  nvmx report demo.nvmx --judge replay                 verdicts on flushes from a second execution")]
+  nvmx report demo.nvmx --judge replay                 verdicts on flushes from a second execution
+  nvmx report nightly/                                 every trace in a folder; a broken one is passed over
+  nvmx report nightly/ --format html -o all.html --each pages/
+
+docs/batch.md says how many traces are read at once, and how a batch that was interrupted goes on.")]
     Report(ReportArgs),
     /// Ask a trace questions in SQL
     #[command(after_help = "Examples:
@@ -127,7 +132,8 @@ is compared of the guest, and where it may differ.")]
     /// Hold a trace to limits: a gate for CI
     #[command(after_help = "Examples:
   nvmx check demo.nvmx --max-redundant-flushes 0 --max-missing-flushes 0
-  nvmx check demo.nvmx --max-pool-misses 10 --max-exits-per-l2-exit 12.5 --json")]
+  nvmx check demo.nvmx --max-pool-misses 10 --max-exits-per-l2-exit 12.5 --json
+  nvmx check nightly/ --max-missing-flushes 0 --max-mistakes 0 --junit gate.xml")]
     Check(CheckArgs),
     /// Look at a trace in the terminal
     #[command(after_help = "Examples:
@@ -417,6 +423,13 @@ pub enum JudgeBy {
     Replay,
 }
 
+impl JudgeBy {
+    /// The word for it.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
 #[derive(Args)]
 pub struct JudgeArgs {
     /// What verdicts on flushes rest on
@@ -440,9 +453,16 @@ pub enum ReportFormat {
     Csv,
 }
 
+impl ReportFormat {
+    /// The word for it.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
 #[derive(Args)]
 pub struct ReportArgs {
-    /// Traces; several give one comparison
+    /// Traces, or folders of them; several give one comparison, a folder or more than 16 one line of each
     #[arg(value_name = "FILE", required = true)]
     pub traces: Vec<PathBuf>,
     /// Form of the report
@@ -450,9 +470,15 @@ pub struct ReportArgs {
     pub format: ReportFormat,
     #[command(flatten)]
     pub judge: JudgeArgs,
-    /// File to write to instead of stdout
+    /// File to write to instead of stdout; of a folder's traces, a second run goes on where the first was interrupted
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Of many traces, write the report of each into this folder too
+    #[arg(long, value_name = "DIR")]
+    pub each: Option<PathBuf>,
+    /// Of many traces, read so many at once [default: one for each CPU]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZero<usize>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -530,16 +556,20 @@ pub struct DiffArgs {
 }
 
 #[derive(Args)]
-#[group(id = "limits", required = true, multiple = true, args = ["max_redundant_flushes", "max_missing_flushes", "max_pool_misses", "max_exits_per_l2_exit"])]
+#[group(id = "limits", required = true, multiple = true, args = ["max_redundant_flushes", "max_missing_flushes", "max_mistakes", "max_pool_misses", "max_exits_per_l2_exit"])]
 pub struct CheckArgs {
-    #[command(flatten)]
-    pub trace: TraceArgs,
+    /// Traces, or folders of them: each has to keep the limits
+    #[arg(value_name = "FILE", required = true)]
+    pub traces: Vec<PathBuf>,
     /// Redundant flushes allowed
     #[arg(long, value_name = "N")]
     pub max_redundant_flushes: Option<u64>,
     /// Missing flushes allowed
     #[arg(long, value_name = "N")]
     pub max_missing_flushes: Option<u64>,
+    /// Mistakes of L0's allowed that are no matter of one flush
+    #[arg(long, value_name = "N")]
+    pub max_mistakes: Option<u64>,
     /// Misses of the vmcs02 pool allowed
     #[arg(long, value_name = "N")]
     pub max_pool_misses: Option<u64>,
@@ -551,6 +581,12 @@ pub struct CheckArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Write the outcome as JUnit's XML too, a suite for each trace and a case for each limit
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Read so many traces at once [default: one for each CPU]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZero<usize>>,
 }
 
 #[derive(Args)]

@@ -12,6 +12,8 @@ pub struct Limits {
     pub redundant_flushes: Option<u64>,
     /// Flushes that are missing.
     pub missing_flushes: Option<u64>,
+    /// Mistakes of L0's that are no matter of one flush.
+    pub mistakes: Option<u64>,
     /// Requests of all vCPUs that their vmcs02 pool did not hold.
     pub pool_misses: Option<u64>,
     /// Exits of silicon for one L2 exit, itself included, over those after which L2 ran again.
@@ -43,10 +45,12 @@ pub fn check(of: &Findings, limits: &Limits) -> Vec<Checked> {
     let told = |kind: Kind, found: f64| of.overview.tells_of(kind).then_some(found);
     let count = |verdict| told(Kind::Flush, of.flushes.count(verdict) as f64);
     let misses = told(Kind::Pool, of.pools.iter().map(PoolFinding::missed).sum::<u64>() as f64);
+    let mistakes = of.mistakes.iter().map(|mistake| mistake.count).sum::<u64>() as f64;
     let whole = |limit: Option<u64>| limit.map(|limit| limit as f64);
     let rows = [
         ("missing-flushes", whole(limits.missing_flushes), count(Verdict::Missing)),
         ("redundant-flushes", whole(limits.redundant_flushes), count(Verdict::Redundant)),
+        ("mistakes", whole(limits.mistakes), of.overview.origin.is_none().then_some(mistakes)),
         ("pool-misses", whole(limits.pool_misses), misses),
         ("exits-per-l2-exit", limits.exits_per_l2_exit, of.multiplication.factor()),
     ];

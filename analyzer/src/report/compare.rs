@@ -14,15 +14,22 @@ pub(super) struct Measure {
     pub(super) key: &'static str,
     pub(super) of: fn(&Findings) -> Option<f64>,
     pub(super) judged: bool,
-    decimals: bool,
+    /// Whether it is a count, so that those of several traces can be added up.
+    pub(super) sums: bool,
+}
+
+impl Measure {
+    pub(super) fn shown(&self, value: f64) -> String {
+        if self.sums { grouped(value as u64) } else { format!("{value:.2}") }
+    }
 }
 
 const fn size(name: &'static str, key: &'static str, of: fn(&Findings) -> Option<f64>) -> Measure {
-    Measure { name, key, of, judged: false, decimals: false }
+    Measure { name, key, of, judged: false, sums: true }
 }
 
 const fn cost(name: &'static str, key: &'static str, of: fn(&Findings) -> Option<f64>) -> Measure {
-    Measure { name, key, of, judged: true, decimals: false }
+    Measure { name, key, of, judged: true, sums: true }
 }
 
 fn level_exits(of: &Findings, nested: bool) -> f64 {
@@ -49,6 +56,7 @@ fn accesses(of: &Findings, number: u64) -> Option<f64> {
 /// What is compared, in order.
 pub(super) const MEASURES: &[Measure] = &[
     cost("missing flushes", "missing_flushes", |of| flushes(of, of.flushes.count(Verdict::Missing))),
+    cost("mistakes of L0's", "mistakes", |of| ours(of, of.mistakes.iter().map(|mistake| mistake.count).sum())),
     size("events", "events", |of| Some(of.overview.events as f64)),
     size("instructions", "instructions", |of| ours(of, of.overview.instructions)),
     cost("modelled cycles", "cycles", |of| ours(of, of.overview.cycles)),
@@ -59,7 +67,7 @@ pub(super) const MEASURES: &[Measure] = &[
         key: "exits_per_l2_exit",
         of: |of| of.multiplication.factor(),
         judged: true,
-        decimals: true,
+        sums: false,
     },
     cost("flushes", "flushes", |of| flushes(of, of.flushes.made())),
     cost("redundant flushes", "redundant_flushes", |of| flushes(of, of.flushes.count(Verdict::Redundant))),
@@ -88,7 +96,7 @@ pub(super) fn document(of: &[Findings]) -> Document {
     let few = of.len() <= 6;
     let cell = |measure: &Measure, one: &Findings| {
         let Some(value) = (measure.of)(one) else { return Cell::text("-") };
-        let shown = if measure.decimals { format!("{value:.2}") } else { grouped(value as u64) };
+        let shown = measure.shown(value);
         let base = (measure.of)(first).unwrap_or(0.0);
         if core::ptr::eq(one, first) || value == base {
             return Cell::number(shown, value);

@@ -9,9 +9,12 @@ use hv_defs::cost::DEFAULT as COSTS;
 use hv_defs::exit::Reason;
 use std::fmt::Write as _;
 
+/// The first line.
+pub(super) const HEAD: &str = "trace,section,item,measure,value\n";
+
 /// Draws findings.
 pub(super) fn draw(of: &[Findings]) -> String {
-    let mut text = String::from("trace,section,item,measure,value\n");
+    let mut text = String::from(HEAD);
     for one in of {
         rows(one, &mut |section: &str, item: &str, measure: &str, value: f64| {
             let _ = writeln!(text, "{},{section},{},{measure},{value}", quoted(&one.name), quoted(item));

@@ -21,6 +21,8 @@ pub(super) struct Cell {
     /// A bar behind it, as a part of 1.
     pub(super) bar: Option<f64>,
     pub(super) tone: Tone,
+    /// Where a page has it lead.
+    pub(super) link: Option<String>,
 }
 
 impl Cell {
@@ -40,7 +42,7 @@ impl Cell {
     pub(super) fn share(part: u64, whole: u64) -> Self {
         let of = crate::number::percent(part, whole);
         let share = if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-        Self { text: of, key: Some(share), bar: Some(share), tone: Tone::Plain }
+        Self { text: of, key: Some(share), bar: Some(share), ..Self::default() }
     }
 
     pub(super) fn address(address: u64) -> Self {

@@ -123,7 +123,10 @@ fn draw_cell(page: &mut String, cell: &Cell, right: bool) {
     if let Some(bar) = cell.bar {
         let _ = write!(page, " style=\"--w:{:.1}%\"", bar.clamp(0.0, 1.0) * 100.0);
     }
-    let _ = write!(page, ">{}</td>", escape(&cell.text));
+    let _ = match &cell.link {
+        Some(link) => write!(page, "><a href=\"{}\">{}</a></td>", escape(link), escape(&cell.text)),
+        None => write!(page, ">{}</td>", escape(&cell.text)),
+    };
 }
 
 fn draw_table(page: &mut String, table: &Table) {

@@ -29,7 +29,7 @@ fn measures(of: &Findings) -> Value {
 }
 
 /// Whole numbers without a point.
-fn number(value: Option<f64>) -> Value {
+pub(super) fn number(value: Option<f64>) -> Value {
     match value {
         None => Value::Null,
         Some(value) if value.fract() == 0.0 && value.abs() < 9e15 => Value::from(value as i64),

@@ -2,6 +2,7 @@
 //!
 //! One trace gives a whole report, several a comparison. The `json` form's keys are stable: docs/json.md lists them.
 
+mod batch;
 mod compare;
 mod csv;
 mod document;
@@ -14,6 +15,7 @@ mod text;
 mod waste;
 pub mod whatif;
 
+pub use batch::{Batch, Line};
 pub use json::value as json_value;
 
 use crate::Findings;
