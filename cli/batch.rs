@@ -110,7 +110,11 @@ pub fn report(args: &ReportArgs, traces: &[Named], print: &Print) -> Result<Stat
     if let Some(left) = batch.broken.len().checked_sub(TOLD + 1) {
         say(&format!("{} passed over too", of(left as u64 + 1, "other trace")));
     }
-    Ok(if batch.broken.is_empty() { Status::Done } else { Status::No })
+    Ok(match (batch.lines.is_empty(), batch.broken.is_empty()) {
+        (_, true) => Status::Done,
+        (false, false) => Status::No,
+        (true, false) => Status::Usage,
+    })
 }
 
 /// Analyses a trace, or takes what an earlier run found of it. What fails is the batch: the trace's own failure is an outcome.

@@ -4,7 +4,7 @@ use super::compare::MEASURES;
 use super::document::{Cell, Document, Part, Section, Table, Tone};
 use super::{html, json, markdown as md, text as terminal};
 use crate::Findings;
-use crate::findings::{Advice, Severity};
+use crate::findings::advice::{Advice, Severity, many};
 use crate::number::grouped;
 use serde_json::{Map, Value, json};
 use std::cmp::Reverse;
@@ -252,7 +252,7 @@ impl Batch {
             self.groups(room),
             self.traces(room),
         ];
-        let title = format!("{} traces", grouped((self.lines.len() + self.broken.len()) as u64));
+        let title = many((self.lines.len() + self.broken.len()) as u64, "trace", "traces");
         Document { title, sections: sections.into_iter().flatten().collect() }
     }
 
