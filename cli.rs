@@ -20,6 +20,7 @@ mod l0;
 mod manual;
 mod part;
 mod perfetto;
+mod query;
 mod record;
 mod replay;
 mod seek;
@@ -59,7 +60,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Replay(args) => replay::replay(&args, print),
         Command::Whatif(args) => whatif::whatif(&args, print),
         Command::Report(args) => study::report(&args, print),
-        Command::Query(args) => study::query(&args, print),
+        Command::Query(args) => query::query(&args, print),
         Command::Check(args) => check::check(&args, print),
         Command::Diff(args) => trace::diff(&args, print),
         Command::Tui(args) => study::tui(&args),

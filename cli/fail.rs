@@ -1,7 +1,7 @@
 //! Errors as a user meets them: one line that says what was attempted, why it failed and what to do.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// The exit status.
@@ -29,6 +29,8 @@ pub struct Failure {
     status: Status,
     error: anyhow::Error,
     hint: Option<String>,
+    /// Lines for who looks at a terminal, behind the one.
+    picture: Option<String>,
 }
 
 /// What a command comes to.
@@ -37,12 +39,17 @@ pub type Result<T> = std::result::Result<T, Failure>;
 impl Failure {
     /// What was attempted, why it failed, and what to do.
     pub fn new(status: Status, what: impl fmt::Display, why: impl fmt::Display, hint: impl Into<String>) -> Self {
-        Self { status, error: anyhow::anyhow!("{what}: {why}"), hint: Some(hint.into()) }
+        Self { status, error: anyhow::anyhow!("{what}: {why}"), hint: Some(hint.into()), picture: None }
     }
 
     /// The same, after something else that is worth knowing.
     pub fn after(self, first: impl fmt::Display) -> Self {
         Self { error: self.error.context(first.to_string()), ..self }
+    }
+
+    /// The same, with lines that show the mistake, for who looks at a terminal.
+    pub fn with_picture(self, picture: String) -> Self {
+        Self { picture: Some(picture), ..self }
     }
 
     /// What was attempted and why it failed, in one line, without what to do.
@@ -74,6 +81,9 @@ impl Failure {
             line.push_str(hint);
         }
         say(&line);
+        if let Some(picture) = self.picture.filter(|_| io::stderr().is_terminal()) {
+            let _ = writeln!(io::stderr(), "{picture}");
+        }
         self.status
     }
 }
@@ -88,7 +98,12 @@ pub trait Fails<T> {
 
 impl<T, E: Into<anyhow::Error>> Fails<T> for std::result::Result<T, E> {
     fn or_fail(self, status: Status, what: impl fmt::Display) -> Result<T> {
-        self.map_err(|error| Failure { status, error: error.into().context(what.to_string()), hint: None })
+        self.map_err(|error| Failure {
+            status,
+            error: error.into().context(what.to_string()),
+            hint: None,
+            picture: None,
+        })
     }
 
     fn or_hint(self, status: Status, what: impl fmt::Display, hint: impl Into<String>) -> Result<T> {
@@ -100,7 +115,7 @@ impl From<io::Error> for Failure {
     /// Of what is printed to stdout; all else says what was attempted.
     fn from(error: io::Error) -> Self {
         let error = anyhow::Error::from(error).context("cannot write the output");
-        Self { status: Status::Failed, error, hint: None }
+        Self { status: Status::Failed, error, hint: None, picture: None }
     }
 }
 

@@ -1,60 +1,17 @@
-//! What asks a trace questions: reports, SQL, the gate and the inspector.
+//! What asks a trace questions: reports, the gate and the inspector.
 
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
-use super::words::{JudgeArgs, JudgeBy, QueryArgs, QueryFormat, ReportArgs, ReportFormat, TraceArgs};
+use super::words::{JudgeArgs, JudgeBy, ReportArgs, ReportFormat, TraceArgs};
 use super::{batch, folder};
 use analyzer::findings::{Mistake, MistakeKind, PoolFinding};
 use analyzer::judge::{Judged, Rule, Verdict};
-use analyzer::{Error, Findings, Format, Tables, report};
+use analyzer::{Error, Findings, report};
 use replayer::judge::Need;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use traces::Reader;
-
-/// `nvmx query`.
-pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
-    let path = &args.trace.trace;
-    let mut reader = open(path, print)?;
-    let Some(sql) = &args.sql else {
-        let mut text = String::new();
-        if let Some(origin) = &reader.header().origin {
-            text.push_str(&format!(
-                "-- Imported from {}: `instruction` counts {}.\n-- What the source does not tell of has no rows.\n",
-                origin.source, origin.clock
-            ));
-        }
-        for table in analyzer::schema::TABLES {
-            text.push_str(&format!("{}: {}\n", table.name, table.about));
-            for column in table.columns() {
-                text.push_str(&format!("    {:<16} {:<8} {}\n", column.name, column.form, column.about));
-            }
-        }
-        return give(args.output.as_deref(), text.as_bytes());
-    };
-    if args.format == QueryFormat::Parquet && args.output.is_none() && std::io::stdout().is_terminal() {
-        let what = format!("cannot print the answer of {}", path.display());
-        return Err(Failure::new(Status::Usage, what, "Parquet is no text", "name a file with -o"));
-    }
-    // A second execution is a long answer to a question about something else.
-    let verdicts = match sql.to_ascii_lowercase().contains("flushes") {
-        true => verdicts(&args.judge, path, &mut reader, print)?,
-        false => None,
-    };
-    let tables = Tables::read(&reader).with_verdicts(verdicts.as_ref().map(|tried| tried.verdicts.as_slice()));
-    let frame = analyzer::query(&tables, sql).map_err(|error| failure(path, error))?;
-    let format = match args.format {
-        QueryFormat::Table => Format::Table,
-        QueryFormat::Csv => Format::Csv,
-        QueryFormat::Json => Format::Json,
-        QueryFormat::Parquet => {
-            let file = analyzer::export::parquet(&frame).map_err(|error| failure(path, error))?;
-            return give(args.output.as_deref(), &file);
-        }
-    };
-    give(args.output.as_deref(), analyzer::query::print(&frame, format).as_bytes())
-}
 
 /// Prints a text, or writes it to a file, which is there whole or not at all.
 pub fn give(output: Option<&Path>, text: &[u8]) -> Result<Status> {
@@ -84,7 +41,8 @@ pub fn failure(path: &Path, error: Error) -> Failure {
     let what = format!("cannot analyse {}", path.display());
     match error {
         Error::Trace(error) => unreadable(path, error),
-        Error::NoTable { .. } | Error::Query { .. } => {
+        Error::Output(error) => Failure::from(error),
+        Error::NoTable { .. } | Error::NoColumn { .. } | Error::Query { .. } => {
             let what = format!("cannot answer the query of {}", path.display());
             Failure::new(
                 Status::Usage,
@@ -138,13 +96,13 @@ fn findings_with(path: &Path, reader: &Reader, tried: Option<Tried>) -> Result<F
 }
 
 /// What a second execution found.
-struct Tried {
-    verdicts: Vec<Judged>,
+pub struct Tried {
+    pub verdicts: Vec<Judged>,
     mistakes: Vec<Mistake>,
 }
 
 /// The verdicts of a second execution, if they are wanted.
-fn verdicts(args: &JudgeArgs, path: &Path, reader: &mut Reader, print: &Print) -> Result<Option<Tried>> {
+pub fn verdicts(args: &JudgeArgs, path: &Path, reader: &mut Reader, print: &Print) -> Result<Option<Tried>> {
     if args.judge == JudgeBy::Rule {
         return Ok(None);
     }

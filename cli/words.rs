@@ -123,7 +123,11 @@ docs/batch.md says how many traces are read at once, and how a batch that was in
   nvmx query demo.nvmx 'SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason ORDER BY n DESC'
   nvmx query demo.nvmx \"SELECT * FROM flushes WHERE verdict = 'redundant'\" --format csv
   nvmx query demo.nvmx --judge replay 'SELECT verdict, rule, COUNT(*) FROM flushes GROUP BY verdict, rule'
-  nvmx query demo.nvmx 'SELECT rip, gpa FROM exits' --format parquet -o exits.parquet")]
+  nvmx query demo.nvmx 'SELECT rip, gpa FROM exits' --format parquet -o exits.parquet
+  nvmx query traces/ 'SELECT trace, COUNT(*) AS exits FROM exits GROUP BY trace'
+
+A folder stands for all traces in it and in folders in it, whose names end in .nvmx: their rows follow one another in the
+order of the names, and the column `trace` has the name without the ending. docs/queries.md has more.")]
     Query(QueryArgs),
     /// Find the first event in which two traces differ
     #[command(after_help = "Examples:
@@ -232,7 +236,7 @@ pub struct RecordArgs {
 }
 
 /// Which store.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct StoreArgs {
     /// Store that has the images which a trace does not hold [default: what NVMX_STORE names, if anything]
     #[arg(long, value_name = "DIR")]
@@ -430,7 +434,7 @@ impl JudgeBy {
     }
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct JudgeArgs {
     /// What verdicts on flushes rest on
     #[arg(long, value_name = "HOW", default_value = "rule")]
@@ -530,8 +534,9 @@ pub enum QueryFormat {
 
 #[derive(Args)]
 pub struct QueryArgs {
-    #[command(flatten)]
-    pub trace: TraceArgs,
+    /// Trace, or a folder of traces
+    #[arg(value_name = "FILE")]
+    pub trace: PathBuf,
     /// The question; without it, the tables and their columns are listed
     #[arg(value_name = "SQL")]
     pub sql: Option<String>,

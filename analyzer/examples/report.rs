@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [format, traces @ ..] = &args[..] else { return Err("report FORMAT TRACE...".into()) };
     if let ("sql", [trace, sql]) = (format.as_str(), traces) {
         let reader = Reader::open(trace)?;
-        print!("{}", query::print(&query(&Tables::read(&reader), sql)?, Format::Table));
+        print!("{}", query::print(&query(&Tables::read(reader), sql)?, Format::Table));
         return Ok(());
     }
     let one = |path: &String| -> Result<Findings, Box<dyn Error>> {

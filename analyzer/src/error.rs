@@ -10,13 +10,31 @@ pub enum Error {
     #[error(transparent)]
     Trace(#[from] traces::Error),
     /// A query names a table that there is none of.
-    #[error("there is no table '{table}': the tables are {}", crate::tables::names())]
+    #[error("there is no table '{table}'{}{}: the tables are {}", at(*place), meant(*near), crate::tables::names())]
     NoTable {
         /// The name in the query.
         table: String,
+        /// The table that is meant, if one is much like it.
+        near: Option<&'static str>,
+        /// Line and column in the query, from 1, where they are known.
+        place: Option<(u64, u64)>,
+    },
+    /// A query names a column that its tables do not have.
+    #[error("there is no column '{column}'{}{}{}: {columns}", at(*place), meant(*near), of_others(elsewhere))]
+    NoColumn {
+        /// The name in the query.
+        column: String,
+        /// The column that is meant, if one is much like it.
+        near: Option<&'static str>,
+        /// The tables that have such a column.
+        elsewhere: Vec<&'static str>,
+        /// The columns that there are, for a reader.
+        columns: String,
+        /// Line and column in the query, from 1, where they are known.
+        place: Option<(u64, u64)>,
     },
     /// A query is not understood or cannot be carried out.
-    #[error("{why}{}", place.map(|(line, column)| format!(" (line {line}, column {column})")).unwrap_or_default())]
+    #[error("{why}{}", at(*place))]
     Query {
         /// What is wrong, in one line.
         why: String,
@@ -31,6 +49,9 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// An answer could not be written.
+    #[error("cannot write the answer: {0}")]
+    Output(#[source] io::Error),
     /// A file of an export could not be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -47,4 +68,26 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+}
+
+fn at(place: Option<(u64, u64)>) -> String {
+    place.map(|(line, column)| format!(" (line {line}, column {column})")).unwrap_or_default()
+}
+
+fn meant(name: Option<&str>) -> String {
+    name.map(|name| format!(", but '{name}'")).unwrap_or_default()
+}
+
+fn of_others(tables: &[&str]) -> String {
+    if tables.is_empty() { String::new() } else { format!("; it is a column of {}", tables.join(", ")) }
+}
+
+impl Error {
+    /// Line and column in the query, from 1, of what is wrong with it.
+    pub fn place(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::NoTable { place, .. } | Self::NoColumn { place, .. } | Self::Query { place, .. } => *place,
+            _ => None,
+        }
+    }
 }

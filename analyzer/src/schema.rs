@@ -67,6 +67,13 @@ pub const STAMP: [Column; 4] = [
     Column { name: "pcpu", form: "integer", about: "The physical CPU that it happened on." },
 ];
 
+/// The column that every table of a folder of traces has besides, before all others.
+pub const TRACE: Column = Column {
+    name: "trace",
+    form: "text",
+    about: "The trace: its file's name without the ending `.nvmx`; of one in a folder within the folder, with that before a `/`.",
+};
+
 /// What the judge adds to `flushes`.
 const JUDGED: [Column; 4] = [
     Column {

@@ -4,6 +4,7 @@ use crate::Error;
 use crate::chunk::{Chunk, Chunks};
 use hv_defs::event::{Event, Kind};
 use hv_defs::fields::{MAX_COLUMNS, Texts};
+use std::ops::Range;
 use traces::Reader;
 
 /// A source of events. It is read again for each question, so that nothing is kept that was not asked for.
@@ -96,13 +97,13 @@ impl Source<'_> {
         Ok(counts)
     }
 
-    /// The rows of one kind. `wanted` says by index which columns to read; the others stay empty.
+    /// Adds the rows of one kind, of a trace those in `blocks`. `wanted` says by index which columns to read; the others
+    /// stay empty.
     ///
     /// # Errors
-    /// A block of the trace is damaged.
-    pub(crate) fn rows(&self, kind: Kind, wanted: &[bool]) -> Result<Rows, Error> {
+    /// A block of the trace is damaged: `rows` may have some more than before.
+    pub(crate) fn rows(&self, kind: Kind, wanted: &[bool], blocks: Range<usize>, rows: &mut Rows) -> Result<(), Error> {
         let columns = kind.columns();
-        let mut rows = Rows { columns: vec![Vec::new(); columns.len()], ..Rows::default() };
         match self {
             Self::Events(events) => {
                 let mut row = [0; MAX_COLUMNS];
@@ -121,7 +122,7 @@ impl Source<'_> {
                 let names: Vec<&str> =
                     columns.iter().zip(wanted).filter(|(_, wanted)| **wanted).map(|(column, _)| column.name).collect();
                 let mut read = traces::Rows::default();
-                for block in 0..reader.blocks().len() {
+                for block in blocks {
                     reader.block_columns_into(block, kind, Some(&names), &mut read)?;
                     read.event.append_to(&mut rows.event);
                     read.instruction.append_to(&mut rows.instruction);
@@ -140,7 +141,23 @@ impl Source<'_> {
                 }
             }
         }
-        Ok(rows)
+        Ok(())
+    }
+}
+
+impl Rows {
+    /// None yet, of that kind.
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self { columns: vec![Vec::new(); kind.columns().len()], ..Self::default() }
+    }
+
+    /// Keeps the first `rows` rows.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.event.truncate(rows);
+        self.instruction.truncate(rows);
+        self.vcpu.truncate(rows);
+        self.pcpu.truncate(rows);
+        self.columns.iter_mut().for_each(|column| column.truncate(rows));
     }
 }
 

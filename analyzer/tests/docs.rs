@@ -7,6 +7,7 @@ use common::{of, record};
 use hv_defs::slip::{Slip, Slips};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Compares a document with what the code says; with UPDATE_DOCS set, writes it.
 #[track_caller]
@@ -41,10 +42,10 @@ fn every_column_and_rule_is_documented() {
 
 #[test]
 fn tables_have_the_documented_columns() {
-    let (full, empty) = (record("flush-storm", "mapped", |_| {}), Source::Events(&[]));
+    let full = Arc::new(record("flush-storm", "mapped", |_| {}));
     for table in schema::TABLES {
         let columns: Vec<&str> = table.columns().iter().map(|column| column.name).collect();
-        for tables in [Tables::read(&full), Tables::of(empty)] {
+        for tables in [Tables::read(full.clone()), Tables::of(Vec::new())] {
             let frame = tables.table(table.name).unwrap();
             let names: Vec<&str> = frame.columns().iter().map(|column| column.name().as_str()).collect();
             assert_eq!(names, columns, "{}", table.name);
@@ -99,11 +100,11 @@ fn every_key_of_the_json_report_is_documented() {
 #[test]
 fn the_questions_of_the_query_document_have_answers() {
     let text = std::fs::read_to_string(format!("{}/../docs/queries.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let reader = record("flush-storm", "kvm-2015", |_| {});
+    let reader = Arc::new(record("flush-storm", "kvm-2015", |_| {}));
     let questions: Vec<&str> = text.split("```sql\n").skip(1).filter_map(|part| part.split("```").next()).collect();
     assert!(questions.len() >= 10);
     for sql in questions {
-        let frame = query(&Tables::read(&reader), sql).unwrap_or_else(|error| panic!("{sql}\n{error}"));
+        let frame = query(&Tables::read(reader.clone()), sql).unwrap_or_else(|error| panic!("{sql}\n{error}"));
         assert!(frame.height() > 0, "{sql}");
         for format in [Format::Table, Format::Csv] {
             assert_eq!(query::print(&frame, format).lines().count(), frame.height() + 1);
@@ -127,11 +128,14 @@ fn an_empty_trace_gives_an_empty_report() {
 #[test]
 fn wrong_queries_say_what_and_where() {
     let check = |sql: &str, expected: &str| {
-        let error = query(&Tables::of(Source::Events(&[])), sql).unwrap_err().to_string();
+        let error = query(&Tables::of(Vec::new()), sql).unwrap_err().to_string();
         assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
     };
     check("SELEC 1", "(line 1, column 1)");
     check("SELECT *\nFROM exits WHER level = 2 AND", "line 2");
-    check("SELECT * FROM exit", "there is no table 'exit': the tables are exits, entries");
+    check(
+        "SELECT * FROM exit",
+        "there is no table 'exit' (line 1, column 15), but 'exits': the tables are exits, entries",
+    );
     check("SELECT rsn FROM exits", "handled_by");
 }

@@ -7,6 +7,7 @@ use analyzer::{Findings, Limits, Source, Tables, check, query};
 use common::{of, record};
 use hv_defs::event::{Actor, Cause, EptOp, What};
 use hv_defs::exit::Reason;
+use std::sync::Arc;
 
 #[track_caller]
 fn flushes(found: &Findings, cause: Cause, actor: Actor, rule: Rule, count: u64) {
@@ -124,8 +125,8 @@ fn demo_has_the_exits_that_its_l1_counts() {
 /// The tables and the findings are of the same events: their sums agree, and with the trace's own counts.
 #[test]
 fn tables_findings_and_counts_agree() {
-    let reader = record("flush-storm", "kvm-2015", |_| {});
-    let (found, tables) = (of(&reader), Tables::read(&reader));
+    let reader = Arc::new(record("flush-storm", "kvm-2015", |_| {}));
+    let (found, tables) = (of(&reader), Tables::read(reader.clone()));
     let one = |sql: &str| {
         let frame = query(&tables, sql).unwrap();
         let cell = frame.columns()[0].get(0).unwrap();

@@ -82,6 +82,11 @@ impl<W: Write> Sink<W> {
         }
     }
 
+    /// Where the file goes. What was written there is not looked at again.
+    pub fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Ends the file. `rows` are as those it was begun for.
     ///
     /// # Errors

@@ -3,33 +3,59 @@
 use super::GROUP;
 use crate::Error;
 use columns::{Column, Field, Format, Rows, Sink, Type, Words};
-use polars::prelude::{AnyValue, DataFrame, DataType};
+use polars::prelude::{AnyValue, DataFrame, DataType, Schema};
+use std::io::Write;
 
-/// A result as a Parquet file. Narrow integers become those of 64 bits.
-///
-/// # Errors
-/// A column holds something else than numbers, truth values and texts.
-pub fn parquet(frame: &DataFrame) -> Result<Vec<u8>, Error> {
-    let fields = frame.columns().iter().map(|column| {
-        let kind = type_of(column.dtype()).ok_or_else(|| {
-            let (name, kind) = (column.name(), column.dtype());
-            let why = format!("the column '{name}' holds {kind}, and Parquet is given numbers, truth values and texts");
-            Error::Query { why, place: None }
-        })?;
-        Ok(Field::new(column.name().as_str(), kind))
-    });
-    let mut rows = Rows::new(fields.collect::<Result<_, Error>>()?, |_| Words::default());
-    let failed = |why: std::io::Error| Error::Query { why: why.to_string(), place: None };
-    let mut sink = Sink::new(Vec::new(), Format::Parquet, &rows).map_err(failed)?;
-    for first in (0..frame.height()).step_by(GROUP) {
-        let part = frame.slice(first as i64, GROUP);
-        for (from, to) in part.columns().iter().zip(rows.columns_mut()) {
-            from.as_materialized_series().iter().for_each(|value| add(to, &value));
-        }
-        sink.write(&rows).map_err(failed)?;
-        rows.clear();
+/// A query's rows on their way into a Parquet file. Narrow integers become those of 64 bits.
+pub(crate) struct ParquetRows {
+    rows: Rows,
+    sink: Sink<Vec<u8>>,
+}
+
+impl ParquetRows {
+    /// A file of such columns.
+    ///
+    /// # Errors
+    /// A column holds something else than numbers, truth values and texts.
+    pub(crate) fn new(schema: &Schema) -> Result<Self, Error> {
+        let fields = schema.iter().map(|(name, kind)| {
+            let written = type_of(kind).ok_or_else(|| {
+                let why =
+                    format!("the column '{name}' holds {kind}, and Parquet is given numbers, truth values and texts");
+                Error::Query { why, place: None }
+            })?;
+            Ok(Field::new(name.as_str(), written))
+        });
+        let rows = Rows::new(fields.collect::<Result<_, Error>>()?, |_| Words::default());
+        let sink = Sink::new(Vec::new(), Format::Parquet, &rows).map_err(Error::Output)?;
+        Ok(Self { rows, sink })
     }
-    sink.finish(&rows).map_err(failed)
+
+    /// Adds rows, and writes those that make up a group.
+    pub(crate) fn add(&mut self, frame: &DataFrame, out: &mut dyn Write) -> Result<(), Error> {
+        let mut first = 0;
+        while first < frame.height() {
+            let part = frame.slice(first as i64, GROUP - self.rows.len());
+            first += part.height();
+            for (from, to) in part.columns().iter().zip(self.rows.columns_mut()) {
+                from.as_materialized_series().rechunk().iter().for_each(|value| add(to, &value));
+            }
+            if self.rows.len() == GROUP {
+                self.sink.write(&self.rows).map_err(Error::Output)?;
+                self.rows.clear();
+                out.write_all(self.sink.out()).map_err(Error::Output)?;
+                self.sink.out().clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left.
+    pub(crate) fn finish(mut self, out: &mut dyn Write) -> Result<(), Error> {
+        self.sink.write(&self.rows).map_err(Error::Output)?;
+        let rest = self.sink.finish(&self.rows).map_err(Error::Output)?;
+        out.write_all(&rest).map_err(Error::Output)
+    }
 }
 
 fn type_of(kind: &DataType) -> Option<Type> {

@@ -14,7 +14,7 @@ pub mod perfetto;
 pub use columns::Format;
 pub use dataset::{Added, Dataset, whole_file};
 pub use facts::FACTS;
-pub use frame::parquet;
+pub(crate) use frame::ParquetRows;
 
 use crate::judge::{JudgedBy, Rule, Verdict};
 use crate::schema::{self, Table};
