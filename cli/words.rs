@@ -111,6 +111,7 @@ is compared of the guest, and where it may differ.")]
   nvmx report demo.nvmx --format html -o demo.html
   nvmx report 2011.nvmx 2015.nvmx mapped.nvmx          one comparison of the three
   nvmx report demo.nvmx --format json | jq .flushes
+  nvmx report demo.nvmx --format flame -o demo.svg     a flame graph of exits and of the work for them
   nvmx report demo.nvmx --judge replay                 verdicts on flushes from a second execution
   nvmx report nightly/                                 every trace in a folder; a broken one is passed over
   nvmx report nightly/ --format html -o all.html --each pages/
@@ -455,6 +456,10 @@ pub enum ReportFormat {
     Json,
     /// The counts, a line each
     Csv,
+    /// What was done for what, as a flame graph: an SVG to open in a browser
+    Flame,
+    /// The same as folded stacks, for other tools
+    Folded,
 }
 
 impl ReportFormat {

@@ -46,6 +46,32 @@ impl Histogram {
         self.max = self.max.max(value);
     }
 
+    /// Counts all numbers of another.
+    pub fn merge(&mut self, other: &Self) {
+        if other.counts.len() > self.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        self.counts.iter_mut().zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
+        self.count += other.count;
+        self.sum = self.sum.saturating_add(other.sum);
+        self.max = self.max.max(other.max);
+    }
+
+    /// The numbers by powers of two: of each power from the least that holds any to the greatest, the number that all are
+    /// below, and how many there are. The first is of 0 alone, below 1.
+    pub fn doublings(&self) -> Vec<(u64, u64)> {
+        let mut sums = [0_u64; 65];
+        for (at, &count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            sums[(u64::BITS - upper(at).leading_zeros()) as usize] += count;
+        }
+        let (Some(first), Some(last)) =
+            (sums.iter().position(|count| *count > 0), sums.iter().rposition(|count| *count > 0))
+        else {
+            return Vec::new();
+        };
+        (first..=last).map(|power| (1_u64.checked_shl(power as u32).unwrap_or(u64::MAX), sums[power])).collect()
+    }
+
     /// How many numbers there are.
     pub fn count(&self) -> u64 {
         self.count
@@ -89,7 +115,34 @@ mod tests {
         assert_eq!(Histogram::default().percentile(50), 0);
     }
 
+    #[test]
+    fn doublings_are_powers_of_two() {
+        let mut of = Histogram::default();
+        assert_eq!(of.doublings(), []);
+        [0, 1, 2, 3, 4, 7, 300, 511].iter().for_each(|&value| of.add(value));
+        assert_eq!(
+            of.doublings(),
+            [(1, 1), (2, 1), (4, 2), (8, 2), (16, 0), (32, 0), (64, 0), (128, 0), (256, 0), (512, 2)]
+        );
+        let mut most = Histogram::default();
+        most.add(u64::MAX);
+        assert_eq!(most.doublings(), [(u64::MAX, 1)]);
+    }
+
     proptest! {
+        #[test]
+        fn merging_is_counting_both(a in prop::collection::vec(any::<u64>(), 0..50), b in prop::collection::vec(0..1000_u64, 0..50)) {
+            let of = |values: &[u64]| {
+                let mut of = Histogram::default();
+                values.iter().for_each(|&value| of.add(value));
+                of
+            };
+            let mut merged = of(&a);
+            merged.merge(&of(&b));
+            prop_assert_eq!(&merged, &of(&[a, b].concat()));
+            prop_assert_eq!(merged.doublings().iter().map(|(_, count)| count).sum::<u64>(), merged.count());
+        }
+
         #[test]
         fn buckets_hold_their_numbers(value: u64) {
             let at = bucket(value);

@@ -16,12 +16,14 @@ mod sites;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod time;
+mod tree;
 mod vmcs;
 mod vpids;
 
 pub use advice::{Advice, Severity};
 pub use ept::{EptPage, EptRow};
-pub use exits::{CausedExits, ExitRow, Multiplication, NestedExit};
+pub use exits::{CausedExits, ExitRow, Multiplication, NestedExit, OneExit};
 pub use flushes::{FlushRow, Flushes};
 pub use injections::InjectionRow;
 pub use levels::Levels;
@@ -31,6 +33,8 @@ pub use pool::PoolFinding;
 pub use shadow::{List, ShadowRow, Shadowing};
 pub use sites::{LevelRow, Site, SiteRow, Tag, TagRow};
 pub use tally::{Tally, Top};
+pub use time::{LevelTime, Slice, Slices, Time};
+pub use tree::{Node, Totals, Tree, Work, Works};
 pub use vmcs::{FieldRow, Vmcs};
 pub use vpids::VpidRow;
 
@@ -52,6 +56,8 @@ pub struct Findings {
     pub exits: Vec<ExitRow>,
     /// What each L2 exit caused.
     pub multiplication: Multiplication,
+    /// Where the time went.
+    pub time: Time,
     /// Flushes and their verdicts.
     pub flushes: Flushes,
     /// Mistakes of L0's that are no matter of one flush.
@@ -149,6 +155,11 @@ pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
 /// As [`findings`].
 pub fn findings_with(name: &str, source: Source<'_>, verdicts: Option<&[Judged]>) -> Result<Findings, Error> {
     let mut pass = Pass::new(verdicts);
+    if let Source::Trace(reader) = source
+        && let Some(origin) = &reader.header().origin
+    {
+        pass.stamped_in(origin.clock);
+    }
     source.chunks(|chunk| pass.chunk(chunk))?;
     let mut found = pass.finish();
     found.name = name.to_owned();

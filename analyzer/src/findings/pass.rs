@@ -7,6 +7,7 @@
 use super::{Findings, Overview, cpus, ept, exits, flushes, injections, mistakes, phases, pool, shadow, vmcs, vpids};
 use crate::chunk::{Chunk, Tile};
 use crate::judge::{Bench, Judged};
+use hv_defs::config::Clock;
 use hv_defs::cost::Costs;
 use hv_defs::event::{Event, Kind, What};
 use std::collections::BTreeMap;
@@ -72,6 +73,11 @@ impl Pass {
         }
     }
 
+    /// What the stamps count: instructions, unless this says otherwise.
+    pub(super) fn stamped_in(&mut self, clock: Clock) {
+        self.exits.stamped_in(clock);
+    }
+
     /// The next events.
     pub(super) fn chunk(&mut self, chunk: &Chunk) {
         let Some(&(_, last)) = chunk.stamps.last() else { return };
@@ -134,7 +140,8 @@ impl Pass {
     /// What is no VMCS access.
     fn see(&mut self, number: u64, event: &Event) {
         let overview = &mut self.overview;
-        self.phases.see(number, event);
+        self.exits.see(number, event, &self.costs);
+        self.phases.see(number, event, self.exits.so_far());
         match &event.what {
             What::Pool(pool) => self.pools.see(event.at.vcpu, pool),
             What::Entry(entry) => {
@@ -150,7 +157,6 @@ impl Pass {
             What::Stop(stop) => overview.stop = Some(stop.clone()),
             _ => {}
         }
-        self.exits.see(event, &self.costs);
         self.mistakes.see(number, event);
         if self.judged_to != number {
             // Events were passed over that tell the judge no more than that the run went on.
@@ -188,7 +194,8 @@ impl Pass {
         (overview.vcpus, overview.pcpus, overview.counts) = self.cpus.finish();
         overview.failed_entries = self.failed.into_iter().collect();
         overview.failed_entries.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
-        let (exits, multiplication, cycles) = self.exits.finish(overview.instructions);
+        let exits::Found { exits, multiplication, time, cycles, so_far } =
+            self.exits.finish(overview.instructions, &self.costs);
         overview.cycles = cycles;
         let ept = self.ept.finish();
         let vmcs = self.vmcs.finish();
@@ -198,6 +205,7 @@ impl Pass {
             shadowing: shadow::shadowing(&vmcs, &exits, &self.costs),
             exits,
             multiplication,
+            time,
             flushes: self.flushes.finish(),
             mistakes: self.mistakes.finish(),
             pools: self.pools.finish(&self.costs),
@@ -207,7 +215,7 @@ impl Pass {
             ept_pages: ept.pages,
             ept_page_count: ept.page_count,
             injections: self.injections.finish(),
-            phases: self.phases.finish(),
+            phases: self.phases.finish(so_far),
             advice: Vec::new(),
         }
     }

@@ -1,11 +1,13 @@
 //! A report as CSV: a number a line, so that any number of traces can be put under one another.
 
 use super::compare::MEASURES;
+use super::flame;
 use crate::Findings;
 use crate::findings::PoolFinding;
 use crate::histogram::Histogram;
 use crate::query::quoted;
 use hv_defs::cost::DEFAULT as COSTS;
+use hv_defs::event::Kind;
 use hv_defs::exit::Reason;
 use std::fmt::Write as _;
 
@@ -41,6 +43,9 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
         add("exits", &item, "count", row.count as f64);
         spread(add, "exits", &item, "guest_instructions", &row.guest);
         spread(add, "exits", &item, "handling_cycles", &row.handling);
+        if row.elapsed.count() > 0 {
+            spread(add, "exits", &item, &format!("handling_{}", of.overview.clock()), &row.elapsed);
+        }
     }
     for row in &of.multiplication.reasons {
         let named = |level: u8, reason: Reason| match level {
@@ -55,6 +60,34 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
             let under = caused.under.map(|under| format!(";L2 {under}")).unwrap_or_default();
             let level = if caused.level > 1 { format!("L{} ", caused.level) } else { String::new() };
             add("caused", &format!("{item}{under};{level}{}", caused.reason), "count", caused.count as f64);
+        }
+    }
+    for (stack, cycles) in flame::stacks(of, flame::Unit::of(of)) {
+        add("tree", &stack.join(";"), flame::Unit::of(of).name(), cycles as f64);
+    }
+    for (stack, exits) in flame::stacks(of, flame::Unit::Exits) {
+        add("tree", &stack.join(";"), "exits", exits as f64);
+    }
+    for level in &of.time.levels {
+        let item = format!("L{}", level.level);
+        add("time", &item, "ran", level.ran as f64);
+        add("time", &item, "exits", level.exits as f64);
+        spread(add, "time", &item, "stretch", &level.stretches);
+    }
+    let slices = &of.time.slices;
+    for (at, slice) in slices.rows.iter().enumerate() {
+        let item = slices.start(at).to_string();
+        for (name, known, value) in [
+            ("l1_exits", true, slice.l1_exits),
+            ("l2_exits", true, slice.l2_exits),
+            ("deeper_exits", true, slice.deeper_exits),
+            ("l0_cycles", of.overview.origin.is_none(), slice.l0_cycles),
+            ("flushes", of.overview.tells_of(Kind::Flush), slice.flushes),
+            ("pool_misses", of.overview.tells_of(Kind::Pool), slice.pool_misses),
+        ] {
+            if known {
+                add("slices", &item, name, value as f64);
+            }
         }
     }
     for row in &of.flushes.rows {
@@ -122,17 +155,25 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
     }
     for (number, phase) in of.phases.iter().enumerate() {
         let item = phase.mark.map_or("start".into(), |mark| format!("{number} mark {mark}"));
-        for (name, value) in [
-            ("events", phase.events),
-            ("instructions", phase.instructions),
-            ("l1_exits", phase.l1_exits),
-            ("l2_exits", phase.l2_exits),
-            ("flushes", phase.flushes),
-            ("redundant_flushes", phase.redundant),
-            ("missing_flushes", phase.missing),
-            ("pool_misses", phase.pool_missed),
+        let known = |kind| of.overview.tells_of(kind);
+        let ours = of.overview.origin.is_none();
+        for (name, known, value) in [
+            ("events", true, phase.events),
+            ("instructions", true, phase.instructions),
+            ("l0_cycles", ours, phase.l0_cycles),
+            ("l1_exits", true, phase.l1_exits),
+            ("l2_exits", true, phase.l2_exits),
+            ("flushes", known(Kind::Flush), phase.flushes),
+            ("redundant_flushes", known(Kind::Flush), phase.redundant),
+            ("missing_flushes", known(Kind::Flush), phase.missing),
+            ("pool_misses", known(Kind::Pool), phase.pool_missed),
         ] {
-            add("phases", &item, name, value as f64);
+            if known {
+                add("phases", &item, name, value as f64);
+            }
+        }
+        if let Some(factor) = phase.factor() {
+            add("phases", &item, "exits_per_l2_exit", factor);
         }
     }
 }

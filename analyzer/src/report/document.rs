@@ -1,5 +1,6 @@
 //! What a report says, before it is drawn: sections of facts, tables and charts. Every format draws this one document.
 
+use super::flame::{Stack, Unit};
 use crate::findings::Advice;
 
 /// How a thing should strike the reader.
@@ -74,17 +75,37 @@ pub(super) struct Curves {
     pub(super) mark: Option<(u64, String)>,
 }
 
-/// Parts of a whole, each cut into parts of its own.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub(super) struct Icicle {
+/// A flame graph.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Flame {
     pub(super) title: String,
-    pub(super) unit: &'static str,
-    /// Name, own size and parts.
-    pub(super) parts: Vec<Slab>,
+    pub(super) unit: Unit,
+    pub(super) stacks: Vec<Stack>,
 }
 
-/// A part of an icicle, by name and size, with what it is cut into.
-pub(super) type Slab = (String, u64, Vec<(String, u64)>);
+/// Small charts of bars below one another.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Sparks {
+    pub(super) title: String,
+    pub(super) rows: Vec<Spark>,
+    /// Places from 0 to 1 that have a line, with what is there.
+    pub(super) marks: Vec<(f64, String)>,
+    /// Whether each row has an axis of its own and may stand beside others.
+    pub(super) side_by_side: bool,
+}
+
+/// A row of bars.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Spark {
+    pub(super) name: String,
+    /// How high, and what the bar is of.
+    pub(super) bars: Vec<(u64, String)>,
+    /// What the axis begins and ends at.
+    pub(super) from: String,
+    pub(super) to: String,
+    /// Its numbers, in words.
+    pub(super) about: String,
+}
 
 /// A part of a section.
 #[derive(Clone, PartialEq, Debug)]
@@ -93,7 +114,8 @@ pub(super) enum Part {
     Advice(Vec<Advice>),
     Table(Table),
     Curves(Curves),
-    Icicle(Icicle),
+    Flame(Flame),
+    Sparks(Sparks),
     Note(String),
 }
 

@@ -1,7 +1,8 @@
 //! A report as one HTML page that needs no network: style, script and charts are in it.
 
-use super::document::{Cell, Document, Part, Section, Table, Tone};
+use super::document::{Cell, Document, Flame, Part, Section, Table, Tone};
 use super::svg::{self, escape};
+use super::{flame, sparks};
 use std::fmt::Write as _;
 
 const STYLE: &str = include_str!("page.css");
@@ -15,8 +16,9 @@ pub(super) fn draw(documents: &[Document]) -> String {
     };
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
-         content=\"width=device-width, initial-scale=1\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
-        escape(&title)
+         content=\"width=device-width, initial-scale=1\">\n<title>{}</title>\n<style>\n{STYLE}{}</style>\n</head>\n<body>\n<main>\n",
+        escape(&title),
+        flame::style()
     );
     for (number, document) in documents.iter().enumerate() {
         let _ = writeln!(
@@ -33,7 +35,7 @@ pub(super) fn draw(documents: &[Document]) -> String {
             draw_section(&mut page, section, number);
         }
     }
-    let _ = write!(page, "</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n");
+    let _ = write!(page, "</main>\n<script>\n{SCRIPT}{}</script>\n</body>\n</html>\n", flame::script());
     page
 }
 
@@ -93,13 +95,25 @@ fn draw_section(page: &mut String, section: &Section, number: usize) {
             }
             Part::Table(table) => draw_table(page, table),
             Part::Curves(of) => page.push_str(&svg::curves(of)),
-            Part::Icicle(of) => page.push_str(&svg::icicle(of)),
+            Part::Flame(of) => draw_flame(page, of),
+            Part::Sparks(of) => page.push_str(&sparks::draw(of)),
             Part::Note(note) => {
                 let _ = writeln!(page, "<p>{}</p>", prose(note));
             }
         }
     }
     page.push_str("</section>\n");
+}
+
+fn draw_flame(page: &mut String, of: &Flame) {
+    if let Some((svg, _)) = flame::draw(of.stacks.clone(), of.unit, flame::DRAWN, 0) {
+        let title = escape(&of.title);
+        let _ = writeln!(
+            page,
+            "<figure class=\"wide\"><figcaption>{title}</figcaption>{svg}<p class=\"zoom\">A click on a frame, or Enter, zooms in \
+             to it; on the top, or Escape, out.</p></figure>"
+        );
+    }
 }
 
 fn draw_cell(page: &mut String, cell: &Cell, right: bool) {

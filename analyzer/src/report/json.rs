@@ -1,5 +1,7 @@
 //! A report as JSON. The keys are a contract: docs/json.md lists them, and a test holds the two together.
 
+mod time;
+
 use super::compare::MEASURES;
 use super::waste;
 use crate::Findings;
@@ -50,6 +52,7 @@ fn spread(of: &Histogram) -> Value {
 
 fn trace(of: &Findings) -> Value {
     let overview = &of.overview;
+    let ours = overview.origin.is_none();
     let counts: serde_json::Map<String, Value> =
         overview.counts.iter().map(|(kind, count)| (kind.name().to_owned(), (*count).into())).collect();
     let failed: serde_json::Map<String, Value> =
@@ -72,14 +75,7 @@ fn trace(of: &Findings) -> Value {
         })),
         "exits": {
             "total": of.exits.iter().map(|row| row.count).sum::<u64>(),
-            "by_reason": of.exits.iter().map(|row| json!({
-                "level": row.level,
-                "reason": row.reason.to_string(),
-                "handled_by": row.handled_by.name(),
-                "count": row.count,
-                "guest_instructions": spread(&row.guest),
-                "handling_cycles": spread(&row.handling),
-            })).collect::<Vec<_>>(),
+            "by_reason": of.exits.iter().map(|row| time::exits(row, ours)).collect::<Vec<_>>(),
         },
         "multiplication": {
             "l2_exits": of.multiplication.l2_exits(),
@@ -87,6 +83,8 @@ fn trace(of: &Findings) -> Value {
             "l1_exits_caused": of.multiplication.caused(),
             "exits_per_l2_exit": of.multiplication.factor(),
             "by_reason": of.multiplication.reasons.iter().map(nested).collect::<Vec<_>>(),
+            "tree": time::tree(of),
+            "dearest": of.multiplication.dearest.iter().map(time::dearest).collect::<Vec<_>>(),
         },
         "flushes": waste::flushes(of),
         "mistakes": of.mistakes.iter().map(|mistake| json!({
@@ -110,19 +108,7 @@ fn trace(of: &Findings) -> Value {
         "injections": of.injections.iter().map(|row| json!({
             "level": row.level, "type": row.kind.name(), "vector": row.vector, "count": row.count,
         })).collect::<Vec<_>>(),
-        "phases": of.phases.iter().map(|phase| json!({
-            "mark": phase.mark,
-            "first_event": phase.first,
-            "events": phase.events,
-            "instructions": phase.instructions,
-            "l1_exits": phase.l1_exits,
-            "l2_exits": phase.l2_exits,
-            "vmcs": phase.vmcs,
-            "flushes": phase.flushes,
-            "redundant_flushes": phase.redundant,
-            "missing_flushes": phase.missing,
-            "pool_misses": phase.pool_missed,
-        })).collect::<Vec<_>>(),
+        "phases": of.phases.iter().map(|one| time::phase(of, one)).collect::<Vec<_>>(),
         "advice": of.advice.iter().map(|advice| json!({
             "severity": advice.severity.name(),
             "topic": advice.topic,
@@ -130,6 +116,7 @@ fn trace(of: &Findings) -> Value {
             "saves_cycles": advice.saves,
         })).collect::<Vec<_>>(),
     });
+    object["time"] = time::time(of);
     object["clock"] = overview.clock().name().into();
     object["origin"] = Value::Null;
     object["untold"] = overview.untold.iter().map(|kind| kind.name()).collect();
@@ -157,13 +144,7 @@ fn nested(row: &NestedExit) -> Value {
         "reflected": row.reflected,
         "resumed": row.resumed,
         "exits_per_exit": row.factor(),
-        "caused": row.caused.iter().map(|caused| json!({
-            "level": caused.level,
-            "reason": caused.reason.to_string(),
-            "under": caused.under.map(|under| under.to_string()),
-            "count": caused.count,
-            "cycles": caused.cycles,
-        })).collect::<Vec<_>>(),
+        "caused": row.caused.iter().map(time::caused).collect::<Vec<_>>(),
         "l1_instructions": spread(&row.l1_instructions),
         "cycles": spread(&row.cycles),
         "l0_accesses": row.accesses,

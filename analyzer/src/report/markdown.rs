@@ -1,6 +1,7 @@
 //! A report in Markdown, as for an issue.
 
 use super::document::{Cell, Document, Part, Table, Tone};
+use super::sparks;
 use crate::findings::Severity;
 use std::fmt::Write as _;
 
@@ -35,8 +36,11 @@ pub(super) fn draw(document: &Document) -> String {
                 Part::Note(note) => {
                     let _ = writeln!(text, "{}", escape(note));
                 }
+                Part::Sparks(of) => {
+                    let _ = writeln!(text, "{}\n\n```text\n{}\n```", escape(&of.title), sparks::lines(of).join("\n"));
+                }
                 // Their numbers stand in the tables.
-                Part::Curves(_) | Part::Icicle(_) => continue,
+                Part::Curves(_) | Part::Flame(_) => continue,
             }
             text.push('\n');
         }

@@ -6,10 +6,12 @@ mod batch;
 mod compare;
 mod csv;
 mod document;
+mod flame;
 mod html;
 mod json;
 mod markdown;
 mod sections;
+mod sparks;
 mod svg;
 mod text;
 mod waste;
@@ -48,6 +50,17 @@ pub fn json(of: &[Findings]) -> String {
 /// A report as CSV with the columns trace, section, item, measure and value: a number a line.
 pub fn csv(of: &[Findings]) -> String {
     csv::draw(of)
+}
+
+/// What was done for what as a flame graph: an SVG that stands alone and whose frames can be zoomed in to.
+pub fn flame(of: &[Findings]) -> String {
+    flame::file(of)
+}
+
+/// The same as folded stacks, a line each, for other tools: frames with semicolons between them, a blank and modelled
+/// cycles; of imported traces time or, where that is not known, exits.
+pub fn folded(of: &[Findings]) -> String {
+    flame::folded(of)
 }
 
 fn documents(of: &[Findings]) -> Vec<Document> {

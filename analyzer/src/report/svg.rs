@@ -1,6 +1,6 @@
 //! Charts as SVG. Colours come from the page's style, so that light and dark need one drawing.
 
-use super::document::{Curves, Icicle};
+use super::document::Curves;
 use crate::number::grouped;
 use std::fmt::Write as _;
 
@@ -109,68 +109,6 @@ pub(super) fn curves(of: &Curves) -> String {
         let _ = write!(svg, "<span class=\"key s{number}\">{}</span>", escape(name));
     }
     svg += "</p></figure>\n";
-    svg
-}
-
-/// What fits a box of that width.
-fn fitting(text: &str, width: f64) -> String {
-    let room = (width / 7.0) as usize;
-    if room < 4 {
-        String::new()
-    } else if text.chars().count() <= room {
-        escape(text)
-    } else {
-        escape(&(text.chars().take(room - 1).collect::<String>() + "…"))
-    }
-}
-
-/// A whole above its parts, above theirs: a flame graph of three rows, with the root on top.
-pub(super) fn icicle(of: &Icicle) -> String {
-    const ROW: f64 = 30.0;
-    let whole: u64 = of.parts.iter().map(|(_, size, _)| size).sum();
-    if whole == 0 {
-        return String::new();
-    }
-    let mut svg = format!(
-        "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{}\">",
-        escape(&of.title),
-        ROW * 3.0 + 6.0,
-        escape(&of.title)
-    );
-    let mut block = |row: f64, at: u64, size: u64, name: &str, class: &str| {
-        let (x, width) = (at as f64 / whole as f64 * WIDTH, size as f64 / whole as f64 * WIDTH);
-        if width < 0.2 {
-            return;
-        }
-        let title = format!("{name}: {} {} ({})", grouped(size), of.unit, crate::number::percent(size, whole));
-        let _ = write!(
-            svg,
-            "<g><title>{}</title><rect class=\"{class}\" x=\"{x:.2}\" y=\"{:.1}\" width=\"{:.2}\" height=\"{}\" rx=\"2\"/><text \
-             class=\"in\" x=\"{:.2}\" y=\"{:.1}\">{}</text></g>",
-            escape(&title),
-            row * ROW + 2.0,
-            (width - 1.0).max(0.2),
-            ROW - 2.0,
-            x + 6.0,
-            row * ROW + 20.0,
-            fitting(&format!("{name} {}", grouped(size)), width - 8.0),
-        );
-    };
-    block(0.0, 0, whole, "all", "f0");
-    let mut at = 0;
-    for (name, size, parts) in &of.parts {
-        block(1.0, at, *size, name, "f1");
-        // The exit itself stands under its name before those that it caused.
-        let own = size - parts.iter().map(|(_, size)| size).sum::<u64>().min(*size);
-        let mut inner = at + own;
-        block(2.0, at, own, "itself", "f2");
-        for (name, size) in parts {
-            block(2.0, inner, *size, name, "f3");
-            inner += size;
-        }
-        at += size;
-    }
-    svg += "</svg></figure>\n";
     svg
 }
 

@@ -1,6 +1,7 @@
 //! A report for a terminal.
 
 use super::document::{Document, Part, Section, Table, Tone};
+use super::sparks;
 use crate::findings::Severity;
 use std::fmt::Write as _;
 
@@ -60,8 +61,14 @@ fn draw_section(text: &mut String, section: &Section, color: bool) {
             Part::Note(note) => wrap(note, 100).iter().for_each(|line| {
                 let _ = writeln!(text, "  {}", paint(line, "2", color));
             }),
+            Part::Sparks(of) => {
+                let _ = writeln!(text, "  {}", paint(&of.title, "2", color));
+                sparks::lines(of).iter().for_each(|line| {
+                    let _ = writeln!(text, "  {}", line.trim_end());
+                });
+            }
             // Their numbers stand in the tables.
-            Part::Curves(_) | Part::Icicle(_) => {}
+            Part::Curves(_) | Part::Flame(_) => {}
         }
     }
     text.push('\n');

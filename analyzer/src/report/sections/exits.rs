@@ -1,9 +1,11 @@
 //! Exits, and what each exit of L2 costs.
 
-use super::super::document::{Cell, Icicle, Part, Section, Table};
+use super::super::document::{Cell, Flame, Part, Section, Table};
+use super::super::flame::{Unit, stacks};
 use super::{TOP, percentiles, section};
-use crate::findings::{CausedExits, Findings};
+use crate::findings::{CausedExits, Findings, Work};
 use crate::number::grouped;
+use hv_defs::cost::DEFAULT as COSTS;
 use hv_defs::event::Kind;
 
 pub(super) fn exits(of: &Findings) -> Option<Section> {
@@ -135,18 +137,100 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
         table.note =
             "`exits each` is what silicon takes for one such exit, itself included, where the guest ran again.".into();
     }
-    let parts = all.reasons.iter().filter(|reason| reason.resumed > 0).map(|reason| {
-        let caused = reason.caused.iter().map(|caused| (path(caused), caused.count)).collect();
-        (format!("L{} {}", reason.level, reason.reason), reason.resumed + reason.caused_total(), caused)
-    });
-    let parts: Vec<_> = parts.collect();
     let mut shown = vec![Part::Table(table)];
-    if !parts.is_empty() {
-        shown.push(Part::Icicle(Icicle {
-            title: "Exits of silicon, by the exit that caused them".into(),
-            unit: "exits",
-            parts,
-        }));
+    if of.overview.origin.is_none() {
+        shown.push(Part::Table(tree(of)));
+        shown.extend(dearest(of).map(Part::Table));
     }
+    let unit = Unit::of(of);
+    if unit != Unit::Exits {
+        let title = format!("What was done for what, in {}", unit.name());
+        shown.push(Part::Flame(Flame { title, unit, stacks: stacks(of, unit) }));
+    }
+    let (title, unit) = ("Exits, by the exit that caused them".into(), Unit::Exits);
+    shown.push(Part::Flame(Flame { title, unit, stacks: stacks(of, unit) }));
     section("multiplication", "What each L2 exit costs", shown)
+}
+
+/// The dearest places of the tree: what L0 did there, and what its guests ran.
+fn tree(of: &Findings) -> Table {
+    let tree = &of.multiplication.tree;
+    let sums = tree.sums(|node| node.cycles(&COSTS));
+    let whole = sums.first().copied().unwrap_or(0);
+    let mut nodes: Vec<usize> = (1..tree.nodes.len()).collect();
+    nodes.sort_by_key(|&at| (core::cmp::Reverse(sums[at]), at));
+    let rows = nodes.iter().take(TOP).map(|&at| {
+        let node = &tree.nodes[at];
+        let path: Vec<String> = tree.path(at).iter().map(|(level, reason)| format!("L{level} {reason}")).collect();
+        let of = |work: Work| node.work.of(work);
+        let flushes = of(Work::Invvpid) + of(Work::Invept) + of(Work::TransitionFlush);
+        let row = [
+            Cell::text(path.join(" ▸ ")),
+            Cell::count(node.exits),
+            Cell::count(sums[at]),
+            Cell::share(sums[at], whole),
+            Cell::count(node.cycles(&COSTS)),
+        ];
+        let made = [
+            of(Work::Vmread),
+            of(Work::Vmwrite),
+            of(Work::Vmptrld),
+            flushes,
+            of(Work::Ept02),
+            of(Work::PoolMiss),
+            node.ran(),
+        ];
+        row.into_iter().chain(made.map(Cell::count)).collect()
+    });
+    let columns = vec![
+        "exit, by what caused it",
+        "exits",
+        "cycles with all below",
+        "of all",
+        "its own",
+        "VMREADs",
+        "VMWRITEs",
+        "VMPTRLDs",
+        "flushes",
+        "EPT02 changes",
+        "pool misses",
+        "instructions",
+    ];
+    let mut note =
+        "Below an exit stands what it caused. Its own cycles are L0's work for it, and the instructions of its \
+                    hypervisors until it was served; the columns behind them say what of."
+            .to_owned();
+    if nodes.len() > TOP {
+        note += &format!(" {} other places are not shown; `--format folded` has all.", nodes.len() - TOP);
+    }
+    Table { columns, rows: rows.collect(), note }
+}
+
+/// The single exits that cost most.
+fn dearest(of: &Findings) -> Option<Table> {
+    if of.multiplication.dearest.is_empty() {
+        return None;
+    }
+    let rows = of.multiplication.dearest.iter().map(|one| {
+        let mostly: Vec<String> =
+            one.caused.iter().take(3).map(|caused| format!("{} {}", path(caused), grouped(caused.count))).collect();
+        vec![
+            Cell::count(one.event),
+            Cell::count(one.vcpu.into()),
+            Cell::text(format!("L{} {}", one.level, one.reason)),
+            Cell::count(one.exits),
+            Cell::text(if mostly.is_empty() { "-".into() } else { mostly.join(", ") }),
+            Cell::count(one.ran),
+            Cell::count(one.work.of(Work::Vmread)),
+            Cell::count(one.work.of(Work::Vmwrite)),
+            Cell::count(one.cycles),
+        ]
+    });
+    let columns =
+        vec!["event", "vCPU", "exit", "exits in all", "mostly", "instructions", "VMREADs", "VMWRITEs", "cycles"];
+    let note =
+        "The single exits that took most until their guest was entered again: `nvmx dump FILE --from EVENT`, or the \
+                inspector, shows each."
+            .into();
+    Some(Table { columns, rows: rows.collect(), note })
 }

@@ -6,6 +6,7 @@ mod memory;
 mod overview;
 mod phases;
 mod pool;
+mod time;
 mod vmcs;
 mod wrong;
 
@@ -27,6 +28,7 @@ pub(super) fn document(of: &Findings) -> Document {
         overview::advice(of),
         exits::exits(of),
         exits::multiplication(of),
+        time::time(of),
         flushes::flushes(of),
         pool::pools(of),
         vmcs::vmcs(of),

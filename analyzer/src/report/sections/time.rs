@@ -1,0 +1,230 @@
+//! Where the time went: by level, by how long things took, and over the trace.
+
+use super::super::document::{Cell, Part, Section, Spark, Sparks, Table};
+use super::{percentiles, section};
+use crate::findings::{Findings, Slice};
+use crate::histogram::Histogram;
+use crate::number::{grouped, percent};
+use hv_defs::config::Clock;
+use hv_defs::cost::DEFAULT as COSTS;
+use hv_defs::event::Kind;
+
+/// Reasons that have a histogram.
+const DRAWN: usize = 6;
+/// Marks that are drawn over the trace.
+const MARKS: usize = 40;
+
+/// What the trace's clock counts, in a word.
+fn unit(of: &Findings) -> &'static str {
+    match of.overview.clock() {
+        Clock::Instructions => "instructions",
+        clock => clock.name(),
+    }
+}
+
+/// Whether the trace tells how long anything took.
+fn timed(of: &Findings) -> bool {
+    of.overview.clock() != Clock::Exits && of.overview.tells_of(Kind::Entry)
+}
+
+pub(super) fn time(of: &Findings) -> Option<Section> {
+    let ours = of.overview.origin.is_none();
+    let mut parts = Vec::new();
+    if timed(of) && !of.time.levels.is_empty() {
+        parts.push(Part::Table(levels(of)));
+    }
+    if ours {
+        parts.extend(work(of).map(Part::Table));
+    }
+    if timed(of) {
+        parts.extend(histograms(of));
+    }
+    parts.extend(over_time(of).map(Part::Sparks));
+    if parts.is_empty() { None } else { section("time", "Where the time went", parts) }
+}
+
+fn levels(of: &Findings) -> Table {
+    let ours = of.overview.origin.is_none();
+    let ran: u64 = of.time.levels.iter().map(|level| level.ran).sum();
+    let whole = if ours { ran * COSTS.instruction + of.time.l0_cycles } else { ran };
+    let row = |name: String, ran: u64, exits: Option<u64>, stretch: [Cell; 4], handling: [Cell; 4]| {
+        let exits = exits.map_or(Cell::text("-"), Cell::count);
+        [Cell::text(name), Cell::count(ran), Cell::share(ran, whole), exits]
+            .into_iter()
+            .chain(stretch)
+            .chain(handling)
+            .collect()
+    };
+    let none = || core::array::from_fn(|_| Cell::text("-"));
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
+    for level in &of.time.levels {
+        let handling = if ours { &level.handling } else { &level.elapsed };
+        rows.push(match level.level {
+            0 if level.ran == 0 => continue,
+            0 => row(if ours { "idle" } else { "host" }.into(), level.ran, None, none(), none()),
+            number => row(
+                format!("L{number}"),
+                level.ran,
+                Some(level.exits),
+                percentiles(&level.stretches),
+                percentiles(handling),
+            ),
+        });
+    }
+    if ours {
+        rows.push(row("L0".into(), of.time.l0_cycles, None, none(), none()));
+    }
+    let columns = vec![
+        "level",
+        if ours { "cycles" } else { unit(of) },
+        "share",
+        "exits",
+        "stretch p50",
+        "p90",
+        "p99",
+        "max",
+        "handling p50",
+        "p90",
+        "p99",
+        "max",
+    ];
+    let note = if ours {
+        "A guest's instruction is a cycle; L0's cycles are modelled. A stretch is what a guest runs from an entry to the exit, in \
+         instructions; handling is the exit, L0's work for it and the entry that follows, in modelled cycles."
+            .into()
+    } else {
+        format!(
+            "All in {} of the vCPUs together. A stretch is from an entry to the exit, handling from an exit to the next entry \
+             of that vCPU.",
+            unit(of)
+        )
+    };
+    Table { columns, rows, note }
+}
+
+/// What L0's work is made of.
+fn work(of: &Findings) -> Option<Table> {
+    if of.time.l0_cycles == 0 {
+        return None;
+    }
+    let mut kinds: Vec<_> = of.time.work.each().collect();
+    kinds.sort_by_key(|(work, count)| core::cmp::Reverse(work.cycles(&COSTS) * count));
+    let rows = kinds.into_iter().map(|(work, count)| {
+        let cycles = work.cycles(&COSTS) * count;
+        vec![Cell::text(work.name()), Cell::count(count), Cell::count(cycles), Cell::share(cycles, of.time.l0_cycles)]
+    });
+    let columns = vec!["L0's work", "count", "cycles", "of L0"];
+    Some(Table { columns, rows: rows.collect(), note: String::new() })
+}
+
+/// A distribution as a small chart by powers of two.
+fn spark(name: String, of: &Histogram, unit: &str) -> Spark {
+    let doublings = of.doublings();
+    let bound = |below: u64| grouped(below - 1);
+    let bars = doublings.iter().map(|&(below, count)| {
+        (count, if below == 1 { "0".into() } else { format!("{} to {}", grouped(below / 2), bound(below)) })
+    });
+    let from = doublings.first().map_or(0, |(below, _)| below / 2);
+    let to = doublings.last().map_or(0, |(below, _)| below - 1);
+    Spark {
+        name,
+        bars: bars.collect(),
+        from: grouped(from),
+        to: grouped(to),
+        about: format!(
+            "{} times; p50 {}, p99 {}, max {} {unit}",
+            grouped(of.count()),
+            grouped(of.percentile(50)),
+            grouped(of.percentile(99)),
+            grouped(of.max())
+        ),
+    }
+}
+
+fn histograms(of: &Findings) -> Vec<Part> {
+    let ours = of.overview.origin.is_none();
+    let clock = unit(of);
+    let mut charts = Vec::new();
+    let mut chart = |title: String, rows: Vec<Spark>| {
+        if !rows.is_empty() {
+            charts.push(Part::Sparks(Sparks { title, rows, marks: Vec::new(), side_by_side: true }));
+        }
+    };
+    let mut costly: Vec<_> = of.exits.iter().collect();
+    let handling = |row: &crate::findings::ExitRow| if ours { row.handling.clone() } else { row.elapsed.clone() };
+    costly.sort_by_key(|row| core::cmp::Reverse(handling(row).sum()));
+    let name = |row: &crate::findings::ExitRow| format!("L{} {}", row.level, row.reason);
+    let cost = if ours { "cycles" } else { clock };
+    let rows = costly.iter().take(DRAWN).map(|row| (name(row), handling(row))).filter(|(_, of)| of.count() > 0);
+    chart(
+        format!("Handling an exit, in {}, by powers of two", if ours { "modelled cycles" } else { clock }),
+        rows.map(|(name, of)| spark(name, &of, cost)).collect(),
+    );
+    if ours {
+        let mut trees: Vec<_> = of.multiplication.reasons.iter().filter(|row| row.resumed > 0).collect();
+        trees.sort_by_key(|row| core::cmp::Reverse(row.cycles.sum()));
+        let rows = trees.iter().take(DRAWN);
+        chart(
+            "From an exit of L2 or L3 to its next entry, with all that it caused, in modelled cycles".into(),
+            rows.map(|row| spark(format!("L{} {}", row.level, row.reason), &row.cycles, "cycles")).collect(),
+        );
+    }
+    let rows = of.time.levels.iter().filter(|level| level.stretches.count() > 0).take(DRAWN);
+    chart(
+        format!("What a guest runs from an entry to the exit, in {clock}"),
+        rows.map(|level| spark(format!("L{}", level.level), &level.stretches, clock)).collect(),
+    );
+    charts
+}
+
+fn over_time(of: &Findings) -> Option<Sparks> {
+    let slices = &of.time.slices;
+    let last = of.overview.instructions;
+    if slices.rows.len() < 2 {
+        return None;
+    }
+    let count = slices.index(last).max(slices.rows.len() - 1) + 1;
+    let ours = of.overview.origin.is_none();
+    let known = |kind| of.overview.tells_of(kind);
+    type Pick = fn(&Slice) -> u64;
+    let rows: [(&str, bool, Pick); 6] = [
+        ("L1 exits", true, |slice| slice.l1_exits),
+        ("L2 exits", true, |slice| slice.l2_exits),
+        ("L3 exits", true, |slice| slice.deeper_exits),
+        ("L0's cycles", ours, |slice| slice.l0_cycles),
+        ("flushes", known(Kind::Flush), |slice| slice.flushes),
+        ("pool misses", known(Kind::Pool), |slice| slice.pool_misses),
+    ];
+    let rows = rows.into_iter().filter_map(|(name, known, pick)| {
+        let value = |at: usize| slices.rows.get(at).map_or(0, pick);
+        let sum: u64 = (0..count).map(value).sum();
+        if !known || sum == 0 {
+            return None;
+        }
+        let (most, busiest) =
+            (0..count).map(|at| (value(at), at)).max_by_key(|&(value, at)| (value, core::cmp::Reverse(at)))?;
+        let bars =
+            (0..count).map(|at| (value(at), format!("{name} from {} {} on", unit(of), grouped(slices.start(at)))));
+        let about = format!(
+            "{} in all, at most {} in a slice ({}), from {} on",
+            grouped(sum),
+            grouped(most),
+            percent(most, sum),
+            grouped(slices.start(busiest)),
+        );
+        Some(Spark {
+            name: name.into(),
+            bars: bars.collect(),
+            from: "0".into(),
+            to: grouped(slices.start(count)),
+            about,
+        })
+    });
+    let rows: Vec<Spark> = rows.collect();
+    let whole = slices.start(count) as f64;
+    let marks = of.phases.iter().filter_map(|phase| Some((phase.mark?, phase.start)));
+    let marks =
+        marks.take(MARKS).map(|(mark, start)| (start as f64 / whole, format!("mark {mark} at {}", grouped(start))));
+    let title = format!("Over the trace, in slices of {} {}", grouped(slices.width()), unit(of));
+    if rows.is_empty() { None } else { Some(Sparks { title, rows, marks: marks.collect(), side_by_side: false }) }
+}
