@@ -360,6 +360,7 @@ impl Fold {
                 self.work(at.vcpu, Work::Exit, 1, costs);
             }
             What::Entry(entry) => {
+                self.left(index);
                 // Without VMCS accesses in the trace, the entry tells how many fields were written.
                 if !core::mem::take(&mut self.vcpus[index].wrote) && entry.fields_written > 0 {
                     self.work(at.vcpu, Work::Vmwrite, entry.fields_written.into(), costs);
@@ -380,6 +381,16 @@ impl Fold {
             vcpu.told = vcpu.now.cycles;
             self.so_far.l0_cycles += new;
             self.slices.at(instruction).l0_cycles += new;
+        }
+    }
+
+    /// A guest that is said to run has left, if no exit says so.
+    fn left(&mut self, index: usize) {
+        let vcpu = &mut self.vcpus[index];
+        if vcpu.running.take().is_some()
+            && let Some(pending) = vcpu.pending.take()
+        {
+            self.tree.node(vcpu.node).work.merge(&pending);
         }
     }
 
@@ -465,11 +476,8 @@ impl Fold {
             self.advance(Stamp { instruction: instructions, ..self.at });
         }
         for index in 0..self.vcpus.len() {
-            let vcpu = &mut self.vcpus[index];
-            if let Some(pending) = vcpu.pending.take() {
-                self.tree.node(vcpu.node).work.merge(&pending);
-            }
-            let last = vcpu.last;
+            self.left(index);
+            let last = self.vcpus[index].last;
             self.tell(index, last);
         }
         let rows = self.rows.into_iter().map(|((level, reason, handled_by), totals)| ExitRow {

@@ -5,6 +5,9 @@ use hv_defs::cost::Costs;
 use hv_defs::exit::Reason;
 use std::collections::HashMap;
 
+#[cfg(test)]
+mod tests;
+
 /// A kind of L0's work, or of silicon's for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Work {
