@@ -17,7 +17,7 @@ for (const graph of document.querySelectorAll("svg.flame")) {
       const room = Math.floor(((wide * width) / 100 - 8) / 6.6);
       if (room < 3 && !frame.text) continue;
       if (!frame.text) {
-        frame.text = document.createElementNS("http://www.w3.org/2000/svg", "text");
+        frame.text = document.createElementNS(graph.namespaceURI, "text");
         frame.text.setAttribute("x", 5);
         frame.text.setAttribute("y", 15);
         frame.at.append(frame.text);

@@ -1,7 +1,7 @@
 //! Exits, and what each exit of L2 costs.
 
 use super::super::document::{Cell, Flame, Part, Section, Table};
-use super::super::flame::{Unit, stacks};
+use super::super::flame::{Stack, Unit, stacks};
 use super::{TOP, percentiles, section};
 use crate::findings::{CausedExits, Findings, Work};
 use crate::number::grouped;
@@ -144,8 +144,22 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
     }
     let unit = Unit::of(of);
     if unit != Unit::Exits {
-        let title = format!("What was done for what, in {}", unit.name());
-        shown.push(Part::Flame(Flame { title, unit, stacks: stacks(of, unit) }));
+        // What guests run on their own would leave no room for what exits cost.
+        let idle = if of.overview.origin.is_none() { "idle" } else { "" };
+        let alone = |stack: &[String]| match stack {
+            [one] => !one.starts_with("L0"),
+            [.., last] => last == idle,
+            [] => true,
+        };
+        let (alone, stacks): (Vec<Stack>, Vec<Stack>) =
+            stacks(of, unit).into_iter().partition(|(stack, _)| alone(stack));
+        let left: u64 = alone.iter().map(|(_, size)| size).sum();
+        let title = format!(
+            "What exits cost, in {}; without {} that guests ran on their own, or nobody",
+            unit.name(),
+            grouped(left)
+        );
+        shown.push(Part::Flame(Flame { title, unit, stacks }));
     }
     let (title, unit) = ("Exits, by the exit that caused them".into(), Unit::Exits);
     shown.push(Part::Flame(Flame { title, unit, stacks: stacks(of, unit) }));

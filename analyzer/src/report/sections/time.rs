@@ -117,63 +117,62 @@ fn work(of: &Findings) -> Option<Table> {
     Some(Table { columns, rows: rows.collect(), note: String::new() })
 }
 
-/// A distribution as a small chart by powers of two.
-fn spark(name: String, of: &Histogram, unit: &str) -> Spark {
-    let doublings = of.doublings();
-    let bound = |below: u64| grouped(below - 1);
-    let bars = doublings.iter().map(|&(below, count)| {
-        (count, if below == 1 { "0".into() } else { format!("{} to {}", grouped(below / 2), bound(below)) })
-    });
-    let from = doublings.first().map_or(0, |(below, _)| below / 2);
-    let to = doublings.last().map_or(0, |(below, _)| below - 1);
-    Spark {
-        name,
-        bars: bars.collect(),
-        from: grouped(from),
-        to: grouped(to),
-        about: format!(
-            "{} times; p50 {}, p99 {}, max {} {unit}",
-            grouped(of.count()),
-            grouped(of.percentile(50)),
-            grouped(of.percentile(99)),
-            grouped(of.max())
-        ),
-    }
+/// Distributions as small charts by powers of two, all over the same axis.
+fn sparks(of: Vec<(String, Histogram)>, unit: &str) -> Vec<Spark> {
+    let all: Vec<Vec<(u64, u64)>> = of.iter().map(|(_, of)| of.doublings()).collect();
+    let bounds = || all.iter().flatten().map(|&(below, _)| below);
+    let (Some(least), Some(most)) = (bounds().min(), bounds().max()) else { return Vec::new() };
+    let doubled = |below: &u64| (*below < most).then(|| below.checked_mul(2).unwrap_or(u64::MAX));
+    let axis: Vec<u64> = core::iter::successors(Some(least), doubled).collect();
+    let spark = |((name, of), doublings): ((String, Histogram), &Vec<(u64, u64)>)| {
+        let bars = axis.iter().map(|&below| {
+            let count = doublings.iter().find(|(bound, _)| *bound == below).map_or(0, |(_, count)| *count);
+            (count, if below == 1 { "0".into() } else { format!("{} to {}", grouped(below / 2), grouped(below - 1)) })
+        });
+        Spark {
+            name,
+            bars: bars.collect(),
+            from: grouped(least / 2),
+            to: grouped(most - 1),
+            about: format!(
+                "{} times; p50 {}, p99 {}, max {} {unit}",
+                grouped(of.count()),
+                grouped(of.percentile(50)),
+                grouped(of.percentile(99)),
+                grouped(of.max())
+            ),
+        }
+    };
+    of.into_iter().zip(&all).map(spark).collect()
 }
 
 fn histograms(of: &Findings) -> Vec<Part> {
     let ours = of.overview.origin.is_none();
     let clock = unit(of);
     let mut charts = Vec::new();
-    let mut chart = |title: String, rows: Vec<Spark>| {
+    let mut chart = |title: String, mut rows: Vec<(String, Histogram)>, unit: &str| {
+        rows.retain(|(_, of)| of.count() > 0);
+        rows.sort_by_key(|(_, of)| core::cmp::Reverse(of.sum()));
+        rows.truncate(DRAWN);
         if !rows.is_empty() {
+            let rows = sparks(rows, unit);
             charts.push(Part::Sparks(Sparks { title, rows, marks: Vec::new(), side_by_side: true }));
         }
     };
-    let mut costly: Vec<_> = of.exits.iter().collect();
-    let handling = |row: &crate::findings::ExitRow| if ours { row.handling.clone() } else { row.elapsed.clone() };
-    costly.sort_by_key(|row| core::cmp::Reverse(handling(row).sum()));
-    let name = |row: &crate::findings::ExitRow| format!("L{} {}", row.level, row.reason);
-    let cost = if ours { "cycles" } else { clock };
-    let rows = costly.iter().take(DRAWN).map(|row| (name(row), handling(row))).filter(|(_, of)| of.count() > 0);
-    chart(
-        format!("Handling an exit, in {}, by powers of two", if ours { "modelled cycles" } else { clock }),
-        rows.map(|(name, of)| spark(name, &of, cost)).collect(),
-    );
+    let (cost, long) = if ours { ("cycles", "modelled cycles") } else { (clock, clock) };
+    let handling = of.exits.iter().map(|row| {
+        let of = if ours { &row.handling } else { &row.elapsed };
+        (format!("L{} {}", row.level, row.reason), of.clone())
+    });
+    chart(format!("Handling an exit, in {long}, by powers of two"), handling.collect(), cost);
     if ours {
-        let mut trees: Vec<_> = of.multiplication.reasons.iter().filter(|row| row.resumed > 0).collect();
-        trees.sort_by_key(|row| core::cmp::Reverse(row.cycles.sum()));
-        let rows = trees.iter().take(DRAWN);
-        chart(
-            "From an exit of L2 or L3 to its next entry, with all that it caused, in modelled cycles".into(),
-            rows.map(|row| spark(format!("L{} {}", row.level, row.reason), &row.cycles, "cycles")).collect(),
-        );
+        let trees = of.multiplication.reasons.iter();
+        let trees = trees.map(|row| (format!("L{} {}", row.level, row.reason), row.cycles.clone()));
+        let title = "From an exit of L2 or L3 to its next entry, with all that it caused, in modelled cycles";
+        chart(title.into(), trees.collect(), cost);
     }
-    let rows = of.time.levels.iter().filter(|level| level.stretches.count() > 0).take(DRAWN);
-    chart(
-        format!("What a guest runs from an entry to the exit, in {clock}"),
-        rows.map(|level| spark(format!("L{}", level.level), &level.stretches, clock)).collect(),
-    );
+    let levels = of.time.levels.iter().map(|level| (format!("L{}", level.level), level.stretches.clone()));
+    chart(format!("What a guest runs from an entry to the exit, in {clock}"), levels.collect(), clock);
     charts
 }
 
@@ -201,17 +200,10 @@ fn over_time(of: &Findings) -> Option<Sparks> {
         if !known || sum == 0 {
             return None;
         }
-        let (most, busiest) =
-            (0..count).map(|at| (value(at), at)).max_by_key(|&(value, at)| (value, core::cmp::Reverse(at)))?;
+        let most = (0..count).map(value).max()?;
         let bars =
             (0..count).map(|at| (value(at), format!("{name} from {} {} on", unit(of), grouped(slices.start(at)))));
-        let about = format!(
-            "{} in all, at most {} in a slice ({}), from {} on",
-            grouped(sum),
-            grouped(most),
-            percent(most, sum),
-            grouped(slices.start(busiest)),
-        );
+        let about = format!("{} in all, at most {} a slice ({})", grouped(sum), grouped(most), percent(most, sum));
         Some(Spark {
             name: name.into(),
             bars: bars.collect(),
