@@ -60,6 +60,16 @@ type Outcome = std::result::Result<Line, String>;
 
 /// `nvmx report` of many traces.
 pub fn report(args: &ReportArgs, traces: &[Named], print: &Print) -> Result<Status> {
+    if matches!(args.format, ReportFormat::Flame | ReportFormat::Folded) && args.each.is_none() {
+        let what = format!("cannot draw {} in one graph", of(traces.len() as u64, "trace"));
+        let why = "it would not be readable";
+        return Err(Failure::new(
+            Status::Usage,
+            what,
+            why,
+            "name few traces, or a folder for a graph of each with --each",
+        ));
+    }
     let kept = args.output.as_deref().or(args.each.as_deref());
     let journal = kept.map(|path| Journal::open(path, args)).transpose()?;
     if let Some(folder) = &args.each {
@@ -99,6 +109,8 @@ pub fn report(args: &ReportArgs, traces: &[Named], print: &Print) -> Result<Stat
         ReportFormat::Html => batch.html(),
         ReportFormat::Json => batch.json(),
         ReportFormat::Csv => batch.csv(),
+        // Each has a graph; of all of them there is a line each.
+        ReportFormat::Flame | ReportFormat::Folded => batch.text(print.color && args.output.is_none()),
     };
     give(args.output.as_deref(), text.as_bytes())?;
     if let Some(journal) = journal {
@@ -157,6 +169,8 @@ fn page_of(trace: &str, format: ReportFormat) -> PathBuf {
         ReportFormat::Html => "html",
         ReportFormat::Json => "json",
         ReportFormat::Csv => "csv",
+        ReportFormat::Flame => "svg",
+        ReportFormat::Folded => "folded",
     };
     // A trace that was named by a path from elsewhere stays inside.
     let inside = |part: &&str| !matches!(*part, "" | "." | "..");

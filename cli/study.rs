@@ -211,6 +211,8 @@ pub fn draw(format: ReportFormat, found: &[Findings], color: bool) -> String {
         ReportFormat::Html => report::html(found),
         ReportFormat::Json => report::json(found),
         ReportFormat::Csv => report::csv(found),
+        ReportFormat::Flame => report::flame(found),
+        ReportFormat::Folded => report::folded(found),
     }
 }
 
