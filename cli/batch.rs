@@ -3,7 +3,7 @@
 //! Each trace is read by one of several threads, and a line of it is kept. With `-o` or `--each` the lines are written to a
 //! journal as they come, so that a batch that was interrupted goes on where it was; the journal goes when all is done.
 
-use super::fail::{Fails, Result, Status, say};
+use super::fail::{Fails, Failure, Result, Status, say};
 use super::folder::Named;
 use super::print::{Print, of};
 use super::study::{self, give};
