@@ -63,6 +63,7 @@ pub(super) fn advise(of: &Findings) -> Vec<Advice> {
     pool(of, &mut advice);
     multiplication(of, &mut advice);
     vmcs(of, &mut advice);
+    memory(of, &mut advice);
     advice.sort_by_key(|advice| (advice.severity, core::cmp::Reverse(advice.saves)));
     advice
 }
@@ -289,10 +290,11 @@ fn pool_size(pool: &PoolFinding) -> Option<Advice> {
     }
     (requests > 0 && knee.size < pool.slots).then(|| {
         let text = format!(
-            "{whose}: {} slots are used where {} would miss hardly more often ({} times instead of {}).",
+            "{whose}: {} slots are used where {} would miss hardly more often ({} of {} requests instead of {}).",
             pool.slots,
             knee.size,
             grouped(knee.misses),
+            grouped(requests),
             grouped(now.lru),
         );
         Advice { severity: Severity::Note, topic, text, saves: 0 }
@@ -437,4 +439,84 @@ fn shadow(shadowing: &Shadowing, of: &Findings) -> Option<Advice> {
 
 fn signed(cycles: i64) -> String {
     format!("{}{}", if cycles < 0 { "-" } else { "" }, grouped(cycles.unsigned_abs()))
+}
+
+/// Storms, pages that fault again, and VPIDs that change hands.
+fn memory(of: &Findings, advice: &mut Vec<Advice>) {
+    let storms = &of.storms;
+    if let Some(largest) = storms.largest.first().filter(|_| storms.storms > 0) {
+        let saves = storms.changes * COSTS.ept_entry;
+        let (what, remedy) = match largest.exit {
+            Some((1, Reason::INVEPT)) => {
+                ("L1's INVEPT", "have L1 invalidate once for several changes, and one root at a time")
+            }
+            Some((1, Reason::VMLAUNCH | Reason::VMRESUME)) => {
+                ("L1's entry of L2", "bring in line what L2 touches when it touches it, not all before it runs")
+            }
+            Some((1, Reason::VMXOFF | Reason::VMCLEAR)) => {
+                ("L1's leaving of a guest", "drop a root as a whole, not entry by entry")
+            }
+            _ => ("other exits", "look at what was handled there"),
+        };
+        let text = format!(
+            "{} of {} or more changes to EPT02s with no nested guest run between, {} changes in all; the largest has {} from \
+             event {} on, {} of them of EPTP12 {:#x} and {} while L0 handled {what}: {remedy}. They took {} modelled cycles ({} \
+             of all), of which that saves a part.",
+            many(storms.storms, "burst", "bursts"),
+            super::STORM,
+            grouped(storms.changes),
+            grouped(largest.changes()),
+            grouped(largest.event),
+            grouped(largest.of_root),
+            largest.root.0,
+            grouped(largest.of_exit),
+            grouped(saves),
+            percent(saves, of.overview.cycles),
+        );
+        let (severity, topic) = (Severity::Note, "ept-storm");
+        advice.push(Advice { severity, topic, text, saves: 0 });
+    }
+    let (again, all): (u64, u64) =
+        of.ept_levels.iter().fold((0, 0), |(again, all), row| (again + row.again, all + row.count));
+    let saves = again * (COSTS.round_trip() + 2 * COSTS.ept_entry);
+    if saves * WORTH > of.overview.cycles && again > 0 {
+        let text = format!(
+            "{} of {} ({}) at pages whose EPT02 entry had been removed: keep what L1 has not taken away, or fill it again when it \
+             is synced, which saves {} modelled cycles: the exit, the entry and both changes of each.",
+            grouped(again),
+            many(all, "EPT violation is", "EPT violations are"),
+            percent(again, all),
+            grouped(saves),
+        );
+        advice.push(Advice { severity: Severity::Waste, topic: "ept-refault", text, saves });
+    }
+    let uses = &of.vpid_uses;
+    if uses.all.recycled * 20 > uses.all.given + uses.all.hits {
+        let saves = uses.all.recycled * COSTS.invvpid;
+        let text = format!(
+            "Of {} for a nested guest's VPID {} took one of silicon's from another vpid12, which kept it for {} {} at the median: \
+             give each vpid12 one of its own. Each taking is a flush, {} modelled cycles in all, besides its refills.",
+            many(uses.all.given + uses.all.hits, "request", "requests"),
+            grouped(uses.all.recycled),
+            grouped(uses.lifetimes.percentile(50)),
+            of.overview.clock().name(),
+            grouped(saves),
+        );
+        advice.push(Advice { severity: Severity::Waste, topic: "vpid-reuse", text, saves });
+    }
+    let returns = &of.returns;
+    if returns.unflushed > 0 {
+        let text = format!(
+            "{} back to a CPU with nothing flushed that they had left there, after {} {} at the median: what the guests changed \
+             meanwhile L0 must have flushed there, or must flush before they run. {}",
+            many(returns.unflushed, "time a VPID or a root came", "times VPIDs and roots came"),
+            grouped(returns.away.percentile(50)),
+            of.overview.clock().name(),
+            match of.flushes.count(Verdict::Missing) {
+                0 => "No flush is found missing.",
+                _ => "Flushes are missing: see above.",
+            },
+        );
+        advice.push(Advice { severity: Severity::Note, topic: "stale-cpu", text, saves: 0 });
+    }
 }

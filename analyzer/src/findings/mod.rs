@@ -11,8 +11,10 @@ mod mistakes;
 mod pass;
 mod phases;
 mod pool;
+mod returns;
 mod shadow;
 mod sites;
+mod storms;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,7 @@ mod vmcs;
 mod vpids;
 
 pub use advice::{Advice, Severity};
-pub use ept::{EptPage, EptRow};
+pub use ept::{EptLevel, EptPage, EptRow};
 pub use exits::{CausedExits, ExitRow, Multiplication, NestedExit, OneExit};
 pub use flushes::{FlushRow, Flushes};
 pub use injections::InjectionRow;
@@ -30,13 +32,15 @@ pub use levels::Levels;
 pub use mistakes::{Direction, Mistake, MistakeKind};
 pub use phases::Phase;
 pub use pool::PoolFinding;
+pub use returns::{ReturnRow, Returns};
 pub use shadow::{List, ShadowRow, Shadowing};
 pub use sites::{LevelRow, Site, SiteRow, Tag, TagRow};
+pub use storms::{Burst, STORM, Storms};
 pub use tally::{Tally, Top};
 pub use time::{LevelTime, Slice, Slices, Time};
 pub use tree::{Node, Totals, Tree, Work, Works};
 pub use vmcs::{FieldRow, Vmcs};
-pub use vpids::VpidRow;
+pub use vpids::{VpidRow, VpidUse, VpidUses};
 
 use crate::chunk::Chunk;
 use crate::judge::Judged;
@@ -70,7 +74,15 @@ pub struct Findings {
     pub shadowing: Vec<Shadowing>,
     /// The VPID map's events.
     pub vpids: Vec<VpidRow>,
-    /// EPT02 changes.
+    /// How silicon's VPIDs for nested guests changed hands.
+    pub vpid_uses: VpidUses,
+    /// VPIDs and roots that came back to CPUs.
+    pub returns: Returns,
+    /// Bursts of EPT02 changes.
+    pub storms: Storms,
+    /// EPT violations by level.
+    pub ept_levels: Vec<EptLevel>,
+    /// EPT02 changes, roots with most first.
     pub ept: Vec<EptRow>,
     /// The pages with most EPT violations.
     pub ept_pages: Vec<EptPage>,

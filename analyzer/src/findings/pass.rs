@@ -4,7 +4,10 @@
 //! stands between for it. Folds that look at few of the accesses are given those, which a [`Sieve`] finds; and how many there
 //! were between two other events, and of what, is counted for them by [`Work`]. All other events come one by one.
 
-use super::{Findings, Overview, cpus, ept, exits, flushes, injections, mistakes, phases, pool, shadow, vmcs, vpids};
+use super::{
+    Findings, Overview, cpus, ept, exits, flushes, injections, mistakes, phases, pool, returns, shadow, storms, vmcs,
+    vpids,
+};
 use crate::chunk::{Chunk, Tile};
 use crate::judge::{Bench, Judged};
 use hv_defs::config::Clock;
@@ -34,6 +37,8 @@ pub(super) struct Pass {
     vmcs: vmcs::Fold,
     vpids: vpids::Fold,
     ept: ept::Fold,
+    storms: storms::Fold,
+    returns: returns::Fold,
     injections: injections::Fold,
     phases: phases::Phases,
     sieve: Sieve,
@@ -62,6 +67,8 @@ impl Pass {
             vmcs: vmcs::Fold::default(),
             vpids: vpids::Fold::default(),
             ept: ept::Fold::default(),
+            storms: storms::Fold::default(),
+            returns: returns::Fold::default(),
             injections: injections::Fold::default(),
             phases: phases::Phases::default(),
             sieve: Sieve::default(),
@@ -149,14 +156,15 @@ impl Pass {
                     *self.failed.entry(check.name().to_owned()).or_default() += 1;
                 }
             }
-            What::Exit(exit) => self.ept.exited(exit),
-            What::Ept(change) => self.ept.changed(change),
-            What::Vpid(vpid) => self.vpids.see(event.at.vcpu, vpid),
+            What::Vpid(vpid) => self.vpids.see(event.at, vpid),
             What::Injection(injection) => self.injections.see(injection),
             What::Lost(count) => overview.lost += count,
             What::Stop(stop) => overview.stop = Some(stop.clone()),
             _ => {}
         }
+        self.ept.see(event);
+        self.storms.see(number, event);
+        self.returns.see(number, event);
         self.mistakes.see(number, event);
         if self.judged_to != number {
             // Events were passed over that tell the judge no more than that the run went on.
@@ -199,6 +207,7 @@ impl Pass {
         overview.cycles = cycles;
         let ept = self.ept.finish();
         let vmcs = self.vmcs.finish();
+        let (vpids, vpid_uses) = self.vpids.finish();
         Findings {
             name: String::new(),
             overview,
@@ -210,7 +219,11 @@ impl Pass {
             mistakes: self.mistakes.finish(),
             pools: self.pools.finish(&self.costs),
             vmcs,
-            vpids: self.vpids.finish(),
+            vpids,
+            vpid_uses,
+            returns: self.returns.finish(),
+            storms: self.storms.finish(),
+            ept_levels: ept.levels,
             ept: ept.roots,
             ept_pages: ept.pages,
             ept_page_count: ept.page_count,

@@ -39,7 +39,7 @@ pub struct SiteRow {
 }
 
 /// What a flush names.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Tag {
     /// A VPID.
     Vpid(u16),

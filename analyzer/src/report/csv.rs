@@ -153,6 +153,26 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
             add("shadowing", &item, "over_kvm_cycles", row.over_kvm as f64);
         }
     }
+    for row in &of.ept_levels {
+        let item = format!("L{}", row.level);
+        add("ept_violations", &item, "count", row.count as f64);
+        add("ept_violations", &item, "after_zap", row.again as f64);
+        add("ept_violations", &item, "pages", row.pages as f64);
+    }
+    for (name, value) in [
+        ("bursts", of.storms.sizes.count()),
+        ("largest_burst", of.storms.sizes.max()),
+        ("storms", of.storms.storms),
+        ("storm_changes", of.storms.changes),
+        ("vpids_given", of.vpid_uses.all.given),
+        ("vpids_changed_hands", of.vpid_uses.all.changed_hands),
+        ("vpids_recycled", of.vpid_uses.all.recycled),
+        ("moves", of.returns.moves),
+        ("returns", of.returns.returns),
+        ("returns_unflushed", of.returns.unflushed),
+    ] {
+        add("tags", "", name, value as f64);
+    }
     for (number, phase) in of.phases.iter().enumerate() {
         let item = phase.mark.map_or("start".into(), |mark| format!("{number} mark {mark}"));
         let known = |kind| of.overview.tells_of(kind);

@@ -39,7 +39,7 @@ pub(super) fn number(value: Option<f64>) -> Value {
     }
 }
 
-fn spread(of: &Histogram) -> Value {
+pub(super) fn spread(of: &Histogram) -> Value {
     json!({
         "count": of.count(),
         "sum": of.sum(),
@@ -104,6 +104,8 @@ fn trace(of: &Findings) -> Value {
         "vpids": of.vpids.iter().map(|row| json!({
             "vcpu": row.vcpu, "op": row.op.name(), "count": row.count,
         })).collect::<Vec<_>>(),
+        "vpid_uses": waste::vpid_uses(of),
+        "returns": waste::returns(of),
         "ept": waste::ept(of),
         "injections": of.injections.iter().map(|row| json!({
             "level": row.level, "type": row.kind.name(), "vector": row.vector, "count": row.count,
@@ -126,8 +128,14 @@ fn trace(of: &Findings) -> Value {
         for key in ["guest", "policy", "instructions", "cycles"] {
             object[key] = Value::Null;
         }
-        for (kind, key) in [(Kind::Flush, "flushes"), (Kind::Pool, "pool"), (Kind::Vmcs, "vmcs"), (Kind::Vpid, "vpids")]
-        {
+        for (kind, key) in [
+            (Kind::Flush, "flushes"),
+            (Kind::Pool, "pool"),
+            (Kind::Vmcs, "vmcs"),
+            (Kind::Vpid, "vpids"),
+            (Kind::Vpid, "vpid_uses"),
+            (Kind::Entry, "returns"),
+        ] {
             if !overview.tells_of(kind) {
                 object[key] = Value::Null;
             }

@@ -1,5 +1,6 @@
 //! What was wasted, for the JSON report: flushes, the vmcs02 pool, VMCS accesses, VPIDs and EPT.
 
+use super::json::spread;
 use crate::Findings;
 use crate::findings::{List, PoolFinding, Shadowing, Tally, Top};
 use crate::judge::Verdict;
@@ -229,9 +230,66 @@ pub(super) fn ept(of: &Findings) -> Value {
             "syncs": row.syncs,
             "switches": row.switches,
         })).collect::<Vec<_>>(),
+        "violations": of.ept_levels.iter().map(|row| json!({
+            "level": row.level, "count": row.count, "after_zap": row.again, "pages": row.pages,
+        })).collect::<Vec<_>>(),
         "violation_pages": of.ept_page_count,
         "top_pages": of.ept_pages.iter().map(|row| json!({
-            "level": row.level, "page": row.page, "count": row.count,
+            "level": row.level, "page": row.page, "count": row.count, "after_zap": row.again,
+        })).collect::<Vec<_>>(),
+        "bursts": spread(&of.storms.sizes),
+        "storms": of.storms.storms,
+        "storm_changes": of.storms.changes,
+        "largest_bursts": of.storms.largest.iter().map(|burst| json!({
+            "event": burst.event,
+            "instruction": burst.at.instruction,
+            "vcpu": burst.at.vcpu,
+            "zaps": burst.zaps,
+            "syncs": burst.syncs,
+            "eptp12": burst.root.0,
+            "eptp02": burst.root.1,
+            "of_root": burst.of_root,
+            "exit_level": burst.exit.map(|(level, _)| level),
+            "exit_reason": burst.exit.map(|(_, reason)| reason.to_string()),
+            "of_exit": burst.of_exit,
+            "l1_exits": burst.l1_exits,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+pub(super) fn vpid_uses(of: &Findings) -> Value {
+    let uses = &of.vpid_uses;
+    json!({
+        "vpids": uses.vpids,
+        "given": uses.all.given,
+        "changed_hands": uses.all.changed_hands,
+        "recycled": uses.all.recycled,
+        "hits": uses.all.hits,
+        "kept": uses.kept,
+        "lifetimes": spread(&uses.lifetimes),
+        "by_vpid": uses.rows.iter().map(|row| json!({
+            "vpid02": row.vpid02,
+            "given": row.given,
+            "changed_hands": row.changed_hands,
+            "recycled": row.recycled,
+            "hits": row.hits,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+pub(super) fn returns(of: &Findings) -> Value {
+    let returns = &of.returns;
+    json!({
+        "tags": returns.tags,
+        "moves": returns.moves,
+        "returns": returns.returns,
+        "unflushed": returns.unflushed,
+        "away": spread(&returns.away),
+        "by_tag": returns.rows.iter().map(|row| json!({
+            "tag": row.tag.name(),
+            "moves": row.moves,
+            "returns": row.returns,
+            "unflushed": row.unflushed,
         })).collect::<Vec<_>>(),
     })
 }
