@@ -86,6 +86,8 @@ fn every_key_of_the_json_report_is_documented() {
     for (guest, policy) in [("demo", "mapped"), ("stale", "mapped"), ("pool-thrash", "kvm-2015")] {
         paths(&report::json_value(&[of(&record(guest, policy, |_| {}))]), "", &mut keys);
     }
+    let moved = record("handover", "mapped", |config| (config.vcpus, config.pcpus) = (2, 3));
+    paths(&report::json_value(&[of(&moved)]), "", &mut keys);
     let leaky = record("witness", "mapped", |config| config.slips = Slips::default().with(Slip::VpidLeaked));
     paths(&report::json_value(&[of(&leaky)]), "", &mut keys);
     let path = format!("{}/../docs/report-json.md", env!("CARGO_MANIFEST_DIR"));

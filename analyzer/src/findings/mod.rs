@@ -22,6 +22,8 @@ mod time;
 mod tree;
 mod vmcs;
 mod vpids;
+#[cfg(test)]
+mod waste_tests;
 
 pub use advice::{Advice, Severity};
 pub use ept::{EptLevel, EptPage, EptRow};
