@@ -13,6 +13,7 @@ mod bench;
 mod check;
 mod console;
 mod demo;
+mod diff;
 mod dump;
 mod export;
 mod import;
@@ -62,7 +63,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Report(args) => study::report(&args, print),
         Command::Query(args) => query::query(&args, print),
         Command::Check(args) => check::check(&args, print),
-        Command::Diff(args) => trace::diff(&args, print),
+        Command::Diff(args) => diff::diff(&args, print),
         Command::Tui(args) => study::tui(&args),
         Command::Dump(args) => dump::dump(&args, print),
         Command::Info(args) => trace::info(&args, print),

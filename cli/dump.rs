@@ -79,6 +79,14 @@ pub fn line_of(number: u64, event: &Event) -> String {
     String::from_utf8_lossy(&lines.text).into_owned()
 }
 
+/// An event as the object that `nvmx dump --json` has for it.
+pub fn json_of(number: u64, event: &Event) -> serde_json::Value {
+    let mut lines = Lines::new(true);
+    lines.event(number, event);
+    lines.end();
+    serde_json::from_slice(&lines.text).unwrap_or_default()
+}
+
 /// Lines on their way out. What a line needs is there from the line before, so that none allots memory, but for texts and
 /// names that are not known.
 struct Lines {
@@ -307,13 +315,6 @@ mod tests {
 
     fn event(what: What) -> Event {
         Event { at: Stamp { instruction: 1_234_567, vcpu: 1, pcpu: 2 }, what }
-    }
-
-    fn json_of(number: u64, event: &Event) -> serde_json::Value {
-        let mut lines = Lines::new(true);
-        lines.event(number, event);
-        lines.end();
-        serde_json::from_slice(&lines.text).expect("JSON")
     }
 
     /// One row of each kind, all of whose columns are that number; those of a range that it is not in are left out.

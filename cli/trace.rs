@@ -1,14 +1,11 @@
-//! What looks at a trace as it is: its header, its events, its blocks, and another trace beside it.
+//! What looks at a trace as it is: its header and its blocks.
 
-use super::dump::line_of;
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, bytes, count, of};
 use super::seek::beside_it;
 use super::store::place;
-use super::words::{DiffArgs, InfoArgs, StoreArgs, VerifyArgs};
+use super::words::{InfoArgs, StoreArgs, VerifyArgs};
 use hv_defs::config::{Clock, Config, Guest};
-use hv_defs::event::Kind;
-use hv_defs::fields::compare;
 use serde_json::{Map, json};
 use std::fs::File;
 use std::io::Write;
@@ -201,7 +198,7 @@ fn policy_line(config: &Config) -> String {
     )
 }
 
-fn config_json(config: &Config) -> serde_json::Value {
+pub fn config_json(config: &Config) -> serde_json::Value {
     let policy = &config.policy;
     let (guest, append) = match &config.guest {
         Guest::BuiltIn(name) => (name, None),
@@ -237,86 +234,12 @@ fn config_json(config: &Config) -> serde_json::Value {
     })
 }
 
-/// `nvmx diff`.
-pub fn diff(args: &DiffArgs, print: &Print) -> Result<Status> {
-    let (a, b) = (open(&args.a, print)?, open(&args.b, print)?);
-    let mut out = print.out();
-    let (in_a, in_b) = (whence(a.header()), whence(b.header()));
-    match in_a == in_b {
-        false => writeln!(out, "origin: {in_a} and {in_b}")?,
-        true if a.header().origin.is_some() => writeln!(out, "origin: {in_a}, both")?,
-        true => {
-            let configs = config_differences(&config_json(&a.header().config), &config_json(&b.header().config));
-            for (key, in_a, in_b) in &configs {
-                writeln!(out, "configuration: {key}: {in_a} and {in_b}")?;
-            }
-        }
-    }
-    let (mut events_a, mut events_b) = (a.events(0), b.events(0));
-    let mut number = 0;
-    let first = loop {
-        let next_a = events_a.next().transpose().map_err(|error| unreadable(&args.a, error))?;
-        let next_b = events_b.next().transpose().map_err(|error| unreadable(&args.b, error))?;
-        if next_a != next_b || next_a.is_none() {
-            break (next_a, next_b);
-        }
-        number += 1;
-    };
-    let equal = first == (None, None);
-    match &first {
-        (None, None) => writeln!(out, "all {} are equal", of(number, "event"))?,
-        (Some(event_a), Some(event_b)) => {
-            if let Some(diff) = compare(event_a, event_b) {
-                writeln!(out, "event {number} differs in {}: {} and {}", diff.field, diff.expected, diff.got)?;
-            }
-            writeln!(out, "A {}\nB {}", line_of(number, event_a), line_of(number, event_b))?;
-        }
-        (Some(event), None) => {
-            writeln!(out, "B ends after {}; A goes on\nA {}", of(number, "event"), line_of(number, event))?
-        }
-        (None, Some(event)) => {
-            writeln!(out, "A ends after {}; B goes on\nB {}", of(number, "event"), line_of(number, event))?
-        }
-    }
-    if !equal {
-        let counts_a = a.counts().map_err(|error| unreadable(&args.a, error))?;
-        let counts_b = b.counts().map_err(|error| unreadable(&args.b, error))?;
-        writeln!(out, "{:<12} {:>12} {:>12}", "events", "A", "B")?;
-        for &kind in Kind::ALL {
-            let [in_a, in_b] = [&counts_a, &counts_b]
-                .map(|counts| counts.iter().find(|(name, _)| name == kind.name()).map_or(0, |(_, n)| *n));
-            if in_a != in_b {
-                writeln!(out, "{:<12} {:>12} {:>12}", kind.name(), count(in_a), count(in_b))?;
-            }
-        }
-        writeln!(out, "{:<12} {:>12} {:>12}", "all", count(a.len()), count(b.len()))?;
-    }
-    out.flush()?;
-    Ok(if equal { Status::Done } else { Status::No })
-}
-
 /// Where a trace comes from, and what its stamps count.
 pub fn whence(header: &Header) -> String {
     match &header.origin {
         None => "recorded by nvmx".into(),
         Some(origin) => format!("imported from {}, times are {}", origin.source, origin.clock),
     }
-}
-
-/// The leaves in which two objects of the same shape differ.
-fn config_differences(a: &serde_json::Value, b: &serde_json::Value) -> Vec<(String, String, String)> {
-    let (Some(in_a), Some(in_b)) = (a.as_object(), b.as_object()) else { return Vec::new() };
-    let mut differences = Vec::new();
-    for (key, value) in in_a {
-        let Some(other) = in_b.get(key).filter(|&other| other != value) else { continue };
-        if value.is_object() {
-            let inner = config_differences(value, other).into_iter();
-            differences.extend(inner.map(|(leaf, a, b)| (format!("{key}.{leaf}"), a, b)));
-        } else {
-            differences.push((key.clone(), value.to_string(), other.to_string()));
-        }
-    }
-    differences
 }
 
 /// `nvmx verify`.

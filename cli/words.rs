@@ -132,7 +132,8 @@ order of the names, and the column `trace` has the name without the ending. docs
     Query(QueryArgs),
     /// Find the first event in which two traces differ
     #[command(after_help = "Examples:
-  nvmx diff a.nvmx b.nvmx       exit status 0 when their events are equal, 1 when not")]
+  nvmx diff a.nvmx b.nvmx       exit status 0 when their events are equal, 1 when not
+  nvmx diff -c 20 a.nvmx b.nvmx with the 20 events before the first that differs")]
     Diff(DiffArgs),
     /// Hold a trace to limits: a gate for CI
     #[command(after_help = "Examples:
@@ -563,6 +564,12 @@ pub struct DiffArgs {
     /// The other
     #[arg(value_name = "B")]
     pub b: PathBuf,
+    /// Equal events to show before the first that differs
+    #[arg(short, long, value_name = "N", default_value_t = 3)]
+    pub context: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]

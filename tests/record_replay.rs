@@ -115,6 +115,56 @@ fn different_policies_differ_and_diff_says_where() {
     for says in ["configuration: policy.preset", "differs in", "flush"] {
         assert!(diff.contains(says), "'{says}' is not in: {diff}");
     }
+    let json = nvmx(&["diff", "--json", word(&a), word(&b)]).expect(1).json();
+    assert_eq!(json["configuration"]["policy.preset"], serde_json::json!({ "a": "kvm-2011", "b": "mapped" }));
+    let first = json["first"]["event"].as_u64().unwrap();
+    assert!(diff.contains(&format!("event {first} differs in {}", json["first"]["field"].as_str().unwrap())));
+    for key in ["a", "b"] {
+        assert_eq!(json["first"][key]["event"], first);
+    }
+}
+
+/// The same guest but for one mistake at the end: the events before it are shown, and are in both.
+#[test]
+fn diff_shows_the_way_to_the_first_difference() {
+    let folder = folder("diff-context");
+    let a = record(&folder, "a.nvmx", "witness", "--policy kvm-2018");
+    let b = record(&folder, "b.nvmx", "witness", "--policy kvm-2018 --fault vpid-leaked");
+    let diff = nvmx(&["diff", "-c", "5", word(&a), word(&b)]).expect(1).out;
+    let first = nvmx(&["diff", "--json", word(&a), word(&b)]).expect(1).json()["first"]["event"].as_u64().unwrap();
+    assert!(first > 5);
+    let lines = |trace| {
+        let from = (first - 5).to_string();
+        nvmx(&["dump", "--from", &from, "--count", "5", word(trace)]).expect(0).out
+    };
+    assert_eq!(lines(&a), lines(&b));
+    let shown: String = lines(&a).lines().map(|line| format!("  {line}\n")).collect();
+    assert!(diff.contains(&format!("{shown}event {first} differs")), "{diff}");
+}
+
+/// The one L1 moves data for its L2 by port I/O, and the other has flushes.
+#[test]
+fn diff_says_of_which_exits_there_are_more() {
+    let folder = folder("diff-exits");
+    let a = record(&folder, "a.nvmx", "demo", "");
+    let b = record(&folder, "b.nvmx", "flush-storm", "");
+    let exits = nvmx(&["diff", "--json", word(&a), word(&b)]).expect(1).json()["exits"].clone();
+    let exits = exits.as_array().unwrap();
+    assert!(exits.iter().any(|exit| exit["reason"] == "IO_INSTRUCTION" && exit["a"].as_u64() > exit["b"].as_u64()));
+    assert!(exits.iter().any(|exit| exit["reason"] == "INVEPT" && exit["a"].as_u64() < exit["b"].as_u64()));
+    for (trace, key) in [(&a, "a"), (&b, "b")] {
+        let sql = "SELECT level, reason, handled_by, COUNT(*) AS n FROM exits GROUP BY level, reason, handled_by";
+        let rows = nvmx(&["query", word(trace), sql, "--format", "json"]).expect(0).out;
+        let rows: Vec<serde_json::Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+        for exit in exits {
+            let same =
+                |row: &&serde_json::Value| ["level", "reason", "handled_by"].iter().all(|key| row[*key] == exit[*key]);
+            let counted = rows.iter().find(same).map_or(0, |row| row["n"].as_u64().unwrap());
+            assert_eq!(exit[key], counted, "{exit}");
+        }
+    }
+    let text = nvmx(&["diff", word(&a), word(&b)]).expect(1).out;
+    assert!(text.contains("\n  L1 INVEPT by L0 "), "{text}");
 }
 
 #[test]
