@@ -72,6 +72,7 @@ fn policy(args: &PolicyArgs) -> Policy {
         root_load: args.root_load.unwrap_or(preset.root_load),
         apic_access_flush: args.apic_access_flush.unwrap_or(preset.apic_access_flush),
         pool: args.pool.unwrap_or(preset.pool),
+        pool_recycle: args.pool_recycle.unwrap_or(preset.pool_recycle),
         vmcs02_writes: args.vmcs02_writes.unwrap_or(preset.vmcs02_writes),
         shadowing: args.shadowing.unwrap_or(preset.shadowing),
     }
@@ -82,7 +83,7 @@ mod tests {
     use super::super::words::{Cli, Command};
     use super::*;
     use clap::Parser;
-    use hv_defs::policy::{Tags, TransitionFlush};
+    use hv_defs::policy::{PoolRecycle, Tags, TransitionFlush};
 
     fn parsed(line: &str) -> Config {
         match Cli::try_parse_from(line.split(' ')).expect("a right command line").command {
@@ -104,6 +105,7 @@ mod tests {
             "nvmx run demo --policy kvm-2015 --apic-access-flush false",
             Policy { apic_access_flush: false, ..preset("kvm-2015") },
         );
+        check("nvmx run demo --pool-recycle fifo", Policy { pool_recycle: PoolRecycle::Fifo, ..preset("mapped") });
         check(
             "nvmx run demo --transition-flush always",
             Policy { transition_flush: TransitionFlush::Always, ..preset("mapped") },

@@ -186,12 +186,13 @@ fn guest(config: &Config) -> String {
 fn policy_line(config: &Config) -> String {
     let policy = &config.policy;
     format!(
-        "{}: vpid {}, transition flush {}, root load {}, pool {}, vmcs02 writes {}, shadowing {}{}",
+        "{}: vpid {}, transition flush {}, root load {}, pool {} ({}), vmcs02 writes {}, shadowing {}{}",
         policy.name().unwrap_or("of your own"),
         policy.tags,
         policy.transition_flush,
         policy.root_load,
         policy.pool,
+        policy.pool_recycle,
         policy.vmcs02_writes,
         policy.shadowing,
         if policy.apic_access_flush { ", APIC-access flush" } else { "" }
@@ -228,6 +229,7 @@ pub fn config_json(config: &Config) -> serde_json::Value {
             "root_load": policy.root_load.name(),
             "apic_access_flush": policy.apic_access_flush,
             "pool": policy.pool,
+            "pool_recycle": policy.pool_recycle.name(),
             "vmcs02_writes": policy.vmcs02_writes.name(),
             "shadowing": policy.shadowing.name(),
         },

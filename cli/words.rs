@@ -4,7 +4,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use hv_defs::config::{Log, Source};
 use hv_defs::event::Kind;
-use hv_defs::policy::{PRESETS, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
+use hv_defs::policy::{PRESETS, PoolRecycle, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
 use replayer::gdb::Address;
 use std::num::NonZero;
@@ -79,6 +79,7 @@ used isa-debug-exit, with which status.")]
     #[command(after_help = "Examples:
   nvmx record demo -o demo.nvmx
   nvmx record pool-thrash --policy mapped --pool 4 -o pool4.nvmx
+  nvmx record pool-thrash:ABCABCaABC --pool 2 --pool-recycle fifo -o own.nvmx    in an order of your own
   nvmx record flush-storm --policy kvm-2015 --log exits -o storm.nvmx
   nvmx record demo --log l0 -o l0.nvmx                  for `nvmx replay --l0`
   nvmx record --kernel vmlinuz --initrd initrd.img --store images -o linux.nvmx    the images go to a store
@@ -339,6 +340,9 @@ pub struct PolicyArgs {
     /// Slots in the vmcs02 pool of each vCPU
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub pool: Option<u16>,
+    /// Whose vmcs02 is taken when all slots are in use
+    #[arg(long, value_name = "RULE", value_parser = word(PoolRecycle::ALL, PoolRecycle::name))]
+    pub pool_recycle: Option<PoolRecycle>,
     /// Which VPIDs L1 and its L2s run under
     #[arg(long, value_name = "TAGS", value_parser = word(Tags::ALL, Tags::name))]
     pub vpid: Option<Tags>,

@@ -54,7 +54,7 @@ pub enum MachineError {
     #[error("cannot assemble the built-in guest '{name}': {source}")]
     Assemble {
         /// The guest.
-        name: &'static str,
+        name: String,
         /// Why.
         source: iced_x86::IcedError,
     },
@@ -623,14 +623,14 @@ fn check(config: &Config) -> Result<(), MachineError> {
 fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
     match &config.guest {
         Guest::BuiltIn(name) => {
-            let Some(guest) = guests::by_name(name) else {
+            let Some(guest) = guests::load(name) else {
                 let known = guests::list().iter().map(|guest| guest.name).collect();
                 return Err(MachineError::UnknownGuest { name: name.clone(), known });
             };
             if config.memory < guests::MEMORY {
                 return Err(MachineError::Memory { needed: guests::MEMORY, got: config.memory });
             }
-            guest.load().map_err(|source| MachineError::Assemble { name: guest.name, source })
+            guest.map_err(|source| MachineError::Assemble { name: name.clone(), source })
         }
         Guest::Kernel { name, append } => {
             let image = |kind| images.iter().find(|image| image.kind == kind);

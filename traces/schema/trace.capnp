@@ -70,6 +70,7 @@ struct Policy {                 # Words as on the command line.
   pool @4 :UInt16;
   vmcs02Writes @5 :Text;
   shadowing @6 :Text;
+  poolRecycle @7 :Text;         # None for `lru`.
 }
 
 struct Block {

@@ -13,7 +13,7 @@ pub(crate) use capnp::Word;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions, ScratchSpaceHeapAllocator};
 use capnp::serialize;
 use hv_defs::config::{Backend, Clock, Config, Guest, ImageKind, Log, Origin};
-use hv_defs::policy::{Policy, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
+use hv_defs::policy::{Policy, PoolRecycle, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
 use std::sync::Arc;
 
@@ -160,13 +160,18 @@ fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
     out.set_vcpus(*vcpus);
     out.set_pcpus(*pcpus);
     out.set_backend(backend.name());
-    let Policy { tags, transition_flush, root_load, apic_access_flush, pool, vmcs02_writes, shadowing } = policy;
+    let Policy { tags, transition_flush, root_load, apic_access_flush, pool, pool_recycle, vmcs02_writes, shadowing } =
+        policy;
     let mut rules = out.reborrow().init_policy();
     rules.set_tags(tags.name());
     rules.set_transition_flush(transition_flush.name());
     rules.set_root_load(root_load.name());
     rules.set_apic_access_flush(*apic_access_flush);
     rules.set_pool(*pool);
+    // So a file of the usual rule is one of any program that reads this format.
+    if *pool_recycle != PoolRecycle::Lru {
+        rules.set_pool_recycle(pool_recycle.name());
+    }
     rules.set_vmcs02_writes(vmcs02_writes.name());
     rules.set_shadowing(shadowing.name());
     out.set_tlb_entries(*tlb_entries);
@@ -244,6 +249,10 @@ fn read_config(config: schema::config::Reader<'_>) -> Result<Config, Wrong> {
         root_load: word(rules.get_root_load(), RootLoad::by_name, "root load policy")?,
         apic_access_flush: rules.get_apic_access_flush(),
         pool: rules.get_pool(),
+        pool_recycle: match rules.has_pool_recycle() {
+            true => word(rules.get_pool_recycle(), PoolRecycle::by_name, "rule for the pool")?,
+            false => PoolRecycle::Lru,
+        },
         vmcs02_writes: word(rules.get_vmcs02_writes(), Vmcs02Writes::by_name, "vmcs02 write policy")?,
         shadowing: word(rules.get_shadowing(), Shadowing::by_name, "shadowing policy")?,
     };

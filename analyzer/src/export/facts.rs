@@ -89,6 +89,9 @@ facts! {
         Some(of.config?.policy.apic_access_flush)
     };
     "pool" Number: "The policy's rule: slots in each vCPU's vmcs02 pool.", |of| Some(of.config?.policy.pool.into());
+    "pool_recycle" Text: "The policy's rule: whose vmcs02 is taken when all slots are in use.", |of| {
+        Some(of.config?.policy.pool_recycle.name().into())
+    };
     "vmcs02_writes" Text: "The policy's rule: which fields of vmcs02 are written at a nested entry.", |of| {
         Some(of.config?.policy.vmcs02_writes.name().into())
     };

@@ -2,7 +2,7 @@
 
 use super::exits::flush_cost;
 use super::sites::{self, LevelRow, SiteRow, TagRow};
-use super::tally::Top;
+use super::tally::{Tally, Top};
 use crate::judge::{Judged, Rule, Verdict};
 use hv_defs::cost::Costs;
 use hv_defs::event::{Actor, Cause, Event, FlushKind};
@@ -71,6 +71,13 @@ impl Flushes {
     /// Modelled cycles of the flushes with this verdict and their refills.
     pub fn cycles(&self, verdict: Verdict) -> u64 {
         self.rows.iter().filter(|row| row.verdict == verdict).map(|row| row.cycles + row.refill_cycles).sum()
+    }
+
+    /// What the verdicts rest on, as [`Tally::judged_by`] says it; `None` without any.
+    pub fn judged_by(&self) -> Option<&'static str> {
+        let mut all = Tally::default();
+        self.levels.iter().for_each(|row| all.and(&row.tally));
+        (!self.levels.is_empty()).then(|| all.judged_by())
     }
 
     /// TLB entries dropped in all.

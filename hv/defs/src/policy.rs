@@ -89,6 +89,16 @@ words! {
 }
 
 words! {
+    /// Whose vmcs02 a pool without a free slot takes for another vmcs12.
+    PoolRecycle {
+        /// That of the vmcs12 that was entered least recently.
+        Lru = "lru",
+        /// That of the vmcs12 that came first.
+        Fifo = "fifo",
+    }
+}
+
+words! {
     /// Which fields of vmcs02 are written at a nested entry.
     Vmcs02Writes {
         /// All of them.
@@ -123,6 +133,8 @@ pub struct Policy {
     pub apic_access_flush: bool,
     /// Slots in the vmcs02 pool of each vCPU, at least 1.
     pub pool: u16,
+    /// Whose slot is taken when all are in use.
+    pub pool_recycle: PoolRecycle,
     /// Which fields of vmcs02 are written at a nested entry.
     pub vmcs02_writes: Vmcs02Writes,
     /// How VMCS shadowing is offered to L1.
@@ -146,6 +158,7 @@ const KVM_2011: Policy = Policy {
     root_load: RootLoad::Flush,
     apic_access_flush: false,
     pool: 1,
+    pool_recycle: PoolRecycle::Lru,
     vmcs02_writes: Vmcs02Writes::All,
     shadowing: Shadowing::Off,
 };
@@ -161,6 +174,7 @@ const MAPPED: Policy = Policy {
     root_load: RootLoad::Cached,
     apic_access_flush: false,
     pool: 8,
+    pool_recycle: PoolRecycle::Lru,
     vmcs02_writes: Vmcs02Writes::Dirty,
     shadowing: Shadowing::Off,
 };

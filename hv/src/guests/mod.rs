@@ -67,7 +67,7 @@ pub const fn list() -> &'static [BuiltIn] {
         },
         BuiltIn {
             name: "pool-thrash",
-            about: "six vmcs12s entered in an order whose pool misses are known at every size",
+            about: "six vmcs12s entered in an order whose pool misses are known; pool-thrash:ABCABa is in your own",
             build: pool_thrash::build,
         },
         BuiltIn {
@@ -86,6 +86,21 @@ pub const fn list() -> &'static [BuiltIn] {
             build: witness::build,
         },
     ]
+}
+
+/// What stands before the order in the name of a `pool-thrash` with an order of one's own.
+const ORDERED: &str = "pool-thrash:";
+
+/// The guest of that name, assembled: one of [`list`], or `pool-thrash:ORDER`, which enters up to 16 vmcs12s, `A` to `P`, in
+/// that order and gives up those of small letters. `None` when there is none.
+///
+/// # Errors
+/// As [`BuiltIn::load`].
+pub fn load(name: &str) -> Option<Result<Loaded, IcedError>> {
+    match name.strip_prefix(ORDERED) {
+        Some(order) => pool_thrash::build_in(order),
+        None => by_name(name).map(BuiltIn::load),
+    }
 }
 
 /// The guest of that name.

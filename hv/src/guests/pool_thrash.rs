@@ -31,6 +31,9 @@
 //! | 2 | 14 | 2 | 29 |
 //! | 4 | 24 | 4 | 17 |
 //! | 8 | 39 | 6 | 0 |
+//!
+//! `pool-thrash:ORDER` is the same in an order of one's own, of up to 16 vmcs12s, all in one phase; a small letter executes
+//! VMCLEAR of its vmcs12, so that it is entered by VMLAUNCH next.
 
 use super::l2::L2;
 use super::vmx::{Hypervisor, memory, vmcs as region};
@@ -45,17 +48,39 @@ const VMCSS: u64 = 6;
 /// The phases, as the letters of the vmcs12s.
 const PHASES: [&str; 5] = ["ABCDEFABCDEF", "AAAA", "ABABABAB", "ABCABCABC", "FEDCBAABCDEF"];
 
+/// VMCSs that an order of one's own may name.
+const MOST_VMCSS: u64 = 16;
+/// Letters that it may have.
+const LONGEST: usize = 2000;
+
 pub(super) fn build() -> Result<Loaded, IcedError> {
+    assemble(&PHASES, VMCSS)
+}
+
+/// The guest with an order of one's own, of the letters `A` to `P`; `a` to `p` execute VMCLEAR of that vmcs12. `None` if that
+/// is no order, or one of more than 2000 letters.
+pub(super) fn build_in(order: &str) -> Option<Result<Loaded, IcedError>> {
+    let last = order.bytes().map(|letter| letter.to_ascii_uppercase()).max()?;
+    let letters = order.len() <= LONGEST && order.bytes().all(|letter| letter.is_ascii_alphabetic());
+    let vmcss = u64::from(last.saturating_sub(b'A')) + 1;
+    (letters && vmcss <= MOST_VMCSS).then(|| assemble(&[order], vmcss))
+}
+
+fn assemble(phases: &[&str], vmcss: u64) -> Result<Loaded, IcedError> {
     let mut l1 = Hypervisor::new("pool-thrash", EptVpidCap::empty())?;
     l1.place(memory(0), l2_image()?);
     l1.ept(0, memory(0))?;
-    for number in 0..VMCSS {
+    for number in 0..vmcss {
         l1.vmcs(number, 0, number as u16 + 1)?;
     }
-    for (mark, phase) in (1..).zip(PHASES) {
+    for (mark, phase) in (1..).zip(phases) {
         l1.mark(mark)?;
         for letter in phase.bytes() {
-            let number = u64::from(letter - b'A');
+            let number = u64::from(letter.to_ascii_uppercase() - b'A');
+            if letter.is_ascii_lowercase() {
+                l1.give_up(number)?;
+                continue;
+            }
             l1.mov(eax, region(number) as u32)?;
             l1.load_rax()?;
             l1.run_until(number, Reason::VMCALL)?;
@@ -63,8 +88,8 @@ pub(super) fn build() -> Result<Loaded, IcedError> {
         }
         l1.print(&format!("pool-thrash: {phase}\n"))?;
     }
-    l1.mark(PHASES.len() as u32 + 1)?;
-    l1.turn_off(VMCSS)?;
+    l1.mark(phases.len() as u32 + 1)?;
+    l1.turn_off(vmcss)?;
     l1.print("pool-thrash: done\n")?;
     l1.exit(0)?;
     l1.finish()

@@ -355,6 +355,15 @@ impl Hypervisor {
         self.jbe(failed)
     }
 
+    /// VMCLEAR of one VMCS, whose L2 starts with VMLAUNCH next.
+    pub(super) fn give_up(&mut self, number: u64) -> Asm {
+        let failed = self.failed;
+        self.mov(qword_ptr(registers(number) + LAUNCHED as u64), 0)?;
+        self.mov(qword_ptr(POINTER), vmcs(number) as i32)?;
+        self.vmclear(qword_ptr(POINTER))?;
+        self.jbe(failed)
+    }
+
     /// Enters VMX operation again. The first `count` L2s start with VMLAUNCH.
     pub(super) fn turn_on_again(&mut self, count: u64) -> Asm {
         let failed = self.failed;

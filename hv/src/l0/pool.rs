@@ -1,5 +1,5 @@
-//! The vmcs02 pool: the vmcs02s that a vCPU used last, each for one vmcs12, found by its address. Least recently used
-//! is recycled.
+//! The vmcs02 pool: the vmcs02s that a vCPU used last, each for one vmcs12, found by its address. What was used least
+//! recently is recycled, or what came first.
 
 use super::apicv::X2apicBits;
 use super::fields::FieldSet;
@@ -8,6 +8,7 @@ use super::shadow02::Shadow02;
 use crate::vmcs::Vmcs;
 use hv_defs::addr::{Gpa, Hpa};
 use hv_defs::event::PoolOp;
+use hv_defs::policy::PoolRecycle;
 use hv_defs::vmcs::COUNT;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,7 @@ pub(super) struct Slot {
     pub(super) x2apic: Option<Box<X2apicBits>>,
     /// What it takes for VMCS shadowing, once L1 has asked for that.
     pub(super) shadow: Option<Box<Shadow02>>,
+    /// When it was taken, or under [`PoolRecycle::Lru`] used, last.
     used: u64,
     /// What vmcs12 held when it was last current.
     source: Box<Vmcs>,
@@ -52,8 +54,13 @@ impl Pool {
     }
 
     /// Chooses a slot for a vmcs12: its own, a free one, the `new` one (its VMCS and its page for an MSR bitmap of all
-    /// ones), or that of another.
-    pub(super) fn take(&mut self, vmcs12: Gpa, new: Option<(usize, Hpa)>) -> Option<(PoolOp, usize)> {
+    /// ones), or that of another, by the rule.
+    pub(super) fn take(
+        &mut self,
+        vmcs12: Gpa,
+        new: Option<(usize, Hpa)>,
+        rule: PoolRecycle,
+    ) -> Option<(PoolOp, usize)> {
         self.uses += 1;
         let (op, number) = if let Some(number) = self.find(vmcs12) {
             (PoolOp::Hit, number)
@@ -78,7 +85,9 @@ impl Pool {
             (PoolOp::Recycle, oldest)
         };
         let slot = &mut self.slots[number];
-        slot.used = self.uses;
+        if op != PoolOp::Hit || rule == PoolRecycle::Lru {
+            slot.used = self.uses;
+        }
         slot.vmcs12 = Some(vmcs12);
         if op != PoolOp::Hit {
             slot.pending = FieldSet::ALL;
@@ -121,6 +130,10 @@ mod tests {
 
     /// Runs a sequence of vmcs12s through a pool of a size and compares what each found: h, m or r, and the slot.
     fn check(size: usize, sequence: &str, expected: &str) {
+        check_by(PoolRecycle::Lru, size, sequence, expected);
+    }
+
+    fn check_by(rule: PoolRecycle, size: usize, sequence: &str, expected: &str) {
         let (mut pool, mut saved) = (Pool::default(), 0);
         let got: Vec<String> = sequence
             .bytes()
@@ -130,7 +143,7 @@ mod tests {
                     saved += 1;
                     (saved, Hpa(0))
                 });
-                let (op, slot) = pool.take(vmcs12, new).unwrap();
+                let (op, slot) = pool.take(vmcs12, new, rule).unwrap();
                 format!("{}{slot}", &op.name()[..1])
             })
             .collect();
@@ -148,11 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn what_came_first_goes_first() {
+        let check = |size, sequence, expected| check_by(PoolRecycle::Fifo, size, sequence, expected);
+        check(2, "abacab", "m0 m1 h0 r0 r1 r0");
+        check(3, "abcadab", "m0 m1 m2 h0 r0 r1 r2");
+    }
+
+    #[test]
     fn a_slot_remembers_what_has_not_reached_it() {
         let mut pool = Pool::default();
         let mut values = Vmcs::default();
         assert_eq!(pool.differing(Gpa(0x1000), &values), FieldSet::ALL);
-        pool.take(Gpa(0x1000), Some((1, Hpa(0))));
+        pool.take(Gpa(0x1000), Some((1, Hpa(0))), PoolRecycle::Lru);
         pool.remember(Gpa(0x1000), &values, FieldSet::EMPTY.with_row(3));
         values.set_row(7, 1);
         assert_eq!(pool.differing(Gpa(0x1000), &values), FieldSet::EMPTY.with_row(3).with_row(7));

@@ -33,7 +33,7 @@ use hv::world::Log;
 use hv_defs::addr::Hpa;
 use hv_defs::config::{self, Config, Guest};
 use hv_defs::event::{Event, StopKind, What};
-use hv_defs::policy::{PRESETS, Policy, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
+use hv_defs::policy::{PRESETS, Policy, PoolRecycle, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
 use layout::{DRIVER, GDT, IDT, PML4, RAM, STACK, TSS};
 use std::collections::BTreeMap;
@@ -90,6 +90,7 @@ fn configuration(dice: &mut Dice, seed: u64, honest: bool) -> Config {
             root_load: dice.pick(RootLoad::ALL),
             apic_access_flush: dice.once_in(2),
             pool: dice.pick(&[1, 2, 3, 8]),
+            pool_recycle: dice.pick(PoolRecycle::ALL),
             vmcs02_writes: dice.pick(Vmcs02Writes::ALL),
             ..Policy::default()
         }

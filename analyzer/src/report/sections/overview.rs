@@ -62,6 +62,9 @@ pub(super) fn overview(of: &Findings) -> Option<Section> {
         };
         facts.push((name, Cell::count(count).toned(tone)));
     }
+    if let Some(ground) = of.flushes.judged_by().filter(|_| !verdicts.is_empty()) {
+        facts.push(("flushes judged by", Cell::text(ground)));
+    }
     let missed: u64 = of.pools.iter().map(PoolFinding::missed).sum();
     let requests: u64 = of.pools.iter().map(|pool| pool.curve.requests).sum();
     if requests > 0 {

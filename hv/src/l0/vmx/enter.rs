@@ -136,7 +136,7 @@ impl<S: Silicon> Cx<'_, S> {
                 Some((self.vcpu.saved.len() - 1, bitmap))
             }
         };
-        let (op, slot) = self.vcpu.pool.take(vmcs12, new)?;
+        let (op, slot) = self.vcpu.pool.take(vmcs12, new, self.shared.policy.pool_recycle)?;
         let saved = self.vcpu.pool.slots[slot].saved;
         if op != PoolOp::Hit {
             self.vcpu.saved[saved].forget();
