@@ -146,6 +146,7 @@ pub fn failure(path: &Path, error: Error) -> Failure {
         Error::ImageMissing { .. } => {
             Failure::new(Status::Usage, what, error, "name the store that has them by --store")
         }
+        Error::Image(source) => unreadable(path, source),
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "replay it with the nvmx that recorded it"),
         Error::NoAnswers(_) => Failure::new(Status::Usage, what, error, "record it again with `nvmx record --log l0`"),
         Error::Trace { event, source } => {

@@ -44,6 +44,7 @@ fn failure(what: impl std::fmt::Display, error: StoreError) -> Failure {
         StoreError::Image { .. } => (Status::Usage, "name another store that has them by --store or NVMX_STORE"),
         StoreError::Missing { .. } => (Status::Usage, "`nvmx store list` says what is there"),
         StoreError::Damaged { .. } => (Status::No, "to record with the same image again mends it"),
+        StoreError::Trace { .. } => (Status::No, "`nvmx verify` says what is whole"),
         StoreError::Read { .. } => (Status::Usage, "name a store that can be read"),
         StoreError::Write { source, .. } if full.contains(&source.kind()) => {
             (Status::Failed, "make room and try again")
@@ -56,7 +57,7 @@ fn failure(what: impl std::fmt::Display, error: StoreError) -> Failure {
 /// Where a trace's image is, as `nvmx info` has it: a word, and a text.
 pub fn place(reader: &Reader, image: &Image, asked: &StoreArgs) -> (&'static str, String) {
     if !image.elsewhere {
-        return ("trace", image.bytes.as_ref().map_or("in the trace".into(), |held| bytes(held.len() as u64)));
+        return ("trace", image.bytes.as_ref().map_or("in the trace".into(), |held| bytes(held.len())));
     }
     let store = match needed(reader, asked) {
         Ok(Some(store)) => store,

@@ -56,6 +56,9 @@ pub enum Error {
         /// Its file name.
         name: String,
     },
+    /// An image of a trace is not what it was.
+    #[error(transparent)]
+    Image(traces::Error),
     /// The machine could not be built.
     #[error("cannot build the machine: {0}")]
     Machine(#[from] MachineError),
@@ -98,7 +101,11 @@ pub fn machine(config: &Config, images: &[Image]) -> Result<Machine, Error> {
 
 fn with_bytes(images: &[Image]) -> Result<Vec<hv::machine::Image>, Error> {
     let images = images.iter().map(|image| match &image.bytes {
-        Some(bytes) => Ok(hv::machine::Image { kind: image.kind, name: image.name.clone(), bytes: bytes.clone() }),
+        Some(bytes) => Ok(hv::machine::Image {
+            kind: image.kind,
+            name: image.name.clone(),
+            bytes: bytes.get().map_err(Error::Image)?,
+        }),
         None => Err(Error::ImageMissing { kind: image.kind, name: image.name.clone() }),
     });
     images.collect()

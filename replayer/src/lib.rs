@@ -42,6 +42,9 @@ pub enum Error {
         /// Its file name.
         name: String,
     },
+    /// An image in the trace is not what it was.
+    #[error(transparent)]
+    Image(traces::Error),
     /// The machine that the header describes could not be built.
     #[error("cannot build the machine: {0}")]
     Machine(#[from] MachineError),
@@ -145,7 +148,7 @@ fn images(header: &Header) -> Result<Vec<hv::machine::Image>, Error> {
         images.push(hv::machine::Image {
             kind: image.kind,
             name: image.name.clone(),
-            bytes: image.bytes.clone().ok_or_else(missing)?,
+            bytes: image.bytes.as_ref().ok_or_else(missing)?.get().map_err(Error::Image)?,
         });
     }
     Ok(images)

@@ -32,6 +32,9 @@ pub(crate) const MAX_HEADER_RATIO: u64 = 16;
 /// "Blocks". A message that claims more is refused before memory is taken for it.
 const MAX_ZSTD_RATIO: usize = 1 << 15;
 
+/// What is wrong with a frame whose bytes are others than were stored.
+pub(crate) const BAD_CHECKSUM: &str = "its bytes do not match their checksum";
+
 pub(crate) const BLOCK_TAG: [u8; 4] = *b"EVTS";
 
 /// What a frame holds.
@@ -202,7 +205,7 @@ fn resize(words: &mut Vec<Word>, length: usize) {
 }
 
 fn check(head: &Head, stored: &[u8]) -> Result<(), String> {
-    if crc32fast::hash(stored) == head.crc { Ok(()) } else { Err("its bytes do not match their checksum".into()) }
+    if crc32fast::hash(stored) == head.crc { Ok(()) } else { Err(BAD_CHECKSUM.into()) }
 }
 
 /// The message in `stored`, as aligned words; or what is wrong with it.

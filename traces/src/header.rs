@@ -1,5 +1,6 @@
 //! The header: all that, with the inputs among the events, decides the run that a trace tells of.
 
+use crate::image::ImageBytes;
 use crate::store::{Hash, Store, StoreError};
 use hv_defs::config::{Clock, Config, ImageKind, Origin};
 use sha2::{Digest as _, Sha256};
@@ -40,8 +41,8 @@ pub struct Image {
     pub name: String,
     /// SHA-256 of its bytes.
     pub hash: [u8; 32],
-    /// Its bytes, shared and not copied; `None` when they are not at hand.
-    pub bytes: Option<Arc<[u8]>>,
+    /// Its bytes; `None` when they are not at hand.
+    pub bytes: Option<ImageBytes>,
     /// Whether its bytes are kept elsewhere, as in a [`Store`](crate::Store), and not in the trace.
     pub elsewhere: bool,
 }
@@ -49,8 +50,8 @@ pub struct Image {
 impl Image {
     /// The image of these bytes, to be kept in the trace.
     pub fn new(kind: ImageKind, name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) -> Self {
-        let bytes = bytes.into();
-        Self { kind, name: name.into(), hash: sha256(&bytes), bytes: Some(bytes), elsewhere: false }
+        let bytes: Arc<[u8]> = bytes.into();
+        Self { kind, name: name.into(), hash: sha256(&bytes), bytes: Some(bytes.into()), elsewhere: false }
     }
 }
 

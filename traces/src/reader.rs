@@ -4,6 +4,7 @@ use crate::block::{Block, Message, Order, Refused, Rows, Stored};
 use crate::error::Error;
 use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
+use crate::image;
 use crate::seek;
 use crate::source::Source;
 use crate::store::{Store, StoreError};
@@ -28,7 +29,7 @@ pub struct BlockInfo {
 /// An open trace. It holds the index and a few decoded blocks, whatever the size of the file; threads may share it.
 #[derive(Debug)]
 pub struct Reader {
-    source: Source,
+    source: Arc<Source>,
     header: Header,
     blocks: Vec<BlockInfo>,
     counts: Option<Vec<(String, Vec<u32>)>>,
@@ -98,15 +99,15 @@ impl Reader {
     /// The file cannot be read, is no trace, is of a newer major version, or its header is damaged or cut short. Damage
     /// behind the header is met when what is damaged is read; a missing end is no error: see [`Reader::truncated`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::new(Source::open(path.as_ref())?)
+        Self::new(Source::open(path.as_ref())?.into())
     }
 
     /// Opens a trace that is in memory, as [`Reader::open`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, Error> {
-        Self::new(Source::from_bytes(bytes))
+        Self::new(Source::from_bytes(bytes).into())
     }
 
-    fn new(source: Source) -> Result<Self, Error> {
+    fn new(source: Arc<Source>) -> Result<Self, Error> {
         let (header, start) = read_header(&source)?;
         let end = whole_end(&source, start)?;
         let (blocks, counts, truncated) = match end {
@@ -293,6 +294,11 @@ impl Reader {
         self.counts.is_some()
     }
 
+    /// Reads the images that are in the trace, to see that it can be done.
+    pub(crate) fn check_images(&self) -> Result<(), Error> {
+        self.header.images.iter().filter_map(|image| image.bytes.as_ref()).try_for_each(|bytes| bytes.get().map(drop))
+    }
+
     /// Reads a block whole and makes every event of it, to see that it can be done.
     pub(crate) fn check_block(&self, number: usize) -> Result<(), Error> {
         let block = self.decoded(number)?;
@@ -427,7 +433,7 @@ impl Iterator for Events<'_> {
 // --- What the reader and `verify` share ---
 
 /// The header, and where the first frame behind it begins.
-pub(crate) fn read_header(source: &Source) -> Result<(Header, u64), Error> {
+pub(crate) fn read_header(source: &Arc<Source>) -> Result<(Header, u64), Error> {
     let prologue = source.take(0, source.len().min(PROLOGUE as u64) as usize)?;
     let version = frame::read_prologue(&prologue)?;
     if !source.has(PROLOGUE as u64, HEAD as u64) {
@@ -439,11 +445,7 @@ pub(crate) fn read_header(source: &Source) -> Result<(Header, u64), Error> {
     if !source.has(start, head.stored.into()) {
         return Err(Error::HeaderCut);
     }
-    let stored = source.take(start, head.stored as usize)?;
-    let words = frame::unpack(&head, &stored).map_err(Error::Header)?;
-    // With large images, each copy counts.
-    drop(stored);
-    Ok((wire::read_header(&words, version).map_err(Error::Header)?, start + u64::from(head.stored)))
+    Ok((image::read_header(source, &head, version)?, start + u64::from(head.stored)))
 }
 
 /// The frame head at `offset`; `None` where there is no sound one.

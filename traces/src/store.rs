@@ -19,7 +19,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -124,6 +123,16 @@ pub enum StoreError {
         /// What the store says.
         source: Box<StoreError>,
     },
+    /// A trace's image is in it, and cannot be read.
+    #[error("cannot read the bytes of {kind} '{name}': {source}")]
+    Trace {
+        /// What it is.
+        kind: ImageKind,
+        /// Its file name.
+        name: String,
+        /// Why.
+        source: Box<crate::Error>,
+    },
     /// A trace's image is not in it, and no store was named.
     #[error("the bytes of {kind} '{name}', sha256 {hash}, are not in the trace")]
     Elsewhere {
@@ -206,7 +215,9 @@ impl Store {
     /// as it is.
     pub fn put_image(&self, image: &mut Image) -> Result<(), StoreError> {
         if let Some(bytes) = &image.bytes {
-            self.put_as(Hash(image.hash), bytes)?;
+            let failed =
+                |source| StoreError::Trace { kind: image.kind, name: image.name.clone(), source: Box::new(source) };
+            self.put_as(Hash(image.hash), &bytes.get().map_err(failed)?)?;
             image.elsewhere = true;
         }
         Ok(())
@@ -278,7 +289,7 @@ impl Store {
     /// As [`Store::get`].
     pub fn get_image(&self, image: &mut Image) -> Result<(), StoreError> {
         if image.bytes.is_none() {
-            image.bytes = Some(Arc::from(self.get(Hash(image.hash))?));
+            image.bytes = Some(self.get(Hash(image.hash))?.into());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use hv_defs::event::{Event, Stamp, What};
 use std::fmt;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A part of a trace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +66,7 @@ pub fn verify(path: impl AsRef<Path>) -> Result<Verified, Error> {
 
 /// As [`verify`], of a trace that is open.
 pub fn check(reader: &Reader) -> Result<Verified, Error> {
+    reader.check_images()?;
     let mut verified = Verified { blocks: reader.blocks().len(), truncated: reader.truncated(), ..Verified::default() };
     for number in 0..reader.blocks().len() {
         let info = reader.blocks()[number];
@@ -101,16 +103,19 @@ pub struct Salvaged {
 /// # Errors
 /// The trace's header cannot be read, so that nothing can be made of the rest; or the output cannot be written.
 pub fn salvage(path: impl AsRef<Path>, out: impl Write) -> Result<Salvaged, Error> {
-    salvage_source(&Source::open(path.as_ref())?, out)
+    salvage_source(&Source::open(path.as_ref())?.into(), out)
 }
 
 /// As [`salvage`], of a trace that is in memory.
 pub fn salvage_bytes(bytes: Vec<u8>, out: impl Write) -> Result<Salvaged, Error> {
-    salvage_source(&Source::from_bytes(bytes), out)
+    salvage_source(&Source::from_bytes(bytes).into(), out)
 }
 
-fn salvage_source(source: &Source, out: impl Write) -> Result<Salvaged, Error> {
+fn salvage_source(source: &Arc<Source>, out: impl Write) -> Result<Salvaged, Error> {
     let (header, start) = reader::read_header(source)?;
+    for bytes in header.images.iter().filter_map(|image| image.bytes.as_ref()) {
+        bytes.get()?;
+    }
     let mut writer = Writer::create(out, &header)?;
     let mut tags = Tags { source, stretch: Vec::new(), start: 0 };
     let (mut offset, mut next, mut blocks, mut lost) = (start, 0, 0, 0);

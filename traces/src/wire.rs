@@ -5,7 +5,8 @@
 
 use crate::coding::{self, Coding, KEYS};
 use crate::frame::MAX_BLOCK_EVENTS;
-use crate::header::{Header, Image, Made, sha256};
+use crate::header::{Header, Image, Made};
+use crate::image::ImageBytes;
 use crate::narrow::Spare;
 use crate::trace_capnp as schema;
 use crate::values::Values;
@@ -82,11 +83,11 @@ impl HeaderOut {
 /// The message of a header, or what of it the format cannot hold.
 pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Wrong> {
     let embedded = embedded(header);
-    if let Some(bytes) = embedded.iter().flatten().find(|bytes| bytes.len() > MAX_IMAGE) {
+    if let Some(bytes) = embedded.iter().flatten().find(|bytes| bytes.len() > MAX_IMAGE as u64) {
         return Err(format!("an image of {} bytes", bytes.len()));
     }
-    let images: usize = embedded.iter().flatten().map(|bytes| bytes.len()).sum();
-    let mut message = builder(images / 8 + 512);
+    let images: u64 = embedded.iter().flatten().map(|bytes| bytes.len()).sum();
+    let mut message = builder(images as usize / 8 + 512);
     let mut root = message.init_root::<schema::header::Builder<'_>>();
     root.set_build(&header.build);
     write_config(&header.config, root.reborrow().init_config());
@@ -104,13 +105,17 @@ pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Wrong> {
         out.set_digest(&part.digest);
     }
     let mut images = root.init_images(header.images.len() as u32);
-    for (at, (image, bytes)) in header.images.iter().zip(embedded).enumerate() {
+    for (at, image) in header.images.iter().enumerate() {
         let mut out = images.reborrow().get(at as u32);
         out.set_kind(image.kind.name());
         out.set_name(&image.name);
         out.set_hash(&image.hash);
+    }
+    // Bytes come last, so that all else is at the message's beginning.
+    for (at, bytes) in embedded.into_iter().enumerate() {
+        let mut out = images.reborrow().get(at as u32);
         match bytes {
-            Some(bytes) => out.set_bytes(bytes),
+            Some(bytes) => out.set_bytes(&bytes.get().map_err(wrong)?),
             None => out.set_elsewhere(()),
         }
     }
@@ -118,7 +123,7 @@ pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Wrong> {
 }
 
 /// For each image, its bytes if the trace is to hold them: each content once, with the first image that has it.
-fn embedded(header: &Header) -> Vec<Option<&[u8]>> {
+fn embedded(header: &Header) -> Vec<Option<&ImageBytes>> {
     let mut hashes = Vec::new();
     let mut once = |image: &Image| {
         !image.elsewhere && !hashes.contains(&image.hash) && {
@@ -126,7 +131,7 @@ fn embedded(header: &Header) -> Vec<Option<&[u8]>> {
             true
         }
     };
-    header.images.iter().map(|image| image.bytes.as_deref().filter(|_| once(image))).collect()
+    header.images.iter().map(|image| image.bytes.as_ref().filter(|_| once(image))).collect()
 }
 
 fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
@@ -192,26 +197,28 @@ fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
     slips.iter().enumerate().for_each(|(at, slip)| names.set(at as u32, slip.name()));
 }
 
-pub(crate) fn read_header(words: &[Word], version: (u16, u16)) -> Result<Header, Wrong> {
+/// Reads a header. `place` is given the bytes of each image that is in the trace, with its number among them.
+pub(crate) fn read_header(
+    words: &[Word],
+    version: (u16, u16),
+    place: &mut dyn FnMut(usize, Result<&[u8], Wrong>) -> Result<ImageBytes, Wrong>,
+) -> Result<Header, Wrong> {
     open(words, |message| {
         let root = message.get_root::<schema::header::Reader<'_>>().map_err(wrong)?;
-        let mut images: Vec<Image> = Vec::new();
+        let (mut images, mut embedded): (Vec<Image>, _) = (Vec::new(), 0);
         for image in root.get_images().map_err(wrong)? {
             let kind = word(image.get_kind(), ImageKind::by_name, "image kind")?;
             let name = text(image.get_name())?;
             let hash = image.get_hash().map_err(wrong)?;
             let hash = hash.try_into().map_err(|_| format!("the hash of image '{name}' has {} bytes", hash.len()))?;
-            let bytes: Option<Arc<[u8]>> = match image.which().map_err(wrong)? {
+            let bytes: Option<ImageBytes> = match image.which().map_err(wrong)? {
                 // The same bytes are there once.
                 schema::image::Elsewhere(()) => {
                     images.iter().find(|image| image.hash == hash).and_then(|image| image.bytes.clone())
                 }
                 schema::image::Bytes(bytes) => {
-                    let bytes = bytes.map_err(wrong)?;
-                    if sha256(bytes) != hash {
-                        return Err(format!("image '{name}' does not match its hash"));
-                    }
-                    Some(bytes.into())
+                    embedded += 1;
+                    Some(place(embedded - 1, bytes.map_err(wrong))?)
                 }
             };
             images.push(Image { kind, name, hash, elsewhere: bytes.is_none(), bytes });
@@ -226,6 +233,23 @@ pub(crate) fn read_header(words: &[Word], version: (u16, u16)) -> Result<Header,
             parts.push(Made { name: text(part.get_name())?, digest: text(part.get_digest())? });
         }
         Ok(Header { version, config, images, build: text(root.get_build())?, parts, origin })
+    })
+}
+
+/// The bytes of the images in a header's message, in order, each compared with its hash.
+pub(crate) fn read_images(words: &[Word], hash_of: &dyn Fn(&[u8]) -> [u8; 32]) -> Result<Vec<Arc<[u8]>>, Wrong> {
+    open(words, |message| {
+        let root = message.get_root::<schema::header::Reader<'_>>().map_err(wrong)?;
+        let mut images = Vec::new();
+        for image in root.get_images().map_err(wrong)? {
+            let schema::image::Bytes(bytes) = image.which().map_err(wrong)? else { continue };
+            let bytes = bytes.map_err(wrong)?;
+            if hash_of(bytes)[..] != *image.get_hash().map_err(wrong)? {
+                return Err(format!("image '{}' does not match its hash", text(image.get_name())?));
+            }
+            images.push(bytes.into());
+        }
+        Ok(images)
     })
 }
 
