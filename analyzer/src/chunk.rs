@@ -156,22 +156,39 @@ impl Chunk {
         VmcsField(self.accesses.columns[FIELD].values.at(row as usize) as u32)
     }
 
-    /// The accesses from row `from` on into `tile`: as many as it takes, and none behind the last.
-    pub(crate) fn tile(&self, from: u32, tile: &mut Tile) {
+    /// The accesses from row `from` on: as many as a tile takes, and none behind the last. `room` is for what does not lie
+    /// ready.
+    pub(crate) fn tile<'a>(&'a self, from: u32, room: &'a mut Room) -> Tile<'a> {
         let len = (self.rows().saturating_sub(from) as usize).min(TILE);
-        (tile.first, tile.len) = (from, len);
-        let (from, mut wide, mut narrow) = (from as usize, [0; TILE], [0; TILE]);
+        let (first, from, mut wide, mut narrow) = (from, from as usize, [0; TILE], [0; TILE]);
         let column = |column: usize| &self.accesses.columns[column].values;
-        bytes(column(ACTOR), from, &mut tile.code[..len]);
+        let Room { code, field, address, old, value } = room;
+        bytes(column(ACTOR), from, &mut code[..len]);
         for (of, shift) in [(WHICH, 2), (OP, 5)] {
             bytes(column(of), from, &mut narrow[..len]);
-            tile.code[..len].iter_mut().zip(&narrow).for_each(|(code, part)| *code |= part << shift);
+            code[..len].iter_mut().zip(&narrow).for_each(|(code, part)| *code |= part << shift);
         }
-        column(FIELD).widen(from, &mut wide[..len]);
         let index = |field: u64| VmcsField(field as u32).index().map_or(Tile::STRANGER, |index| index as u8);
-        tile.field.iter_mut().zip(&wide[..len]).for_each(|(place, field)| *place = index(*field));
-        for (column, out) in [(ADDRESS, &mut tile.address), (OLD, &mut tile.old), (VALUE, &mut tile.value)] {
-            self.accesses.columns[column].values.widen(from, &mut out[..len]);
+        let fields = numbers(column(FIELD), from, &mut wide[..len]);
+        field.iter_mut().zip(fields).for_each(|(place, field)| *place = index(*field));
+        Tile {
+            first,
+            code: &code[..len],
+            field: &field[..len],
+            address: numbers(column(ADDRESS), from, &mut address[..len]),
+            old: numbers(column(OLD), from, &mut old[..len]),
+            value: numbers(column(VALUE), from, &mut value[..len]),
+        }
+    }
+}
+
+/// The numbers of a column from a row on, as many as `room` has place for.
+fn numbers<'a>(values: &'a Values, from: usize, room: &'a mut [u64]) -> &'a [u64] {
+    match values {
+        Values::U64(list) => &list[from..from + room.len()],
+        other => {
+            other.widen(from, room);
+            room
         }
     }
 }
@@ -204,29 +221,38 @@ fn largest(values: &Values) -> u64 {
 pub(crate) const TILE: usize = 256;
 
 /// Some VMCS accesses that follow one another.
-#[derive(Debug)]
-pub(crate) struct Tile {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile<'a> {
     /// The row of the first.
     pub(crate) first: u32,
-    pub(crate) len: usize,
     /// Who did what to which VMCS: see [`code`].
-    pub(crate) code: [u8; TILE],
+    pub(crate) code: &'a [u8],
     /// The fields' rows in the table of fields; [`Tile::STRANGER`] for those that the SDM does not define.
-    pub(crate) field: [u8; TILE],
-    pub(crate) address: [u64; TILE],
-    pub(crate) old: [u64; TILE],
-    pub(crate) value: [u64; TILE],
+    pub(crate) field: &'a [u8],
+    pub(crate) address: &'a [u64],
+    pub(crate) old: &'a [u64],
+    pub(crate) value: &'a [u64],
 }
 
-impl Tile {
+impl Tile<'_> {
     /// The field is none of the SDM's.
     pub(crate) const STRANGER: u8 = u8::MAX;
 }
 
-impl Default for Tile {
+/// Room for a tile.
+#[derive(Debug)]
+pub(crate) struct Room {
+    code: [u8; TILE],
+    field: [u8; TILE],
+    address: [u64; TILE],
+    old: [u64; TILE],
+    value: [u64; TILE],
+}
+
+impl Default for Room {
     fn default() -> Self {
         let zeros = [0; TILE];
-        Self { first: 0, len: 0, code: [0; TILE], field: [0; TILE], address: zeros, old: zeros, value: zeros }
+        Self { code: [0; TILE], field: [0; TILE], address: zeros, old: zeros, value: zeros }
     }
 }
 

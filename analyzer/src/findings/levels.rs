@@ -133,7 +133,12 @@ pub(super) struct Holdings {
     cpus: HashMap<u16, Cpu>,
     /// The last entry, while it is not known what it dropped by itself.
     entered: Option<(u16, Entry)>,
+    /// What ran since the last flush, on which CPU: VPID, EPT pointer and level. That it runs again changes nothing.
+    recent: Vec<(u16, u16, u64, u8)>,
 }
+
+/// How many are remembered: a guest hypervisor and a few guests that it goes to and fro between.
+const RECENT: usize = 8;
 
 impl Holdings {
     /// A guest is entered.
@@ -146,6 +151,14 @@ impl Holdings {
 
     fn settle(&mut self) {
         if let Some((pcpu, entry)) = self.entered.take() {
+            let ran = (pcpu, entry.vpid, entry.eptp, entry.level);
+            if self.recent.contains(&ran) {
+                return;
+            }
+            if self.recent.len() == RECENT {
+                self.recent.remove(0);
+            }
+            self.recent.push(ran);
             let root = Eptp::from_bits(entry.eptp).ep4ta();
             self.cpus.entry(pcpu).or_default().ran(entry.vpid, root, Levels::of(entry.level));
         }
@@ -161,6 +174,7 @@ impl Holdings {
         if !ahead {
             self.settle();
         }
+        self.recent.clear();
         let levels = self.cpus.entry(pcpu).or_default().flushed(flush);
         self.settle();
         levels

@@ -8,7 +8,7 @@ use super::{
     Findings, Overview, cpus, ept, exits, flushes, injections, mistakes, phases, pool, returns, shadow, storms, vmcs,
     vpids,
 };
-use crate::chunk::{Chunk, Tile};
+use crate::chunk::{Chunk, Room};
 use crate::judge::{Bench, Judged};
 use hv_defs::config::Clock;
 use hv_defs::cost::Costs;
@@ -42,7 +42,7 @@ pub(super) struct Pass {
     injections: injections::Fold,
     phases: phases::Phases,
     sieve: Sieve,
-    tile: Box<Tile>,
+    room: Box<Room>,
     /// Of the chunk: its rows by vCPU, the next row, and which of them that is in.
     spans: Vec<(u32, u16)>,
     row: u32,
@@ -72,7 +72,7 @@ impl Pass {
             injections: injections::Fold::default(),
             phases: phases::Phases::default(),
             sieve: Sieve::default(),
-            tile: Box::default(),
+            room: Box::default(),
             spans: Vec::new(),
             row: 0,
             span: 0,
@@ -99,9 +99,9 @@ impl Pass {
         self.phases.begin(chunk.first, marked);
         self.sieve.begin();
         for from in (0..chunk.rows()).step_by(crate::chunk::TILE) {
-            chunk.tile(from, &mut self.tile);
-            self.vmcs.accesses(chunk, &self.tile);
-            self.sieve.sift(chunk, &self.tile);
+            let tile = chunk.tile(from, &mut self.room);
+            self.vmcs.accesses(chunk, &tile);
+            self.sieve.sift(chunk, &tile);
         }
         chunk.spans(&mut self.spans);
         (self.row, self.span) = (0, 0);

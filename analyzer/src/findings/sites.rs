@@ -114,7 +114,7 @@ struct Made {
 pub(super) struct Fold {
     holdings: Holdings,
     /// By vCPU: the exit that came last.
-    handled: HashMap<u16, Handled>,
+    handled: Vec<Option<Handled>>,
     /// By event.
     made: HashMap<u64, Made>,
     /// Entries before which a second execution says that a flush is missing, last first.
@@ -134,11 +134,15 @@ impl Fold {
         Self { missing, ..Self::default() }
     }
 
+    fn handled_by(&self, vcpu: u16) -> Option<Handled> {
+        self.handled.get(usize::from(vcpu)).copied().flatten()
+    }
+
     /// An event, before any verdict on it.
     pub(super) fn before(&mut self, number: u64, event: &Event) {
         if let What::Flush(flush) = &event.what {
             let levels = self.holdings.flushed(event.at.pcpu, flush);
-            self.made.insert(number, Made { handled: self.handled.get(&event.at.vcpu).copied(), levels });
+            self.made.insert(number, Made { handled: self.handled_by(event.at.vcpu), levels });
         }
     }
 
@@ -146,12 +150,16 @@ impl Fold {
     pub(super) fn after(&mut self, number: u64, event: &Event) {
         match &event.what {
             What::Exit(exit) => {
-                self.handled.insert(event.at.vcpu, (exit.level, exit.basic(), exit.rip));
+                let vcpu = usize::from(event.at.vcpu);
+                if vcpu >= self.handled.len() {
+                    self.handled.resize(vcpu + 1, None);
+                }
+                self.handled[vcpu] = Some((exit.level, exit.basic(), exit.rip));
             }
             What::Entry(entry) => {
                 self.holdings.entered(event.at.pcpu, entry);
                 while self.missing.pop_if(|missing| *missing <= number).is_some_and(|missing| missing == number) {
-                    let (handled, levels) = (self.handled.get(&event.at.vcpu).copied(), Levels::of(entry.level));
+                    let (handled, levels) = (self.handled_by(event.at.vcpu), Levels::of(entry.level));
                     self.made.insert(number, Made { handled, levels });
                 }
             }
@@ -163,7 +171,7 @@ impl Fold {
         let flush = &judged.flush;
         // A missing one is told at the entry, before the vCPU's next exit.
         let made = self.made.remove(&judged.event).unwrap_or_else(|| Made {
-            handled: self.handled.get(&judged.at.vcpu).copied(),
+            handled: self.handled_by(judged.at.vcpu),
             levels: if judged.verdict == Verdict::Missing { Levels::of(2) } else { Levels::default() },
         });
         let own = flush.actor != Actor::L0 && judged.verdict != Verdict::Missing;

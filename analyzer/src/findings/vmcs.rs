@@ -104,8 +104,35 @@ const ACTORS: usize = Actor::ALL.len();
 /// The last values known of one VMCS.
 type Values = [Option<u64>; COUNT];
 
+/// What a byte of [`crate::chunk::code`] means here.
+#[derive(Clone, Copy, Debug)]
+struct Code {
+    which: Which,
+    /// The counts of that actor and kind of VMCS begin there; [`Code::OTHER`] where no field is read or written.
+    row: u16,
+    write: bool,
+}
+
+impl Code {
+    const OTHER: u16 = u16::MAX;
+
+    fn of(code: u8) -> Self {
+        let (which, row, write) = match decode(code) {
+            Some((actor, which, op @ (VmcsOp::Read | VmcsOp::Write))) => {
+                let row = (actor as usize * WHICHES + which as usize) * COUNT;
+                (which, row as u16, op == VmcsOp::Write)
+            }
+            _ => (Which::Vmcs01, Self::OTHER, false),
+        };
+        Self { which, row, write }
+    }
+}
+
+const _: () = assert!(ACTORS * WHICHES * COUNT < Code::OTHER as usize);
+
 #[derive(Debug)]
 pub(super) struct Fold {
+    codes: Vec<Code>,
     /// By actor, VMCS and field's row.
     counts: Vec<Counts>,
     strangers: BTreeMap<(Actor, Which, VmcsField), Counts>,
@@ -119,7 +146,8 @@ pub(super) struct Fold {
 impl Default for Fold {
     fn default() -> Self {
         Self {
-            counts: Vec::new(),
+            codes: (0..=u8::MAX).map(Code::of).collect(),
+            counts: vec![[0; 4]; ACTORS * WHICHES * COUNT],
             strangers: BTreeMap::new(),
             others: BTreeMap::new(),
             places: HashMap::new(),
@@ -131,28 +159,31 @@ impl Default for Fold {
 
 impl Fold {
     /// Some accesses that follow one another. It is given all, and nothing else that happens between.
-    pub(super) fn accesses(&mut self, chunk: &Chunk, tile: &Tile) {
-        if self.counts.is_empty() {
-            self.counts.resize(ACTORS * WHICHES * COUNT, [0; 4]);
+    pub(super) fn accesses(&mut self, chunk: &Chunk, tile: &Tile<'_>) {
+        let values = tile.address.iter().zip(tile.old.iter().zip(tile.value));
+        for (at, ((code, field), (address, (old, value)))) in tile.code.iter().zip(tile.field).zip(values).enumerate() {
+            let Code { which, row, write } = self.codes[usize::from(*code)];
+            if row == Code::OTHER || *field == Tile::STRANGER {
+                self.rare(*code, || chunk.field(tile.first + at as u32), old == value);
+                continue;
+            }
+            let index = usize::from(*field);
+            let known = &mut self.values_of(which, *address)[index];
+            let same = if write { old == value } else { *known == Some(*value) };
+            *known = Some(*value);
+            count(&mut self.counts[usize::from(row) + index], write, same);
         }
-        for at in 0..tile.len {
-            let Some((actor, which, op)) = decode(tile.code[at]) else { continue };
-            if !matches!(op, VmcsOp::Read | VmcsOp::Write) {
-                *self.others.entry((actor, which, op)).or_default() += 1;
-                continue;
-            }
+    }
+
+    /// An access to no field, or to one that the SDM does not define.
+    #[cold]
+    fn rare(&mut self, code: u8, field: impl Fn() -> VmcsField, unchanged: bool) {
+        let Some((actor, which, op)) = decode(code) else { return };
+        if matches!(op, VmcsOp::Read | VmcsOp::Write) {
             let write = op == VmcsOp::Write;
-            let (old, value) = (tile.old[at], tile.value[at]);
-            if tile.field[at] == Tile::STRANGER {
-                let field = chunk.field(tile.first + at as u32);
-                count(self.strangers.entry((actor, which, field)).or_default(), write, write && old == value);
-                continue;
-            }
-            let index = usize::from(tile.field[at]);
-            let known = &mut self.values_of(which, tile.address[at])[index];
-            let same = if write { old == value } else { *known == Some(value) };
-            *known = Some(value);
-            count(&mut self.counts[(actor as usize * WHICHES + which as usize) * COUNT + index], write, same);
+            count(self.strangers.entry((actor, which, field())).or_default(), write, write && unchanged);
+        } else {
+            *self.others.entry((actor, which, op)).or_default() += 1;
         }
     }
 

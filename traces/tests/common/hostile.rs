@@ -137,7 +137,11 @@ pub fn sound_trace() -> &'static (Vec<u8>, Vec<u8>, Vec<Event>) {
 /// Does all that a reader can do, and returns whether it was told that anything is wrong.
 pub fn read_all(bytes: Vec<u8>) -> bool {
     let Ok(reader) = Reader::from_bytes(bytes) else { return true };
-    let checked = traces::check(&reader).expect("memory can be read");
+    let checked = match traces::check(&reader) {
+        // Images are looked at when they are asked for.
+        Err(Error::Header(_)) => return true,
+        checked => checked.expect("memory can be read"),
+    };
     let mut wrong = checked.truncated || !checked.damage.is_empty();
     match reader.counts() {
         Ok(counts) => assert_eq!(counts.iter().map(|(_, rows)| rows).sum::<u64>(), reader.len()),
@@ -246,6 +250,8 @@ pub fn salvage_all(bytes: Vec<u8>) {
     let salvaged = match salvaged {
         Ok(salvaged) => salvaged,
         Err(Error::TooLarge(_)) => return,
+        // An image is not what its hash says.
+        Err(Error::Header(_)) => return,
         Err(error) => panic!("nothing was salvaged: {error}"),
     };
     let again = Reader::from_bytes(saved).expect("what was salvaged is read");

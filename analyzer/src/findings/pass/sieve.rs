@@ -128,12 +128,12 @@ impl Sieve {
     }
 
     /// The chunk's next accesses.
-    pub(super) fn sift(&mut self, chunk: &Chunk, tile: &Tile) {
-        let Tile { first, len, code, field, address, old, value } = tile;
-        self.codes.extend_from_slice(&code[..*len]);
+    pub(super) fn sift(&mut self, chunk: &Chunk, tile: &Tile<'_>) {
+        let &Tile { first, code, field, address, old, value } = tile;
+        self.codes.extend_from_slice(code);
         // Each row is put down before it is known whether it is kept.
         let (mut rows, mut count) = ([0_u8; TILE], 0);
-        for (row, (code, field)) in (0..=u8::MAX).zip(code[..*len].iter().zip(field)) {
+        for (row, (code, field)) in (0..=u8::MAX).zip(code.iter().zip(field)) {
             rows[count] = row;
             count += usize::from(self.concern(*code, *field).0 != 0);
         }
