@@ -99,32 +99,37 @@ pub(crate) fn decode(coding: Coding, keys: &[&Values], stored: Values, spare: &m
         (Coding::Keyed | Coding::Delta, _, Values::Same { value: 0, .. }) => return stored,
         _ => {}
     }
-    let mut values = spare.u64.take_of(stored.len());
+    // What is as wide as can be is decoded where it lies.
+    let (mut values, stored) = match stored {
+        Values::U64(list) => (list, None),
+        narrow => (spare.u64.take_of(narrow.len()), Some(narrow)),
+    };
+    let narrow = stored.as_ref();
     match (coding, keys) {
-        (Coding::Relative, [base, ..]) => by_tiles(&stored, [*base], &mut values, |tile, [base]| {
+        (Coding::Relative, [base, ..]) => by_tiles(narrow, [*base], &mut values, |tile, [base]| {
             tile.iter_mut().zip(base).for_each(|(value, base)| *value = base.wrapping_add(unzigzag(*value)));
         }),
         (Coding::Keyed, [key]) => {
             let mut lasts = Lasts::default();
-            by_tiles(&stored, [*key], &mut values, |tile, [key]| {
+            by_tiles(narrow, [*key], &mut values, |tile, [key]| {
                 tile.iter_mut().zip(key).for_each(|(value, key)| advance(lasts.of(*key), value));
             });
         }
         (Coding::Keyed, [key, other, ..]) => {
             let mut lasts = Lasts::default();
-            by_tiles(&stored, [*key, *other], &mut values, |tile, [key, other]| {
+            by_tiles(narrow, [*key, *other], &mut values, |tile, [key, other]| {
                 let keys = key.iter().zip(other);
                 tile.iter_mut().zip(keys).for_each(|(value, (key, other))| advance(lasts.at(*key, *other), value));
             });
         }
         _ => {
             let mut last = 0;
-            by_tiles(&stored, [], &mut values, |tile, []| {
+            by_tiles(narrow, [], &mut values, |tile, []| {
                 tile.iter_mut().for_each(|value| advance(&mut last, value));
             });
         }
     }
-    spare.keep(stored);
+    stored.into_iter().for_each(|narrow| spare.keep(narrow));
     Values::U64(values)
 }
 
@@ -146,17 +151,18 @@ fn copy(values: &Values, spare: &mut Spare) -> Values {
     }
 }
 
-/// Puts what is stored into `out`, which is as long, and shows it to `work` with the key columns, some rows after others.
+/// Puts what is stored into `out`, which is as long, unless it is there, and shows it to `work` with the key columns, some
+/// rows after others.
 #[inline]
 fn by_tiles<const N: usize>(
-    stored: &Values,
+    stored: Option<&Values>,
     keys: [&Values; N],
     out: &mut [u64],
     mut work: impl FnMut(&mut [u64], [&[u64]; N]),
 ) {
     let mut wide = [[0; TILE]; N];
     for (tile, from) in out.chunks_mut(TILE).zip((0..).step_by(TILE)) {
-        stored.widen(from, tile);
+        stored.into_iter().for_each(|stored| stored.widen(from, tile));
         wide.iter_mut().zip(keys).for_each(|(wide, key)| key.widen(from, &mut wide[..tile.len()]));
         let keys = wide.each_ref().map(|wide| &wide[..tile.len()]);
         work(tile, keys);

@@ -69,7 +69,7 @@ pub(super) struct Fold {
     /// The sizes of those.
     sizes: Vec<u64>,
     /// By vCPU: the root that it was entered under last.
-    running: HashMap<u16, u64>,
+    running: Vec<u64>,
 }
 
 /// What is found of EPT.
@@ -87,7 +87,11 @@ impl Fold {
             What::Ept(change) => self.changed(change),
             What::Exit(exit) if exit.basic() == Reason::EPT_VIOLATION => self.violated(event.at.vcpu, exit),
             What::Entry(entry) => {
-                self.running.insert(event.at.vcpu, Eptp::from_bits(entry.eptp).ep4ta());
+                let vcpu = usize::from(event.at.vcpu);
+                if vcpu >= self.running.len() {
+                    self.running.resize(vcpu + 1, 0);
+                }
+                self.running[vcpu] = Eptp::from_bits(entry.eptp).ep4ta();
             }
             _ => {}
         }
@@ -111,7 +115,7 @@ impl Fold {
     }
 
     fn violated(&mut self, vcpu: u16, exit: &Exit) {
-        let root = self.running.get(&vcpu).copied().unwrap_or(0);
+        let root = self.running.get(usize::from(vcpu)).copied().unwrap_or(0);
         let zapped = &mut self.zapped;
         let again = exit.level >= 2
             && self.sizes.iter().any(|size| zapped.remove(&(root, exit.gpa & !(size.max(&1) - 1), *size)));

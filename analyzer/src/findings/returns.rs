@@ -61,14 +61,37 @@ struct One {
 
 #[derive(Debug, Default)]
 pub(super) struct Fold {
-    /// By VPID, and by EPT pointer's tag.
-    tags: HashMap<Tag, One>,
+    /// By VPID, and by EPT pointer's tag, the place among `ones`.
+    tags: HashMap<Tag, usize>,
+    ones: Vec<One>,
+    /// The places of some that were entered last.
+    recent: Vec<(Tag, usize)>,
     /// By CPU: the last flush of all VPIDs but 0, and of all roots.
     all: BTreeMap<u16, (u64, u64)>,
     away: Histogram,
 }
 
+/// How many are remembered: those of a guest hypervisor and of a few guests that it goes to and fro between.
+const RECENT: usize = 8;
+
 impl Fold {
+    fn of(&mut self, tag: Tag) -> &mut One {
+        let known = self.recent.iter().find(|(recent, _)| *recent == tag).map(|(_, place)| *place);
+        let place = known.unwrap_or_else(|| {
+            let ones = &mut self.ones;
+            let place = *self.tags.entry(tag).or_insert_with(|| {
+                ones.push(One::default());
+                ones.len() - 1
+            });
+            if self.recent.len() == RECENT {
+                self.recent.remove(0);
+            }
+            self.recent.push((tag, place));
+            place
+        });
+        &mut self.ones[place]
+    }
+
     pub(super) fn see(&mut self, number: u64, event: &Event) {
         match &event.what {
             What::Entry(entry) if entry.failed.is_none() => self.entered(number, event, entry),
@@ -82,7 +105,8 @@ impl Fold {
         let vpid = (entry.vpid != 0).then_some(Tag::Vpid(entry.vpid));
         for tag in [vpid, (root != 0).then_some(Tag::Eptp(root))].into_iter().flatten() {
             let (pcpu, instruction) = (event.at.pcpu, event.at.instruction);
-            let one = self.tags.entry(tag).or_default();
+            let all = self.all.get(&pcpu).copied().unwrap_or_default();
+            let one = self.of(tag);
             let now = Ran { pcpu, event: number, instruction, flushed: 0 };
             match one.ran.get_mut(one.last) {
                 None => one.ran.push(now),
@@ -95,12 +119,11 @@ impl Fold {
                         continue;
                     };
                     let left = one.ran[place];
-                    let all = self.all.get(&pcpu).copied().unwrap_or_default();
                     let flushed = left.flushed.max(if matches!(tag, Tag::Vpid(_)) { all.0 } else { all.1 });
                     one.returns += 1;
                     one.unflushed += u64::from(flushed <= left.event);
-                    self.away.add(instruction.saturating_sub(left.instruction));
                     (one.last, one.ran[place]) = (place, now);
+                    self.away.add(instruction.saturating_sub(left.instruction));
                 }
             }
         }
@@ -121,14 +144,16 @@ impl Fold {
             // What has no VPID stays nowhere, and the rest drops a part.
             FlushKind::InvvpidAddress | FlushKind::InvvpidRetainGlobals | FlushKind::Transition => return,
         };
-        let ran = self.tags.get_mut(&tag).and_then(|one| one.ran.iter_mut().find(|ran| ran.pcpu == pcpu));
+        let one = self.tags.get(&tag).map(|place| &mut self.ones[*place]);
+        let ran = one.and_then(|one| one.ran.iter_mut().find(|ran| ran.pcpu == pcpu));
         if let Some(ran) = ran {
             ran.flushed = number;
         }
     }
 
     pub(super) fn finish(self) -> Returns {
-        let moved = self.tags.into_iter().filter(|(_, one)| one.moves > 0).map(|(tag, one)| ReturnRow {
+        let ones = self.tags.into_iter().map(|(tag, place)| (tag, &self.ones[place]));
+        let moved = ones.filter(|(_, one)| one.moves > 0).map(|(tag, one)| ReturnRow {
             tag,
             moves: one.moves,
             returns: one.returns,
