@@ -101,6 +101,108 @@ fn pool_thrash_misses_as_worked_out_on_paper() {
     check(8, 39, 6, 0);
 }
 
+/// `multiplication` has an L1 that serves each exit of its L2 with 4 VMREADs (the reason, RIP, the instruction's length,
+/// interruptibility), 2 VMWRITEs (RIP, its own RSP) and a VMRESUME, all exits to L0, and beside that:
+///
+/// - CPUID, 8 times: a CPUID: 8 × 8 = 64 exits of L1;
+/// - OUT, 6 times: 2 INs: 6 × 9 = 54;
+/// - RDMSR, 5 times: 3 more VMREADs and 2 VMWRITEs: 5 × 12 = 60;
+/// - HLT, 4 times: INVEPT and INVVPID: 4 × 9 = 36;
+/// - VMREAD, 3 times: nothing: 3 × 7 = 21. With VMCS shadowing L1 sees none: `emulated` has L0 serve the 3 exits, and under
+///   `virtualized` there are none;
+/// - VMCALL, 5 times, of which 4 are followed by an entry of L2: an OUT that sets a mark: 4 × 8 = 32.
+///
+/// L0 serves L2's EPT violations by itself, however many: none causes an exit of L1.
+#[test]
+fn multiplication_multiplies_as_worked_out_on_paper() {
+    let folder = folder("multiplication");
+    let check = |shadowing: &str, l2_reads: u64, l1_exits: u64, seen: bool| {
+        let options = format!("--shadowing {shadowing}");
+        let trace = record(&folder, &format!("{shadowing}.nvmx"), "multiplication", &options);
+        let report = report(&trace);
+        let rows = report["multiplication"]["by_reason"].as_array().unwrap();
+        let served = |reason: &str, count: u64, resumed: u64, each: &[(&str, u64)]| {
+            let row = rows.iter().find(|row| row["reason"] == reason);
+            let Some(row) = row else { return assert_eq!(count, 0, "{reason} under {shadowing}") };
+            assert_eq!(
+                (&row["count"], &row["resumed"]),
+                (&count.into(), &resumed.into()),
+                "{reason} under {shadowing}"
+            );
+            let caused = row["caused"].as_array().unwrap().iter();
+            let caused: BTreeMap<&str, u64> =
+                caused.map(|one| (one["reason"].as_str().unwrap(), one["count"].as_u64().unwrap())).collect();
+            let want: BTreeMap<&str, u64> = each.iter().map(|&(reason, times)| (reason, times * resumed)).collect();
+            assert_eq!(caused, want, "{reason} under {shadowing}");
+            let factor = 1 + each.iter().map(|(_, times)| times).sum::<u64>();
+            assert_eq!(row["exits_per_exit"].as_f64(), Some(factor as f64), "{reason} under {shadowing}");
+        };
+        let with = |other: &[(&'static str, u64)]| [&[("VMREAD", 4), ("VMWRITE", 2), ("VMRESUME", 1)], other].concat();
+        served("CPUID", 8, 8, &with(&[("CPUID", 1)]));
+        served("IO_INSTRUCTION", 6, 6, &with(&[("IO_INSTRUCTION", 2)]));
+        served("RDMSR", 5, 5, &[("VMREAD", 7), ("VMWRITE", 4), ("VMRESUME", 1)]);
+        served("HLT", 4, 4, &with(&[("INVEPT", 1), ("INVVPID", 1)]));
+        served(
+            "VMREAD",
+            l2_reads,
+            l2_reads,
+            if seen { &[("VMREAD", 4), ("VMWRITE", 2), ("VMRESUME", 1)] } else { &[] },
+        );
+        served("VMCALL", 5, 4, &with(&[("IO_INSTRUCTION", 1)]));
+        let violations = rows.iter().find(|row| row["reason"] == "EPT_VIOLATION").expect("L2's pages");
+        served("EPT_VIOLATION", violations["count"].as_u64().unwrap(), violations["count"].as_u64().unwrap(), &[]);
+        let all = &report["multiplication"];
+        let resumed = 27 + l2_reads + violations["count"].as_u64().unwrap();
+        assert_eq!((&all["resumed"], &all["l1_exits_caused"]), (&resumed.into(), &l1_exits.into()), "{shadowing}");
+        let factor = (resumed + l1_exits) as f64 / resumed as f64;
+        assert_eq!(all["exits_per_l2_exit"].as_f64(), Some(factor), "{shadowing}");
+        // The tree's leaves are all that was done: an exit is 700 cycles, an entry 600.
+        let sum = |rows: &Value, key: &str| {
+            rows.as_array().unwrap().iter().map(|row| row[key].as_u64().unwrap()).sum::<u64>()
+        };
+        assert_eq!(sum(&all["tree"], "cycles"), report["cycles"].as_u64().unwrap(), "{shadowing}");
+        assert_eq!(sum(&all["tree"], "exits"), report["exits"]["total"].as_u64().unwrap(), "{shadowing}");
+        let time = &report["time"];
+        assert_eq!(
+            sum(&time["levels"], "ran") + time["l0_cycles"].as_u64().unwrap(),
+            report["cycles"].as_u64().unwrap()
+        );
+        assert_eq!(sum(&time["slices"], "l0_cycles"), time["l0_cycles"].as_u64().unwrap(), "{shadowing}");
+        let folded = nvmx(&["report", "--format", "folded", word(&trace)]).expect(0).out;
+        let sizes = folded.lines().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap());
+        assert_eq!(sizes.sum::<u64>(), report["cycles"].as_u64().unwrap(), "{shadowing}");
+        for (stack, exits) in [
+            ("L2 CPUID;L1 VMREAD", 8 * 4),
+            ("L2 CPUID;L1 CPUID", 8),
+            ("L2 RDMSR;L1 VMWRITE", 5 * 4),
+            ("L2 HLT;L1 INVEPT", 4),
+            ("L2 IO_INSTRUCTION;L1 IO_INSTRUCTION", 6 * 2),
+        ] {
+            for line in [format!("{stack};L0 exit {}", exits * 700), format!("{stack};L0 entry {}", exits * 600)] {
+                assert!(folded.lines().any(|other| other == line), "{line} is not in: {folded}");
+            }
+        }
+        // The same frames in the graph.
+        let graph = nvmx(&["report", "--format", "flame", word(&trace)]).expect(0).out;
+        assert!(graph.starts_with("<svg ") && graph.ends_with("</svg>\n"), "{graph}");
+        for line in folded.lines() {
+            let frame = line.rsplit_once(' ').unwrap().0.replace(';', " ▸ ");
+            assert!(graph.contains(&format!("<title>{frame}: ")), "{frame} is not in: {graph}");
+        }
+        // A phase counts what was served in it: the VMCALL whose mark it begins at, and what L2 did then. Of OUTs 8 + 54 exits
+        // for 1 + 6 of L2, of RDMSRs 8 + 60 for 1 + 5.
+        let phases = report["phases"].as_array().unwrap();
+        let marks: Vec<_> = phases.iter().map(|phase| phase["mark"].as_u64()).collect();
+        assert_eq!(marks, [None, Some(0), Some(1), Some(2), Some(3), Some(4), Some(5)], "{shadowing}");
+        assert_eq!(phases[2]["exits_per_l2_exit"].as_f64(), Some((7 + 62) as f64 / 7.0), "{shadowing}");
+        assert_eq!(phases[3]["exits_per_l2_exit"].as_f64(), Some((6 + 68) as f64 / 6.0), "{shadowing}");
+        assert_eq!(sum(&report["phases"], "l0_cycles"), time["l0_cycles"].as_u64().unwrap(), "{shadowing}");
+    };
+    check("off", 3, 64 + 54 + 60 + 36 + 21 + 32, true);
+    check("emulated", 3, 64 + 54 + 60 + 36 + 32, false);
+    check("virtualized", 0, 64 + 54 + 60 + 36 + 32, false);
+}
+
 /// `stale` changes an EPT entry from a page that holds 1111 to one that holds 2222, and forgets the INVEPT. Where nothing
 /// else flushes, the TLB still has the old translation and L2 reads 1111; the report names the flush that is missing. The
 /// policies that flush each root they load hide the mistake, but it is one all the same.
@@ -170,6 +272,8 @@ fn every_form_of_report() {
     check("html", "<!doctype html>");
     check("json", "{");
     check("csv", "trace,");
+    check("flame", "<svg ");
+    check("folded", "");
     let html = nvmx(&["report", "--format", "html", word(&a)]).expect(0).out;
     for needs in ["http://", "https://", "src="] {
         assert!(!html.contains(needs), "the page needs nothing else, but has {needs}");

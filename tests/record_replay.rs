@@ -9,7 +9,8 @@ use std::io::Write;
 use std::process::Stdio;
 use traces::{Reader, Writer};
 
-const GUESTS: &[&str] = &["demo", "flush-storm", "handover", "nest", "pool-thrash", "resync", "stale", "witness"];
+const GUESTS: &[&str] =
+    &["demo", "flush-storm", "handover", "multiplication", "nest", "pool-thrash", "resync", "stale", "witness"];
 
 #[test]
 fn the_guests_are_listed() {

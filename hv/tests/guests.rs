@@ -6,6 +6,7 @@ mod collect;
 use collect::{config, run};
 use hv_defs::event::{Actor, Cause, EptOp, Kind, PoolOp, StopKind, VmcsOp, What};
 use hv_defs::exit::Reason;
+use hv_defs::policy::Shadowing;
 use hv_defs::vmcs::ENTRY_INTERRUPTION_INFO;
 
 const PASSED: u32 = 1;
@@ -237,6 +238,48 @@ fn resync_counts_its_rounds() {
     // L2 reads, one less in each round than what it then writes and gives.
     for preset in hv_defs::policy::PRESETS {
         check_console("resync", preset.name, "resync: L2 has counted to 8\n");
+    }
+}
+
+/// For each way of VMCS shadowing what the guest's file derives: VMREADs by which L2 exits, and exits of L2 that L1 serves;
+/// of L1's own, one VMRESUME for each of these but the last, and so many VMREADs in serving all but that.
+#[test]
+fn multiplication_exits_as_its_file_derives() {
+    let check = |policy: &str, shadowing: Shadowing, l2_reads: usize, served: usize, l1_reads: usize| {
+        let mut config = config("multiplication", policy);
+        config.policy.shadowing = shadowing;
+        let run = run(&config);
+        let console = format!("multiplication: L1 served {served} exits of L2\n");
+        assert_eq!(run.console, console, "{shadowing} under {policy}: {:?}", run.stop);
+        let exits: Vec<_> = run
+            .events
+            .iter()
+            .filter_map(|event| match &event.what {
+                What::Exit(exit) => Some(exit),
+                _ => None,
+            })
+            .collect();
+        let first = exits.iter().position(|exit| exit.level == 2).expect("an exit of L2");
+        let last = exits.iter().rposition(|exit| exit.level == 2).expect("an exit of L2");
+        let count = |level: u8, reason: Reason| {
+            exits[first..last].iter().filter(|exit| (exit.level, exit.basic()) == (level, reason)).count()
+        };
+        assert_eq!(count(2, Reason::VMREAD), l2_reads, "{shadowing} under {policy}");
+        let reflected = exits.iter().filter(|exit| exit.level == 2 && exit.handled_by == Actor::L1).count();
+        assert_eq!(reflected, served, "{shadowing} under {policy}");
+        assert_eq!(count(1, Reason::VMRESUME), served - 1, "{shadowing} under {policy}");
+        assert_eq!(count(1, Reason::VMREAD), l1_reads, "{shadowing} under {policy}");
+        for (reason, times) in
+            [(Reason::CPUID, 8), (Reason::IO_INSTRUCTION, 12 + 4), (Reason::INVEPT, 4), (Reason::INVVPID, 4)]
+        {
+            assert_eq!(count(1, reason), times, "{reason}: {shadowing} under {policy}");
+        }
+    };
+    for policy in EVERY_POLICY {
+        // 4 for each that is served, and 3 more for each RDMSR.
+        check(policy, Shadowing::Off, 3, 31, 30 * 4 + 5 * 3);
+        check(policy, Shadowing::Emulated, 3, 28, 27 * 4 + 5 * 3);
+        check(policy, Shadowing::Virtualized, 0, 28, 27 * 4 + 5 * 3);
     }
 }
 

@@ -100,6 +100,7 @@ fn an_l0_that_does_all_it_owes_misses_nothing() {
             ("demo", 1),
             ("stale", 1),
             ("flush-storm", 1),
+            ("multiplication", 1),
             ("nest", 1),
             ("pool-thrash", 1),
             ("resync", 1),

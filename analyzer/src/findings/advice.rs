@@ -1,13 +1,14 @@
 //! Advice: for each finding that matters, what to change and what it would save.
 
-use super::exits::{NestedExit, ratio};
+mod nested;
+
+use super::exits::ratio;
 use super::vmcs::FieldRow;
 use super::{Direction, Findings, FlushRow, PoolFinding, ShadowRow, Shadowing};
 use crate::judge::{JudgedBy, Rule, Verdict};
 use crate::number::{grouped, percent};
 use hv_defs::cost::DEFAULT as COSTS;
 use hv_defs::event::{Actor, Cause, FlushKind, Which};
-use hv_defs::exit::Reason;
 use hv_defs::vmcs::Shadowed;
 
 /// How urgent a piece of advice is.
@@ -61,7 +62,7 @@ pub(super) fn advise(of: &Findings) -> Vec<Advice> {
     trouble(of, &mut advice);
     flushes(of, &mut advice);
     pool(of, &mut advice);
-    multiplication(of, &mut advice);
+    nested::advise(of, &mut advice);
     vmcs(of, &mut advice);
     memory(of, &mut advice);
     advice.sort_by_key(|advice| (advice.severity, core::cmp::Reverse(advice.saves)));
@@ -299,45 +300,6 @@ fn pool_size(pool: &PoolFinding) -> Option<Advice> {
         );
         Advice { severity: Severity::Note, topic, text, saves: 0 }
     })
-}
-
-fn multiplication(of: &Findings, advice: &mut Vec<Advice>) {
-    let all = &of.multiplication;
-    let (Some(factor), Some(worst)) = (all.factor(), all.reasons.iter().max_by_key(|reason| reason.caused_total()))
-    else {
-        return;
-    };
-    if worst.caused_total() == 0 {
-        return;
-    }
-    let served: u64 = vmcs_exits(worst);
-    let saves = served * COSTS.round_trip();
-    let mut text = format!(
-        "Each L2 exit costs {factor:.1} exits of silicon; {} is the largest part, with {} exits for {}.",
-        worst.reason,
-        grouped(worst.caused_total()),
-        many(worst.resumed, &format!("L{} exit", worst.level), &format!("L{} exits", worst.level)),
-    );
-    if served * 4 > worst.caused_total() {
-        text += &format!(
-            " {} of them are VMREADs and VMWRITEs of L1: shadow the fields it uses (VMCS shadowing), which saves up to {} \
-             modelled cycles.",
-            grouped(served),
-            grouped(saves),
-        );
-        advice.push(Advice { severity: Severity::Waste, topic: "multiplication", text, saves });
-    } else if let Some(most) = worst.caused.first() {
-        text += &format!(" Most of them are {} ({}).", most.reason, grouped(most.count));
-        advice.push(Advice { severity: Severity::Note, topic: "multiplication", text, saves: 0 });
-    }
-}
-
-fn vmcs_exits(reason: &NestedExit) -> u64 {
-    let accesses = reason
-        .caused
-        .iter()
-        .filter(|caused| caused.level == 1 && matches!(caused.reason, Reason::VMREAD | Reason::VMWRITE));
-    accesses.map(|caused| caused.count).sum()
 }
 
 fn vmcs(of: &Findings, advice: &mut Vec<Advice>) {

@@ -64,6 +64,13 @@ pub(super) struct Table {
     pub(super) note: String,
 }
 
+impl Table {
+    /// Whether a column has numbers, and is aligned to the right.
+    pub(super) fn numeric(&self, column: usize) -> bool {
+        self.rows.iter().filter_map(|row| row.get(column)).any(|cell| cell.key.is_some())
+    }
+}
+
 /// Lines over a common axis.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Curves {

@@ -202,7 +202,7 @@ pub(super) fn draw(stacks: Vec<Stack>, unit: Unit, most: usize, y: usize) -> Opt
         let within = if frame.of == whole.size {
             String::new()
         } else {
-            format!(", {} of what it is in", percent(frame.size, frame.of))
+            format!(", {} of what it is in", escape(&percent(frame.size, frame.of)))
         };
         let _ = write!(
             svg,
@@ -215,7 +215,7 @@ pub(super) fn draw(stacks: Vec<Stack>, unit: Unit, most: usize, y: usize) -> Opt
             escape(&frame.path),
             grouped(frame.size),
             unit.name(),
-            percent(frame.size, whole.size),
+            escape(&percent(frame.size, whole.size)),
         );
         if width >= 0.4 {
             // Narrow ones have their names once the script has zoomed in to them.

@@ -144,7 +144,7 @@ fn draw_cell(page: &mut String, cell: &Cell, right: bool) {
 }
 
 fn draw_table(page: &mut String, table: &Table) {
-    let right = |at: usize| table.rows.first().and_then(|row| row.get(at)).is_some_and(|cell| cell.key.is_some());
+    let right = |at: usize| table.numeric(at);
     page.push_str("<div class=\"scroll\"><table><thead><tr>");
     for (at, name) in table.columns.iter().enumerate() {
         let class = if right(at) { " class=\"n\"" } else { "" };

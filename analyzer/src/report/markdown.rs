@@ -68,7 +68,7 @@ fn shown(cell: &Cell) -> String {
 }
 
 fn draw_table(text: &mut String, table: &Table) {
-    let right = |at: usize| table.rows.first().and_then(|row| row.get(at)).is_some_and(|cell| cell.key.is_some());
+    let right = |at: usize| table.numeric(at);
     let _ = writeln!(text, "| {} |", table.columns.join(" | "));
     let rules: Vec<&str> = (0..table.columns.len()).map(|at| if right(at) { "--:" } else { ":--" }).collect();
     let _ = writeln!(text, "| {} |", rules.join(" | "));

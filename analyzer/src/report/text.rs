@@ -97,7 +97,7 @@ fn draw_table(text: &mut String, table: &Table, color: bool) {
         cells.chain([table.columns[at].chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    let right = |at: usize| table.rows.first().and_then(|row| row.get(at)).is_some_and(|cell| cell.key.is_some());
+    let right = |at: usize| table.numeric(at);
     let pad = |at: usize, cell: &str| {
         let space = " ".repeat(widths[at].saturating_sub(cell.chars().count()));
         if right(at) { format!("{space}{cell}") } else { format!("{cell}{space}") }

@@ -9,6 +9,7 @@ mod flush_storm;
 mod handover;
 mod kit;
 mod l2;
+mod multiplication;
 mod nest;
 mod pool_thrash;
 mod resync;
@@ -59,6 +60,11 @@ pub const fn list() -> &'static [BuiltIn] {
             name: "handover",
             about: "an L1 on two CPUs (--cpus 2) that hand one another the VPIDs of L0: goes wrong where L0 does (--fault)",
             build: handover::build,
+        },
+        BuiltIn {
+            name: "multiplication",
+            about: "an L1 that answers each kind of L2's exits with a number of its own that is known (--shadowing)",
+            build: multiplication::build,
         },
         BuiltIn {
             name: "nest",

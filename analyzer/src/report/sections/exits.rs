@@ -84,6 +84,13 @@ fn path(caused: &CausedExits) -> String {
     }
 }
 
+/// What most of some exits are.
+fn mostly(caused: &[CausedExits]) -> Cell {
+    let most: Vec<String> =
+        caused.iter().take(3).map(|caused| format!("{} {}", path(caused), grouped(caused.count))).collect();
+    Cell::text(if most.is_empty() { "-".into() } else { most.join(", ") })
+}
+
 pub(super) fn multiplication(of: &Findings) -> Option<Section> {
     let all = &of.multiplication;
     if all.reasons.is_empty() {
@@ -95,7 +102,6 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
         "reflected",
         "exits each",
         "caused",
-        "mostly",
         "L1 instr. p50",
         "cycles p50",
         "p90",
@@ -105,15 +111,12 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
     ];
     let shown = all.reasons.iter().take(TOP).map(|reason| {
         let [p50, p90, p99, max] = percentiles(&reason.cycles);
-        let mostly: Vec<String> =
-            reason.caused.iter().take(3).map(|caused| format!("{} {}", path(caused), grouped(caused.count))).collect();
         vec![
             Cell::text(format!("L{} {}", reason.level, reason.reason)),
             Cell::count(reason.count),
             Cell::count(reason.reflected),
             Cell::number(format!("{:.2}", reason.factor()), reason.factor()),
             Cell::count(reason.caused_total()),
-            Cell::text(if mostly.is_empty() { "-".into() } else { mostly.join(", ") }),
             percentiles(&reason.l1_instructions)[0].clone(),
             p50,
             p90,
@@ -132,11 +135,13 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
     };
     if of.overview.origin.is_some() {
         // The columns from what L1 ran on count instructions and cycles.
-        table.columns.truncate(6);
-        table.rows.iter_mut().for_each(|row| row.truncate(6));
+        table.columns.truncate(5);
+        table.rows.iter_mut().for_each(|row| row.truncate(5));
         table.note =
             "`exits each` is what silicon takes for one such exit, itself included, where the guest ran again.".into();
     }
+    table.columns.push("mostly");
+    table.rows.iter_mut().zip(&all.reasons).for_each(|(row, reason)| row.push(mostly(&reason.caused)));
     let mut shown = vec![Part::Table(table)];
     if of.overview.origin.is_none() {
         shown.push(Part::Table(tree(of)));
@@ -155,7 +160,7 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
             stacks(of, unit).into_iter().partition(|(stack, _)| alone(stack));
         let left: u64 = alone.iter().map(|(_, size)| size).sum();
         let title = format!(
-            "What exits cost, in {}; without {} that guests ran on their own, or nobody",
+            "What exits cost, in {}, without {} that guests ran on their own or that passed idle",
             unit.name(),
             grouped(left)
         );
@@ -199,9 +204,9 @@ fn tree(of: &Findings) -> Table {
     let columns = vec![
         "exit, by what caused it",
         "exits",
-        "cycles with all below",
+        "cycles",
         "of all",
-        "its own",
+        "own",
         "VMREADs",
         "VMWRITEs",
         "VMPTRLDs",
@@ -211,7 +216,7 @@ fn tree(of: &Findings) -> Table {
         "instructions",
     ];
     let mut note =
-        "Below an exit stands what it caused. Its own cycles are L0's work for it, and the instructions of its \
+        "Below an exit stands what it caused. Its cycles are with all that; its own are L0's work for it, and the instructions of its \
                     hypervisors until it was served; the columns behind them say what of."
             .to_owned();
     if nodes.len() > TOP {
@@ -226,22 +231,20 @@ fn dearest(of: &Findings) -> Option<Table> {
         return None;
     }
     let rows = of.multiplication.dearest.iter().map(|one| {
-        let mostly: Vec<String> =
-            one.caused.iter().take(3).map(|caused| format!("{} {}", path(caused), grouped(caused.count))).collect();
         vec![
             Cell::count(one.event),
             Cell::count(one.vcpu.into()),
             Cell::text(format!("L{} {}", one.level, one.reason)),
             Cell::count(one.exits),
-            Cell::text(if mostly.is_empty() { "-".into() } else { mostly.join(", ") }),
+            Cell::count(one.cycles),
             Cell::count(one.ran),
             Cell::count(one.work.of(Work::Vmread)),
             Cell::count(one.work.of(Work::Vmwrite)),
-            Cell::count(one.cycles),
+            mostly(&one.caused),
         ]
     });
     let columns =
-        vec!["event", "vCPU", "exit", "exits in all", "mostly", "instructions", "VMREADs", "VMWRITEs", "cycles"];
+        vec!["event", "vCPU", "exit", "exits in all", "cycles", "instructions", "VMREADs", "VMWRITEs", "mostly"];
     let note =
         "The single exits that took most until their guest was entered again: `nvmx dump FILE --from EVENT`, or the \
                 inspector, shows each."
