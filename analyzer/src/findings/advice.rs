@@ -9,6 +9,7 @@ use crate::judge::{JudgedBy, Rule, Verdict};
 use crate::number::{grouped, percent};
 use hv_defs::cost::DEFAULT as COSTS;
 use hv_defs::event::{Actor, Cause, FlushKind, Which};
+use hv_defs::exit::Reason;
 use hv_defs::vmcs::Shadowed;
 
 /// How urgent a piece of advice is.
