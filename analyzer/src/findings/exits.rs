@@ -257,7 +257,7 @@ pub(super) struct Fold {
     rows: BTreeMap<Key, Totals>,
     nested: BTreeMap<(u8, Reason), Nested>,
     tree: Builder,
-    dearest: Vec<OneExit>,
+    dearest: Vec<(u64, OneExit)>,
     slices: Slices,
     so_far: SoFar,
     vcpus: Vec<Vcpu>,
@@ -457,7 +457,8 @@ impl Fold {
             nested.accesses += work.of(Work::Vmread) + work.of(Work::Vmwrite);
             nested.resumed += 1;
             if vcpu.open.is_empty() {
-                keep(&mut self.dearest, index, &open, (ran, cycles, work));
+                let cost = if self.foreign { ran } else { cycles };
+                keep(&mut self.dearest, index, &open, cost, (ran, cycles, work));
             }
             for (what, count, cycles) in open.caused {
                 let caused = nested.caused.entry(what).or_default();
@@ -508,7 +509,12 @@ impl Fold {
         let totals = tree.totals();
         let cycles = totals.cycles(costs);
         let time = Time::of(&exits, totals, self.slices, costs);
-        let multiplication = Multiplication { reasons, tree, dearest: self.dearest, l1_exits: self.so_far.l1_exits };
+        let multiplication = Multiplication {
+            reasons,
+            tree,
+            dearest: self.dearest.into_iter().map(|(_, one)| one).collect(),
+            l1_exits: self.so_far.l1_exits,
+        };
         Found { exits, multiplication, time, cycles, so_far: self.so_far }
     }
 }
@@ -521,10 +527,16 @@ fn most_first(caused: impl Iterator<Item = (Caused, u64, u64)>) -> Vec<CausedExi
     caused
 }
 
-/// Keeps an exit that was served if it is among the dearest; of equal ones the earlier.
-fn keep(dearest: &mut Vec<OneExit>, vcpu: usize, open: &Open, (ran, cycles, work): (u64, u64, Works)) {
-    let at = dearest
-        .partition_point(|one| (core::cmp::Reverse(one.cycles), one.event) < (core::cmp::Reverse(cycles), open.event));
+/// Keeps an exit that was served if it is among the dearest by that cost; of equal ones the earlier.
+fn keep(
+    dearest: &mut Vec<(u64, OneExit)>,
+    vcpu: usize,
+    open: &Open,
+    cost: u64,
+    (ran, cycles, work): (u64, u64, Works),
+) {
+    let rank = |cost: u64, event: u64| (core::cmp::Reverse(cost), event);
+    let at = dearest.partition_point(|(other, one)| rank(*other, one.event) < rank(cost, open.event));
     if at >= ONES_KEPT {
         return;
     }
@@ -532,7 +544,7 @@ fn keep(dearest: &mut Vec<OneExit>, vcpu: usize, open: &Open, (ran, cycles, work
     let (event, vcpu, level, reason) = (open.event, vcpu as u16, open.level, open.reason);
     let exits = 1 + open.caused.iter().map(|(_, count, _)| count).sum::<u64>();
     let caused = most_first(open.caused.iter().copied());
-    dearest.insert(at, OneExit { event, vcpu, level, reason, exits, ran, work, cycles, caused });
+    dearest.insert(at, (cost, OneExit { event, vcpu, level, reason, exits, ran, work, cycles, caused }));
 }
 
 const fn flush_work(flush: &Flush) -> Work {

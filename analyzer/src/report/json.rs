@@ -84,7 +84,7 @@ fn trace(of: &Findings) -> Value {
             "exits_per_l2_exit": of.multiplication.factor(),
             "by_reason": of.multiplication.reasons.iter().map(nested).collect::<Vec<_>>(),
             "tree": time::tree(of),
-            "dearest": of.multiplication.dearest.iter().map(time::dearest).collect::<Vec<_>>(),
+            "dearest": of.multiplication.dearest.iter().map(|one| time::dearest(one, ours)).collect::<Vec<_>>(),
         },
         "flushes": waste::flushes(of),
         "mistakes": of.mistakes.iter().map(|mistake| json!({

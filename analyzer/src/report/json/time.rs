@@ -76,7 +76,7 @@ fn works(of: &Works) -> Value {
         .collect()
 }
 
-pub(super) fn dearest(one: &OneExit) -> Value {
+pub(super) fn dearest(one: &OneExit, ours: bool) -> Value {
     json!({
         "event": one.event,
         "vcpu": one.vcpu,
@@ -84,7 +84,7 @@ pub(super) fn dearest(one: &OneExit) -> Value {
         "reason": one.reason.to_string(),
         "exits": one.exits,
         "ran": one.ran,
-        "cycles": one.cycles,
+        "cycles": ours.then_some(one.cycles),
         "work": works(&one.work),
         "caused": one.caused.iter().map(caused).collect::<Vec<_>>(),
     })

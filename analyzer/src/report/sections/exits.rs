@@ -2,73 +2,60 @@
 
 use super::super::document::{Cell, Flame, Part, Section, Table};
 use super::super::flame::{Stack, Unit, stacks};
-use super::{TOP, percentiles, section};
-use crate::findings::{CausedExits, Findings, Work};
+use super::{TOP, percentiles, section, time};
+use crate::findings::{CausedExits, ExitRow, Findings, Work};
 use crate::number::grouped;
 use hv_defs::cost::DEFAULT as COSTS;
-use hv_defs::event::Kind;
 
 pub(super) fn exits(of: &Findings) -> Option<Section> {
     if of.exits.is_empty() {
         return None;
     }
+    let ours = of.overview.origin.is_none();
+    // Nothing says what a foreign machine's cycles would be, nor, without entries, how long anything took.
+    let timed = time::timed(of);
+    let handling = |row: &ExitRow| if ours { row.handling.clone() } else { row.elapsed.clone() };
     let all: u64 = of.exits.iter().map(|row| row.count).sum();
-    let cycles: u64 = of.exits.iter().map(|row| row.handling.sum()).sum();
-    let columns = vec![
-        "level",
-        "reason",
-        "by",
-        "exits",
-        "share",
-        "run before p50",
-        "p99",
-        "cycles p50",
-        "p90",
-        "p99",
-        "max",
-        "cycles",
-        "of handling",
-    ];
+    let whole: u64 = of.exits.iter().map(|row| handling(row).sum()).sum();
+    let mut columns = vec!["level", "reason", "by", "exits", "share"];
+    if timed {
+        columns.extend(["run before p50", "p99"]);
+        columns.extend([if ours { "cycles p50" } else { "handled p50" }, "p90", "p99", "max"]);
+        columns.extend([if ours { "cycles" } else { "handled in" }, "of handling"]);
+    }
     let shown = of.exits.iter().take(TOP).map(|row| {
-        let [p50, p90, p99, max] = percentiles(&row.handling);
-        let [run50, _, run99, _] = percentiles(&row.guest);
+        let handled = handling(row);
         let name = format!("L{}", row.level);
-        vec![
+        let mut cells = vec![
             Cell::number(name, row.level.into()),
             Cell::text(row.reason.to_string()),
             Cell::text(row.handled_by.name()),
             Cell::count(row.count),
             Cell::share(row.count, all),
-            run50,
-            run99,
-            p50,
-            p90,
-            p99,
-            max,
-            Cell::count(row.handling.sum()),
-            Cell::share(row.handling.sum(), cycles),
-        ]
+        ];
+        if timed {
+            let [run50, _, run99, _] = percentiles(&row.guest);
+            cells.extend([run50, run99]);
+            cells.extend(percentiles(&handled));
+            cells.extend([Cell::count(handled.sum()), Cell::share(handled.sum(), whole)]);
+        }
+        cells
     });
-    let mut rows: Vec<_> = shown.collect();
+    let rows: Vec<_> = shown.collect();
     let rest: u64 = of.exits.iter().skip(TOP).map(|row| row.count).sum();
-    let mut note =
-        "`run before` is what the guest ran from its entry to the exit, in instructions. Cycles are modelled: \
-                    the exit, what L0 did, and the entry that followed."
-            .to_owned();
-    let mut columns = columns;
-    if of.overview.origin.is_some() {
-        // Nothing says what a foreign machine's cycles would be, nor, without entries, since when a guest ran.
-        let timed = of.overview.tells_of(Kind::Entry);
-        let kept = if timed { 7 } else { 5 };
-        columns.truncate(kept);
-        rows.iter_mut().for_each(|row| row.truncate(kept));
-        let clock = of.overview.clock();
-        note = if timed {
-            format!("`run before` is from the guest's entry to the exit, in {clock}.")
-        } else {
-            String::new()
-        };
-    }
+    let clock = of.overview.clock();
+    let mut note = match (ours, timed) {
+        (true, _) => {
+            "`run before` is what the guest ran from its entry to the exit, in instructions. Cycles are modelled: \
+                      the exit, what L0 did, and the entry that followed."
+                .to_owned()
+        }
+        (false, true) => format!(
+            "`run before` is from the guest's entry to the exit, `handled` from the exit to the next entry of that vCPU, in \
+             {clock}."
+        ),
+        (false, false) => String::new(),
+    };
     if rest > 0 {
         note += &format!(" {} exits of {} other kinds are not shown.", grouped(rest), of.exits.len() - TOP);
     }
@@ -139,12 +126,23 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
         table.rows.iter_mut().for_each(|row| row.truncate(5));
         table.note =
             "`exits each` is what silicon takes for one such exit, itself included, where the guest ran again.".into();
+        if time::timed(of) {
+            table.columns.extend(["took p50", "p90", "p99", "max"]);
+            table
+                .rows
+                .iter_mut()
+                .zip(&all.reasons)
+                .for_each(|(row, reason)| row.extend(percentiles(&reason.l1_instructions)));
+            table.note += &format!(" `took` is from the exit to the guest's next entry, in {}.", of.overview.clock());
+        }
     }
     table.columns.push("mostly");
     table.rows.iter_mut().zip(&all.reasons).for_each(|(row, reason)| row.push(mostly(&reason.caused)));
     let mut shown = vec![Part::Table(table)];
     if of.overview.origin.is_none() {
         shown.push(Part::Table(tree(of)));
+    }
+    if time::timed(of) {
         shown.extend(dearest(of).map(Part::Table));
     }
     let unit = Unit::of(of);
@@ -230,21 +228,29 @@ fn dearest(of: &Findings) -> Option<Table> {
     if of.multiplication.dearest.is_empty() {
         return None;
     }
+    let ours = of.overview.origin.is_none();
     let rows = of.multiplication.dearest.iter().map(|one| {
-        vec![
+        let mut cells = vec![
             Cell::count(one.event),
             Cell::count(one.vcpu.into()),
             Cell::text(format!("L{} {}", one.level, one.reason)),
             Cell::count(one.exits),
-            Cell::count(one.cycles),
-            Cell::count(one.ran),
-            Cell::count(one.work.of(Work::Vmread)),
-            Cell::count(one.work.of(Work::Vmwrite)),
-            mostly(&one.caused),
-        ]
+        ];
+        if ours {
+            cells.push(Cell::count(one.cycles));
+        }
+        cells.push(Cell::count(one.ran));
+        if ours {
+            cells.extend([Work::Vmread, Work::Vmwrite].map(|work| Cell::count(one.work.of(work))));
+        }
+        cells.push(mostly(&one.caused));
+        cells
     });
-    let columns =
-        vec!["event", "vCPU", "exit", "exits in all", "cycles", "instructions", "VMREADs", "VMWRITEs", "mostly"];
+    let columns = if ours {
+        vec!["event", "vCPU", "exit", "exits in all", "cycles", "instructions", "VMREADs", "VMWRITEs", "mostly"]
+    } else {
+        vec!["event", "vCPU", "exit", "exits in all", of.overview.clock().name(), "mostly"]
+    };
     let note =
         "The single exits that took most until their guest was entered again: `nvmx dump FILE --from EVENT`, or the \
                 inspector, shows each."

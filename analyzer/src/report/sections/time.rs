@@ -23,7 +23,7 @@ fn unit(of: &Findings) -> &'static str {
 }
 
 /// Whether the trace tells how long anything took.
-fn timed(of: &Findings) -> bool {
+pub(super) fn timed(of: &Findings) -> bool {
     of.overview.clock() != Clock::Exits && of.overview.tells_of(Kind::Entry)
 }
 
