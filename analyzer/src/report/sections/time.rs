@@ -162,7 +162,7 @@ fn histograms(of: &Findings) -> Vec<Part> {
     let (cost, long) = if ours { ("cycles", "modelled cycles") } else { (clock, clock) };
     let handling = of.exits.iter().map(|row| {
         let of = if ours { &row.handling } else { &row.elapsed };
-        (format!("L{} {}", row.level, row.reason), of.clone())
+        (format!("L{} {} by {}", row.level, row.reason, row.handled_by), of.clone())
     });
     chart(format!("Handling an exit, in {long}, by powers of two"), handling.collect(), cost);
     if ours {
