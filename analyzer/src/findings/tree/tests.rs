@@ -48,7 +48,7 @@ fn a_tree_has_l0s_work_at_its_leaves() {
     story = l0(story.exit(1, Reason::VMRESUME, Actor::L0), VmcsOp::Load);
     story = story.flush(FlushKind::InvvpidSingle, Cause::NestedEntry, VPID01, 0).ept(EptOp::Map, 0, 0x7000, 0, 0x5037);
     let found = of(&story.l2(0, 2).events);
-    let text = report::folded(&[found.clone()]);
+    let text = report::folded(std::slice::from_ref(&found));
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
     assert_eq!(
@@ -191,7 +191,7 @@ proptest! {
         let sums = tree.sums(|node| node.cycles(&COSTS));
         prop_assert_eq!(sums.first().copied().unwrap_or(0), found.overview.cycles);
         // As stacks, which are the frames of the graph.
-        let folded = report::folded(&[found.clone()]);
+        let folded = report::folded(std::slice::from_ref(&found));
         let sizes = folded.lines().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap());
         prop_assert_eq!(sizes.sum::<u64>(), found.overview.cycles);
         // By slices of time, and by phases.
@@ -279,7 +279,7 @@ fn elsewhere(mut event: Event) -> Event {
 /// What of a report adds up, but for what has the number of an event in it.
 fn counts(of: &Findings) -> BTreeMap<(String, String, String), u64> {
     let mut counts = BTreeMap::new();
-    for line in report::csv(&[of.clone()]).lines().skip(1) {
+    for line in report::csv(std::slice::from_ref(of)).lines().skip(1) {
         let cells: Vec<&str> = line.split(',').collect();
         let [_, section, item, measure, value] = cells[..] else { panic!("{line}") };
         let adds = ["_p50", "_p90", "_p99", "_max"].iter().all(|end| !measure.ends_with(end));
