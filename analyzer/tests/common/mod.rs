@@ -10,6 +10,11 @@ use traces::Reader;
 
 /// Records a built-in guest under a policy, changed by `change`.
 pub(crate) fn record(guest: &str, policy: &str, change: impl FnOnce(&mut Config)) -> Reader {
+    Reader::from_bytes(record_bytes(guest, policy, change)).expect("a trace")
+}
+
+/// As [`record`], the file's bytes.
+pub(crate) fn record_bytes(guest: &str, policy: &str, change: impl FnOnce(&mut Config)) -> Vec<u8> {
     let mut config = Config::new(Guest::BuiltIn(guest.into()));
     config.policy = Policy::preset(policy).expect("a preset");
     change(&mut config);
@@ -17,7 +22,7 @@ pub(crate) fn record(guest: &str, policy: &str, change: impl FnOnce(&mut Config)
     let outside = Outside { console: &mut io::sink(), keys: &mut NoKeys, stop: &stop, watch: &mut |_| {} };
     let mut bytes = Vec::new();
     recorder::record_to(&config, &[], &mut bytes, outside).expect("recorded");
-    Reader::from_bytes(bytes).expect("a trace")
+    bytes
 }
 
 /// The findings of a trace.
