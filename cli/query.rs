@@ -6,9 +6,11 @@ use super::print::{Print, of};
 use super::study::{failure, verdicts};
 use super::trace::open;
 use super::words::{JudgeArgs, QueryArgs, QueryFormat};
-use analyzer::query::{Out, write, write_parquet};
+use analyzer::query::{Out, tables_of, write, write_parquet};
 use analyzer::tables::Verdicts;
 use analyzer::{Error, Format, Tables, schema};
+use hv_defs::config::Log;
+use hv_defs::event::Kind;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,7 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
     }
     // A second execution is a long answer to a question about something else.
     let judged = sql.to_ascii_lowercase().contains("flushes");
+    let why_not = reader.as_ref().map(|reader| reader.header().clone());
     let tables = match reader {
         Some(mut reader) => {
             let tried = if judged { verdicts(&args.judge, path, &mut reader, print)? } else { None };
@@ -38,6 +41,9 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
         None => Tables::of_files(files.iter().map(named)).with_verdicts(judged.then(|| replays(&args.judge, &files))),
     };
     answer(&tables, sql, args)?;
+    for table in tables_of(sql).into_iter().filter(|table| tables.is_empty(table)) {
+        print.note(format_args!("the table {} has no rows in this trace: {}", table.name, absent(table, &why_not)));
+    }
     let broken = tables.broken();
     for (trace, why) in &broken {
         say(&format!("{} is passed over: {why}", files[*trace].path.display()));
@@ -46,6 +52,18 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
         say(&format!("{} of {} are not in the answer", broken.len(), of(files.len() as u64, "trace")));
     }
     Ok(if broken.is_empty() { Status::Done } else { Status::No })
+}
+
+/// Why a trace has no rows of a table.
+fn absent(table: &schema::Table, header: &Option<traces::Header>) -> String {
+    let Some(header) = header else { return "nothing of the kind happened".into() };
+    match (&header.origin, table.kind, header.config.log) {
+        (Some(origin), ..) => format!("it was imported from {}, which may not tell of them", origin.source),
+        (None, Kind::Vmcs, Log::Exits) => "it was recorded with --log exits".into(),
+        (None, Kind::Answer, Log::Exits | Log::Vmcs) => "only --log l0 records them".into(),
+        (None, Kind::Registers, _) => "only imported traces have them".into(),
+        _ => "nothing of the kind happened".into(),
+    }
 }
 
 /// A trace of a folder, with what the column `trace` has of it.

@@ -70,6 +70,38 @@ fn a_folder_without_traces() {
 }
 
 #[test]
+fn tables_that_a_trace_does_not_have() {
+    let folder = folder("query-absent");
+    let check = |trace: &Path, table: &str, says: &str| {
+        let asked = nvmx(&["query", word(trace), &format!("SELECT COUNT(*) AS n FROM {table}"), "--format", "csv"]);
+        let asked = asked.expect(0);
+        assert_eq!(asked.out, "n\n0\n");
+        asked.one_line(&[table, "has no rows", says]);
+    };
+    let exits = record(&folder, "exits.nvmx", "flush-storm", "--log exits");
+    check(&exits, "vmcs", "--log exits");
+    check(&exits, "answers", "--log l0");
+    check(&exits, "registers", "imported");
+    check(&exits, "migrations", "nothing of the kind");
+    let asked = nvmx(&["query", word(&exits), "SELECT COUNT(*) AS n FROM exits"]).expect(0);
+    assert_eq!(asked.err, "");
+}
+
+#[test]
+fn the_first_rows_by_several_columns() {
+    let folder = folder("query-first");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let all = csv(&trace, "SELECT field, value, event FROM vmcs ORDER BY field DESC, value, event");
+    let some =
+        csv(&trace, "SELECT field, value, event FROM vmcs ORDER BY field DESC, value, event LIMIT 70 OFFSET 900");
+    assert_eq!(some.lines().skip(1).collect::<Vec<_>>(), all.lines().skip(901).take(70).collect::<Vec<_>>());
+    let named =
+        csv(&trace, "SELECT event AS number FROM vmcs WHERE op = 'write' ORDER BY value DESC, event DESC LIMIT 3");
+    let by_hand = csv(&trace, "SELECT event FROM vmcs WHERE op = 'write' ORDER BY value DESC, event DESC");
+    assert_eq!(named.lines().skip(1).collect::<Vec<_>>(), by_hand.lines().skip(1).take(3).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let folder = folder("query-pipe");
     let trace = record(&folder, "demo.nvmx", "demo", "");

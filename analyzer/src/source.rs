@@ -23,6 +23,8 @@ pub(crate) struct Rows {
     pub(crate) instruction: Vec<u64>,
     pub(crate) vcpu: Vec<u16>,
     pub(crate) pcpu: Vec<u16>,
+    /// Which of the last three were asked for; the others stay empty.
+    pub(crate) stamps: [bool; 3],
     /// Empty where the column was not asked for.
     pub(crate) columns: Vec<Vec<u64>>,
     pub(crate) texts: Texts,
@@ -125,9 +127,15 @@ impl Source<'_> {
                 for block in blocks {
                     reader.block_columns_into(block, kind, Some(&names), &mut read)?;
                     read.event.append_to(&mut rows.event);
-                    read.instruction.append_to(&mut rows.instruction);
-                    rows.vcpu.extend(read.vcpu.iter().map(|cpu| cpu as u16));
-                    rows.pcpu.extend(read.pcpu.iter().map(|cpu| cpu as u16));
+                    if rows.stamps[0] {
+                        read.instruction.append_to(&mut rows.instruction);
+                    }
+                    if rows.stamps[1] {
+                        rows.vcpu.extend(read.vcpu.iter().map(|cpu| cpu as u16));
+                    }
+                    if rows.stamps[2] {
+                        rows.pcpu.extend(read.pcpu.iter().map(|cpu| cpu as u16));
+                    }
                     for (all, column) in rows.columns.iter_mut().zip(columns) {
                         let Some(values) = read.column(column.name) else { continue };
                         if column.form == hv_defs::fields::Form::Text {
@@ -146,9 +154,9 @@ impl Source<'_> {
 }
 
 impl Rows {
-    /// None yet, of that kind.
-    pub(crate) fn new(kind: Kind) -> Self {
-        Self { columns: vec![Vec::new(); kind.columns().len()], ..Self::default() }
+    /// None yet, of that kind, with those of `instruction`, `vcpu` and `pcpu` that are wanted.
+    pub(crate) fn new(kind: Kind, stamps: [bool; 3]) -> Self {
+        Self { columns: vec![Vec::new(); kind.columns().len()], stamps, ..Self::default() }
     }
 
     /// Keeps the first `rows` rows.

@@ -24,7 +24,7 @@ fn every_column_and_rule_is_documented() {
     let mut text = String::from(
         "# The tables of `nvmx query`\nEvery row is an event of the trace, but for the `missing` rows of `flushes`. Integers are \
          signed and of 64 bits, bits are\nunsigned and of 64 bits (shown in hexadecimal by `--format table`, in decimal by `csv` \
-         and `json`). The first four columns\nare those of every table. A test prints this page from the code and compares.\n",
+         and `json`). The first four columns\nare those of every table. In a folder of traces, each table has a column `trace` before all others. A test prints this\npage from the code and compares.\n\nTexts are texts: of few words or many, they compare, sort and join as such. Each word is in memory once, however many\nrows have it.\n",
     );
     for table in schema::TABLES {
         text += &format!("\n## {}\n{}\n\n| column | form | holds |\n| --- | --- | --- |\n", table.name, table.about);

@@ -1,5 +1,6 @@
 //! SQL over the tables, and how a result is printed.
 
+mod first;
 mod print;
 mod words;
 
@@ -7,7 +8,8 @@ pub(crate) use print::quoted;
 pub use print::{Format, print};
 
 use crate::export::ParquetRows;
-use crate::{Error, Tables, schema};
+use crate::schema::{self, Table};
+use crate::{Error, Tables};
 use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsError, Schema};
 use polars::sql::{SQLContext, extract_table_identifiers};
 use print::Lines;
@@ -43,6 +45,12 @@ pub fn query(tables: &Tables, sql: &str) -> Result<DataFrame, Error> {
 pub(crate) struct Plan {
     pub(crate) frame: LazyFrame,
     pub(crate) engine: Engine,
+}
+
+/// The tables that a query names. What it cannot be read for has been said when it was answered.
+pub fn tables_of(sql: &str) -> Vec<&'static Table> {
+    let names = extract_table_identifiers(sql, false, true).unwrap_or_default();
+    names.iter().filter_map(|name| schema::table(name.trim_matches('"'))).collect()
 }
 
 /// What a query means. Nothing is read yet, but for the indexes of large traces.
@@ -87,6 +95,11 @@ fn plan_with(tables: &Tables, sql: &str, words: &Words, all: bool, engine: Engin
     let mut frame = context.execute(sql).map_err(failed)?;
     // That the names and types are right is known before anything is read.
     frame.collect_schema().map_err(failed)?;
+    if engine == Engine::Streaming
+        && let Some(cut) = first::cut(&frame.logical_plan, None)
+    {
+        frame = LazyFrame::from(cut);
+    }
     Ok(Plan { frame, engine })
 }
 

@@ -78,6 +78,11 @@ impl Tables {
         self.set.broken()
     }
 
+    /// Whether the trace is known to have no row for a table.
+    pub fn is_empty(&self, table: &Table) -> bool {
+        self.set.count(table.kind) == Some(0)
+    }
+
     /// A whole table.
     ///
     /// # Errors

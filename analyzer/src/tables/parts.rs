@@ -82,6 +82,18 @@ impl Set {
         Self { verdicts, ..Self::new(self.traces.clone(), self.named) }
     }
 
+    /// How many events of a kind there are, if that is known without reading all of a trace.
+    pub(super) fn count(&self, kind: Kind) -> Option<u64> {
+        let [(_, from)] = &self.traces[..] else { return None };
+        match from {
+            From::Reader(reader) if !reader.truncated() => {
+                let counts = reader.counts().ok()?;
+                Some(counts.iter().find(|(name, _)| name == kind.name()).map_or(0, |(_, count)| *count))
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn broken(&self) -> Vec<(usize, String)> {
         locked(&self.state).broken.iter().map(|(&trace, why)| (trace, why.clone())).collect()
     }
@@ -200,7 +212,7 @@ impl Set {
             flushes::columns(&judged, &wanted)
         } else {
             let needed = rows::needed(table, &wanted);
-            let mut rows = Rows::new(table.kind);
+            let mut rows = Rows::new(table.kind, ["instruction", "vcpu", "pcpu"].map(wanted));
             for span in units.iter().flatten() {
                 let before = rows.event.len();
                 if !self.is_broken(span.trace)
