@@ -156,22 +156,27 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
     for row in &of.ept_levels {
         let item = format!("L{}", row.level);
         add("ept_violations", &item, "count", row.count as f64);
-        add("ept_violations", &item, "after_zap", row.again as f64);
+        if of.overview.tells_of(Kind::Ept) {
+            add("ept_violations", &item, "after_zap", row.again as f64);
+        }
         add("ept_violations", &item, "pages", row.pages as f64);
     }
-    for (name, value) in [
-        ("bursts", of.storms.sizes.count()),
-        ("largest_burst", of.storms.sizes.max()),
-        ("storms", of.storms.storms),
-        ("storm_changes", of.storms.changes),
-        ("vpids_given", of.vpid_uses.all.given),
-        ("vpids_changed_hands", of.vpid_uses.all.changed_hands),
-        ("vpids_recycled", of.vpid_uses.all.recycled),
-        ("moves", of.returns.moves),
-        ("returns", of.returns.returns),
-        ("returns_unflushed", of.returns.unflushed),
+    for (kind, name, value) in [
+        (Kind::Ept, "bursts", of.storms.sizes.count()),
+        (Kind::Ept, "largest_burst", of.storms.sizes.max()),
+        (Kind::Ept, "storms", of.storms.storms),
+        (Kind::Ept, "storm_changes", of.storms.changes),
+        (Kind::Vpid, "vpids_given", of.vpid_uses.all.given),
+        (Kind::Vpid, "vpids_changed_hands", of.vpid_uses.all.changed_hands),
+        (Kind::Vpid, "vpids_recycled", of.vpid_uses.all.recycled),
+        (Kind::Entry, "moves", of.returns.moves),
+        (Kind::Entry, "returns", of.returns.returns),
+        (Kind::Entry, "returns_unflushed", of.returns.unflushed),
     ] {
-        add("tags", "", name, value as f64);
+        // What a foreign source does not tell of is not 0.
+        if of.overview.tells_of(kind) {
+            add("tags", "", name, value as f64);
+        }
     }
     for (number, phase) in of.phases.iter().enumerate() {
         let item = phase.mark.map_or("start".into(), |mark| format!("{number} mark {mark}"));

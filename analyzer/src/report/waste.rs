@@ -5,6 +5,7 @@ use crate::Findings;
 use crate::findings::{List, PoolFinding, Shadowing, Tally, Top};
 use crate::judge::Verdict;
 use hv_defs::cost::DEFAULT as COSTS;
+use hv_defs::event::Kind;
 use hv_defs::vmcs::Shadowed;
 use serde_json::{Value, json};
 
@@ -221,6 +222,7 @@ fn shadowing(of: &Shadowing) -> Value {
 }
 
 pub(super) fn ept(of: &Findings) -> Value {
+    let told = of.overview.tells_of(Kind::Ept);
     json!({
         "roots": of.ept.iter().map(|row| json!({
             "eptp12": row.eptp12,
@@ -231,15 +233,15 @@ pub(super) fn ept(of: &Findings) -> Value {
             "switches": row.switches,
         })).collect::<Vec<_>>(),
         "violations": of.ept_levels.iter().map(|row| json!({
-            "level": row.level, "count": row.count, "after_zap": row.again, "pages": row.pages,
+            "level": row.level, "count": row.count, "after_zap": told.then_some(row.again), "pages": row.pages,
         })).collect::<Vec<_>>(),
         "violation_pages": of.ept_page_count,
         "top_pages": of.ept_pages.iter().map(|row| json!({
-            "level": row.level, "page": row.page, "count": row.count, "after_zap": row.again,
+            "level": row.level, "page": row.page, "count": row.count, "after_zap": told.then_some(row.again),
         })).collect::<Vec<_>>(),
-        "bursts": spread(&of.storms.sizes),
-        "storms": of.storms.storms,
-        "storm_changes": of.storms.changes,
+        "bursts": told.then(|| spread(&of.storms.sizes)),
+        "storms": told.then_some(of.storms.storms),
+        "storm_changes": told.then_some(of.storms.changes),
         "largest_bursts": of.storms.largest.iter().map(|burst| json!({
             "event": burst.event,
             "instruction": burst.at.instruction,

@@ -114,22 +114,22 @@ fn by_cause(all: &[FlushRow], of: &Findings) -> Part {
 
 /// What is shown of a sum of flushes.
 const TALLY: [&str; 9] =
-    ["flushes", "missing", "redundant", "too broad", "required", "unknown", "judged by", "dropped", "wasted cycles"];
+    ["wasted cycles", "flushes", "dropped", "missing", "redundant", "too broad", "required", "unknown", "judged by"];
 
 fn with_tally(mut cells: Vec<Cell>, of: &Tally) -> Vec<Cell> {
     let count = |verdict| {
         let count = of.count(verdict);
         Cell::count(count).toned(if count > 0 { verdict_tone(verdict) } else { Tone::Plain })
     };
+    cells.push(Cell::count(of.wasted));
     cells.push(Cell::count(of.made()));
+    cells.push(Cell::count(of.dropped));
     cells.push(count(Verdict::Missing));
     cells.push(count(Verdict::Redundant));
     cells.push(count(Verdict::TooBroad));
     cells.push(count(Verdict::Required));
     cells.push(count(Verdict::Unknown));
     cells.push(Cell::text(of.judged_by()));
-    cells.push(Cell::count(of.dropped));
-    cells.push(Cell::count(of.wasted));
     cells
 }
 

@@ -4,7 +4,7 @@ use super::super::document::{Cell, Part, Section, Table, Tone};
 use super::{TOP, percentiles, section};
 use crate::findings::{Burst, EptRow, Findings, STORM, VpidRow};
 use crate::number::{grouped, percent};
-use hv_defs::event::VpidOp;
+use hv_defs::event::{Kind, VpidOp};
 use std::collections::BTreeMap;
 
 pub(super) fn ept(of: &Findings) -> Option<Section> {
@@ -50,7 +50,7 @@ fn violations(of: &Findings) -> Part {
     });
     let columns = vec!["level", "EPT violations", "share", "pages", "after a zap"];
     let note = "`after a zap`: at an EPT02 entry that L0 had removed.";
-    Part::Table(Table { columns, rows: rows.collect(), note: note.into() })
+    told(of, Table { columns, rows: rows.collect(), note: note.into() })
 }
 
 fn pages(of: &Findings) -> Part {
@@ -75,7 +75,17 @@ fn pages(of: &Findings) -> Part {
         ]);
     }
     let columns = vec!["level", "guest-physical page", "EPT violations", "after a zap"];
-    Part::Table(Table { columns, rows, note: String::new() })
+    told(of, Table { columns, rows, note: String::new() })
+}
+
+/// A table whose last column is of zaps, without it where the trace does not tell of them.
+fn told(of: &Findings, mut table: Table) -> Part {
+    if !of.overview.tells_of(Kind::Ept) {
+        table.columns.pop();
+        table.rows.iter_mut().for_each(|row| drop(row.pop()));
+        table.note = String::new();
+    }
+    Part::Table(table)
 }
 
 /// The exit that L0 was handling, in words.
