@@ -69,10 +69,14 @@ fn rows(of: &Findings, add: &mut dyn FnMut(&str, &str, &str, f64)) {
         add("tree", &stack.join(";"), "exits", exits as f64);
     }
     for level in &of.time.levels {
-        let item = format!("L{}", level.level);
+        // What passed while no guest ran is not L0's: that takes no time of ours.
+        let item = if level.level == 0 { "none".into() } else { format!("L{}", level.level) };
         add("time", &item, "ran", level.ran as f64);
         add("time", &item, "exits", level.exits as f64);
         spread(add, "time", &item, "stretch", &level.stretches);
+    }
+    if of.overview.origin.is_none() {
+        add("time", "L0", "cycles", of.time.l0_cycles as f64);
     }
     let slices = &of.time.slices;
     for (at, slice) in slices.rows.iter().enumerate() {
