@@ -207,7 +207,8 @@ impl Open {
 #[derive(Debug, Default)]
 struct Vcpu {
     now: Standing,
-    /// The stamp of its last event.
+    /// Whether it had an event, and the stamp of its last.
+    seen: bool,
     last: u64,
     /// The level that runs and since when; none while L0 handles an exit.
     running: Option<(u8, Standing)>,
@@ -303,6 +304,10 @@ impl Fold {
         self.at = at;
         let index = self.reach(at.vcpu);
         let vcpu = &mut self.vcpus[index];
+        if !core::mem::replace(&mut vcpu.seen, true) && self.foreign {
+            // Of what was before its first event nothing is known.
+            vcpu.last = at.instruction;
+        }
         let since = if self.foreign { vcpu.last } else { self.last };
         if at.instruction > since {
             let passed = at.instruction - since;

@@ -1,8 +1,10 @@
 //! Trees of short traces on paper, and sums of random ones.
 
+use crate::findings::pass::Pass;
 use crate::findings::{Findings, Work, findings};
 use crate::story::{EPTP01, Story, VPID01, eptp02, vmcs12};
 use crate::{Source, report};
+use hv_defs::config::Clock;
 use hv_defs::cost::DEFAULT as COSTS;
 use hv_defs::event::*;
 use hv_defs::exit::Reason;
@@ -105,6 +107,21 @@ fn what_silicon_flushes_at_an_entry_counts_for_the_next_exit() {
     let tree = &found.multiplication.tree;
     let node = (0..tree.nodes.len()).find(|&at| tree.path(at) == [(1, Reason::HLT)]).unwrap();
     assert_eq!(tree.nodes[node].work.of(Work::TransitionFlush), 1);
+}
+
+/// Nanoseconds go on for all vCPUs at once. vCPU 0 is entered at 10, exits at 30 and is entered again at 50, vCPU 1 at 20, 40
+/// and 60: each runs 20 and waits 20, and what was before their first events is nobody's.
+#[test]
+fn a_foreign_clock_goes_on_for_each_vcpu() {
+    let story = Story::default().l1().on(1, 1).l1().on(0, 0).exit(1, Reason::CPUID, Actor::L0);
+    let story = story.on(1, 1).exit(1, Reason::HLT, Actor::L0).on(0, 0).l1().on(1, 1).l1();
+    let mut pass = Pass::new(None);
+    pass.stamped_in(Clock::Nanoseconds);
+    Source::Events(&story.events).chunks(|chunk| pass.chunk(chunk)).unwrap();
+    let found = pass.finish();
+    let levels: Vec<_> = found.time.levels.iter().map(|level| (level.level, level.ran, level.elapsed.sum())).collect();
+    assert_eq!(levels, [(0, 40, 0), (1, 40, 40)]);
+    assert!(found.exits.iter().all(|row| (row.guest.sum(), row.elapsed.sum()) == (20, 20)), "{:?}", found.exits);
 }
 
 /// A random event of one of a few guests on one vCPU.
