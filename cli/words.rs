@@ -709,6 +709,26 @@ pub enum BenchCommand {
   nvmx bench trace linux.nvmx            on the events of a trace
   nvmx bench trace linux.nvmx --peers    beside trace-cmd and perf, where they are installed")]
     Trace(BenchTraceArgs),
+    /// Analysis: what a report and a query cost from a trace's file
+    #[command(after_help = "Examples:
+  nvmx bench analysis                       on recordings of built-in guests
+  nvmx bench analysis linux.nvmx            on a trace's file, all of it
+  nvmx bench analysis linux.nvmx --long 100000000    on a hundred million events, made of the trace's
+  nvmx bench analysis linux.nvmx --peers    beside trace-cmd with a script and perf kvm stat, where they are installed")]
+    Analysis(BenchAnalysisArgs),
+}
+
+#[derive(Args, Default)]
+pub struct BenchAnalysisArgs {
+    /// Traces to measure on [default: recordings of the guests demo and flush-storm, made now]
+    #[arg(value_name = "FILE")]
+    pub traces: Vec<PathBuf>,
+    /// Measure on so many events: those of the trace again and again, in a temporary file
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub long: Option<u64>,
+    /// Have other tools count the exits by reason too, in files of theirs
+    #[arg(long)]
+    pub peers: bool,
 }
 
 #[derive(Args)]

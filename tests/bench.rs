@@ -51,6 +51,30 @@ fn the_trace_format_has_a_figure_for_each_budget() {
 }
 
 #[test]
+fn an_analysis_has_its_figures_beside_its_floors() {
+    let folder = folder("bench-analysis");
+    let trace = record(&folder, "storm.nvmx", "flush-storm", "--log vmcs");
+    let words = ["bench", "analysis", word(&trace), "--json", "--peers", "--long", "50000"];
+    let said = nvmx(&words).expect(0).json();
+    let of = &said["analysis"][0];
+    assert_eq!((&said["trace"], &of["events"]), (&Value::Array(Vec::new()), &50_000.into()));
+    let rows = of["rows"].as_array().expect("rows");
+    let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a key")).collect();
+    assert_eq!(names, ["report", "decode", "query", "memory"]);
+    assert!(rows.iter().all(|row| row["value"].as_f64() > Some(0.0)), "{rows:?}");
+    let counters = of["counters"].as_array().expect("counters");
+    let names: Vec<_> = counters.iter().map(|of| of["name"].as_str().expect("a key")).collect();
+    assert_eq!(names, ["nvmx", "trace-cmd", "perf"]);
+    assert!(counters[0]["rate"].as_f64() > Some(0.0), "{}", counters[0]);
+    for of in &counters[1..] {
+        match of["missing"].as_str() {
+            Some(why) => eprintln!("SKIPPED: {}: {why}", of["what"]),
+            None => assert_eq!(of["agrees"], Value::Bool(true), "{of}"),
+        }
+    }
+}
+
+#[test]
 fn a_gate_is_the_exit_status() {
     let folder = folder("bench-gate");
     let trace = record(&folder, "storm.nvmx", "flush-storm", "--log vmcs");

@@ -1,5 +1,7 @@
 //! `nvmx bench`: the budgets, on this machine, beside its own floor.
 
+mod analysis;
+mod counted;
 mod measure;
 mod peers;
 mod show;
@@ -7,8 +9,9 @@ mod source;
 
 use super::fail::{Failure, Result, Status};
 use super::print::{Print, count, of};
-use super::words::{BenchArgs, BenchCommand, BenchTraceArgs};
+use super::words::{BenchAnalysisArgs, BenchArgs, BenchCommand, BenchTraceArgs};
 use super::{record, trace};
+use counted::Counter;
 use hv_defs::event::Event;
 use measure::{Budget, Row};
 use peers::Peers;
@@ -24,25 +27,28 @@ struct Measured {
     events: usize,
     rows: Vec<Row>,
     peers: Option<Peers>,
+    counters: Option<Vec<Counter>>,
 }
 
 /// `nvmx bench`.
 pub fn bench(args: &BenchArgs, print: &Print) -> Result<Status> {
     let all = BenchTraceArgs::default();
-    let measured = match &args.which {
-        Some(BenchCommand::Trace(args)) => traces(args, print)?,
-        None => traces(&all, print)?,
+    let (measured, analysed) = match &args.which {
+        Some(BenchCommand::Trace(args)) => (traces(args, print)?, Vec::new()),
+        Some(BenchCommand::Analysis(args)) => (Vec::new(), analyses(args, print)?),
+        None => (traces(&all, print)?, analyses(&BenchAnalysisArgs::default(), print)?),
     };
-    let held = measured.iter().flat_map(|of| &of.rows).all(|row| row.held() != Some(false));
+    let held = measured.iter().chain(&analysed).flat_map(|of| &of.rows).all(|row| row.held() != Some(false));
     let mut out = print.out();
     if args.json {
-        let objects: Vec<_> = measured.iter().map(object).collect();
-        let object = json!({ "cpus": cpus(), "load": load(), "held": held, "trace": objects });
+        let objects = |of: &[Measured]| of.iter().map(object).collect::<Vec<_>>();
+        let (trace, analysis) = (objects(&measured), objects(&analysed));
+        let object = json!({ "cpus": cpus(), "load": load(), "held": held, "trace": trace, "analysis": analysis });
         writeln!(out, "{object:#}")?;
     } else {
         let load = load().map(|load| format!(", load {load:.2}")).unwrap_or_default();
         writeln!(out, "this machine: {}{load}", of(cpus(), "CPU"))?;
-        for of in &measured {
+        for of in measured.iter().chain(&analysed) {
             text(&mut out, of)?;
         }
     }
@@ -83,8 +89,75 @@ fn one(name: &str, built_in: bool, events: &[Event], args: &BenchTraceArgs, prin
     if args.peers && peers.is_none() {
         print.note(format!("{name} has neither exits nor entries, which is all that other tools have a word for"));
     }
-    Ok(Measured { name: name.into(), built_in, events: events.len(), rows, peers })
+    Ok(Measured { name: name.into(), built_in, events: events.len(), rows, peers, counters: None })
 }
+
+/// Measures analyses, of whole files.
+fn analyses(args: &BenchAnalysisArgs, print: &Print) -> Result<Vec<Measured>> {
+    if !args.traces.is_empty() {
+        let measured = args.traces.iter().map(|path| analysis(&path.display().to_string(), None, path, args, print));
+        return measured.collect();
+    }
+    print.note(format!("no trace is named: recording the guests {}", source::GUESTS.join(" and ")));
+    let measured = source::GUESTS.iter().map(|guest| {
+        let events = source::of_guest(guest, usize::MAX).map_err(|error| failure(Path::new(guest), error))?;
+        analysis(guest, Some(&events), Path::new(guest), args, print)
+    });
+    measured.collect()
+}
+
+/// Measures on a file, or on events that are put into one.
+fn analysis(
+    name: &str,
+    built_in: Option<&[Event]>,
+    path: &Path,
+    args: &BenchAnalysisArgs,
+    print: &Print,
+) -> Result<Measured> {
+    let bar = print.progress("measuring", analysis::STEPS + if args.peers { counted::STEPS } else { 0 });
+    let mut events = 0;
+    let mut all = |path: &Path, folder: &Path| {
+        let long = folder.join("long.nvmx");
+        let path = match args.long {
+            None => path,
+            Some(count) => {
+                analysis::lengthen(path, &long, count)?;
+                &long
+            }
+        };
+        events = ::traces::Reader::open(path)?.len() as usize;
+        let rows = analysis::measure(path, &mut || bar.inc(1))?;
+        if !args.peers {
+            return Ok((rows, None));
+        }
+        let some = source::of_trace(path, COUNTED).map_err(|error| error.to_string())?;
+        let Some(of) = peers::transitions(&some) else { return Ok((rows, None)) };
+        Ok((rows, Some(counted::measure(&of.many, folder, &mut || bar.inc(1))?)))
+    };
+    let measured = peers::in_a_folder(|folder| match built_in {
+        None => all(path, folder),
+        Some(events) => {
+            let path = folder.join("guest.nvmx");
+            analysis::write(events, &path)?;
+            all(&path, folder)
+        }
+    });
+    bar.finish_and_clear();
+    let (rows, counters) = measured.map_err(|error| match error.downcast::<::traces::Error>() {
+        Ok(error) => trace::unreadable(path, *error),
+        Err(error) => {
+            let what = format!("cannot measure on {name}");
+            Failure::new(Status::Failed, what, error, "check the trace by `nvmx verify`")
+        }
+    })?;
+    if args.peers && counters.is_none() {
+        print.note(format!("{name} has neither exits nor entries, which is all that other tools have a word for"));
+    }
+    Ok(Measured { name: name.into(), built_in: built_in.is_some(), events, rows, peers: None, counters })
+}
+
+/// Events of a trace whose exits others count too, at most about so many.
+const COUNTED: usize = 4_000_000;
 
 fn failure(path: &Path, error: NoEvents) -> Failure {
     match error {
@@ -108,6 +181,10 @@ fn text(out: &mut impl Write, measured: &Measured) -> Result<()> {
         };
         writeln!(out, "its {} exits and entries beside other tools{repeated}", count(peers.events as u64))?;
         write!(out, "{}", show::peers(peers))?;
+    }
+    if let Some(counters) = &measured.counters {
+        writeln!(out, "its exits counted by reason")?;
+        write!(out, "{}", show::counters(counters))?;
     }
     Ok(())
 }
@@ -146,12 +223,26 @@ fn object(measured: &Measured) -> Value {
         });
         json!({ "events": peers.events, "repeated": peers.repeated, "files": files.collect::<Vec<_>>() })
     });
+    let counters = measured.counters.as_ref().map(|counters| {
+        let counters = counters.iter().map(|of| {
+            json!({
+                "name": of.name,
+                "what": of.what,
+                "rate": of.rate.as_ref().ok(),
+                "missing": of.rate.as_ref().err(),
+                "ratio": of.ratio,
+                "agrees": of.agrees,
+            })
+        });
+        counters.collect::<Vec<_>>()
+    });
     json!({
         "name": measured.name,
         "built_in": measured.built_in,
         "events": measured.events,
         "rows": rows,
         "peers": peers,
+        "counters": counters,
     })
 }
 

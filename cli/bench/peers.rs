@@ -53,8 +53,27 @@ pub fn measure(
     line: fn(u64, &Event) -> String,
     step: &mut dyn FnMut(),
 ) -> Result<Option<Peers>, Failed> {
+    let Some(Transitions { once, many, repeated }) = transitions(events) else { return Ok(None) };
+    let peers = in_a_folder(|folder| {
+        let first = ours(&once, &many, line)?;
+        step();
+        Ok([vec![first], others(&once, &many, folder, step)?].concat())
+    });
+    Ok(Some(Peers { events: once.len(), repeated, peers: peers? }))
+}
+
+/// Exits and entries.
+pub(super) struct Transitions {
+    pub(super) once: Vec<Event>,
+    /// As often that there are enough of them to be read.
+    pub(super) many: Vec<Event>,
+    pub(super) repeated: usize,
+}
+
+/// The exits and entries among these events; `None` where there are none.
+pub(super) fn transitions(events: &[Event]) -> Option<Transitions> {
     let once: Vec<Event> = events.iter().filter(|event| is_transition(event)).cloned().collect();
-    let Some(last) = once.last().map(|event| event.at.instruction + 1) else { return Ok(None) };
+    let last = once.last().map(|event| event.at.instruction + 1)?;
     let repeated = LEAST.div_ceil(once.len());
     let mut many = once.clone();
     for round in 1..repeated as u64 {
@@ -64,17 +83,17 @@ pub fn measure(
         });
         many.extend(later);
     }
+    Some(Transitions { once, many, repeated })
+}
+
+/// Does something with a folder for its files.
+pub(super) fn in_a_folder<T>(with: impl FnOnce(&Path) -> Result<T, Failed>) -> Result<T, Failed> {
     let folder = std::env::temp_dir().join(format!("nvmx-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let mut all = || {
-        let first = ours(&once, &many, line)?;
-        step();
-        Ok::<_, Failed>([vec![first], others(&once, &many, &folder, step)?].concat())
-    };
-    let peers = all();
+    let done = with(&folder);
     // What is left there is in the system's temporary folder.
     let _ = std::fs::remove_dir_all(&folder);
-    Ok(Some(Peers { events: once.len(), repeated, peers: peers? }))
+    done
 }
 
 /// Why it could not be measured.
@@ -176,7 +195,7 @@ fn peer(
 }
 
 /// What a tool calls itself, in its first line with a number; else why it cannot be run.
-fn version(tool: &str) -> Result<String, String> {
+pub(super) fn version(tool: &str) -> Result<String, String> {
     let output = Command::new(tool).arg("--version").stdin(Stdio::null()).output();
     let output = output.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "not installed".to_owned(),
@@ -213,7 +232,7 @@ fn run(command: &mut Command) -> Result<(), String> {
 }
 
 /// The CPU time of all children that ended, which Linux counts in hundredths of a second.
-fn children() -> Option<Duration> {
+pub(super) fn children() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // Behind the name, which may hold anything, the fields from the third on: cutime and cstime are 16 and 17 of all.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(13);

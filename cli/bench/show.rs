@@ -1,5 +1,6 @@
 //! The tables of `nvmx bench`, as text.
 
+use super::counted::Counter;
 use super::measure::{Budget, Row};
 use super::peers::Peers;
 use std::fmt::Write;
@@ -51,6 +52,22 @@ pub fn peers(peers: &Peers) -> String {
         lines.push([peer.what.clone(), bytes, or_none(peer.text), or_none(peer.columns)]);
     }
     align(&lines, &[1, 2, 3])
+}
+
+/// The table of those who count exits.
+pub fn counters(counters: &[Counter]) -> String {
+    let mut lines = vec![["", "M/s", "CPU time", "the counts"].map(str::to_owned)];
+    for of in counters {
+        let rate = of.rate.clone().map_or_else(|why| why, figure);
+        let ratio = of.ratio.map_or_else(|| "-".into(), |ratio| format!("{} times ours", figure(ratio)));
+        let agrees = match of.agrees {
+            None => "-",
+            Some(true) => "ours",
+            Some(false) => "OTHERS",
+        };
+        lines.push([of.what.clone(), rate, ratio, agrees.into()]);
+    }
+    align(&lines, &[1, 2])
 }
 
 /// Lines in columns; those of `right` end at one place.
