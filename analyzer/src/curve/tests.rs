@@ -167,7 +167,7 @@ fn ten_thousand_in_turn() {
 #[test]
 fn requests_take_a_byte_or_two_and_repeats_none() {
     let mut all = Requests::default();
-    (0..100_000).for_each(|at| all.wants(at / 4 % 60 << 12));
+    (0..100_000).for_each(|at| all.wants((at / 4 % 60) << 12));
     assert_eq!((all.count(), all.distinct(), all.bytes()), (100_000, 60, 25_000));
     all.gives_up(99);
     all.gives_up(0);

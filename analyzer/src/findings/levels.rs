@@ -122,7 +122,7 @@ impl Cpu {
             }
         };
         places.into_iter().for_each(|place| see(&mut self.held[place].2));
-        roots.iter().filter_map(|root| self.roots.get_mut(root).map(|held| see(held))).for_each(drop);
+        roots.iter().filter_map(|root| self.roots.get_mut(root).map(&mut see)).for_each(drop);
         if now.is_empty() { before } else { now }
     }
 }

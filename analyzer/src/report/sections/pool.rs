@@ -87,7 +87,7 @@ fn shown(pool: &PoolFinding) -> Vec<Misses> {
     let knee = pool.curve.knee().map(|knee| knee.size);
     let wanted = |size: u64| {
         let step = 1 << size.max(1).ilog2().saturating_sub(2);
-        size <= 16 || size % step == 0 || size == last || Some(size) == knee || size == pool.slots
+        size <= 16 || size.is_multiple_of(step) || size == last || Some(size) == knee || size == pool.slots
     };
     sizes.iter().filter(|row| wanted(row.size)).copied().collect()
 }
