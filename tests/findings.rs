@@ -234,6 +234,20 @@ fn stale_reads_what_it_should_not_and_the_report_says_why() {
     nvmx(&["check", "--max-missing-flushes", "1", word(&trace)]).expect(0);
 }
 
+/// A recording of exits alone says what it cannot say.
+#[test]
+fn what_was_left_out_is_said() {
+    let folder = folder("left-out");
+    let trace = record(&folder, "exits.nvmx", "demo", "--log exits");
+    let json = report(&trace);
+    assert_eq!(json["untold"], serde_json::json!(["vmcs"]));
+    assert_eq!(json["vmcs"], Value::Null);
+    let text = nvmx(&["report", word(&trace)]).expect(0).out;
+    assert!(text.contains("recorded with `--log exits`") && text.contains("which fields to shadow"), "{text}");
+    let whole = record(&folder, "whole.nvmx", "demo", "");
+    assert_eq!(report(&whole)["untold"], serde_json::json!([]));
+}
+
 #[test]
 fn the_gate() {
     let folder = folder("gate");

@@ -47,7 +47,7 @@ pub use vpids::{VpidRow, VpidUse, VpidUses};
 use crate::chunk::Chunk;
 use crate::judge::Judged;
 use crate::{Error, Source};
-use hv_defs::config::{Clock, Guest, Origin};
+use hv_defs::config::{Clock, Guest, Log, Origin};
 use hv_defs::event::{Event, Kind, Stop};
 use pass::Pass;
 
@@ -127,8 +127,8 @@ pub struct Overview {
     pub failed_entries: Vec<(String, u64)>,
     /// Where it was imported from; `None` for our own recordings.
     pub origin: Option<Origin>,
-    /// Of an imported trace, the kinds of event that it has none of and that its source may not tell of: nothing can be
-    /// found about them, be it that there were none.
+    /// Of an imported trace, the kinds of event that it has none of and that its source may not tell of; of a recording,
+    /// those that it was to leave out. Nothing can be found about them, be it that there were none.
     pub untold: Vec<Kind>,
     /// The guest, as its configuration names it; empty when unknown.
     pub guest: String,
@@ -188,6 +188,9 @@ pub fn findings_with(name: &str, source: Source<'_>, verdicts: Option<&[Judged]>
             None => {
                 found.overview.guest = name_of(&header.config.guest);
                 found.overview.policy = header.config.policy.name().unwrap_or("custom").to_owned();
+                if header.config.log == Log::Exits {
+                    found.overview.untold = vec![Kind::Vmcs];
+                }
             }
         }
         found.overview.truncated = reader.truncated();

@@ -122,23 +122,23 @@ fn trace(of: &Findings) -> Value {
     object["clock"] = overview.clock().name().into();
     object["origin"] = Value::Null;
     object["untold"] = overview.untold.iter().map(|kind| kind.name()).collect();
-    // What a foreign source does not tell of is not 0.
+    // What is not told of is not 0.
     if let Some(origin) = &overview.origin {
         object["origin"] = json!({ "source": origin.source, "name": origin.name, "note": origin.note });
         for key in ["guest", "policy", "instructions", "cycles"] {
             object[key] = Value::Null;
         }
-        for (kind, key) in [
-            (Kind::Flush, "flushes"),
-            (Kind::Pool, "pool"),
-            (Kind::Vmcs, "vmcs"),
-            (Kind::Vpid, "vpids"),
-            (Kind::Vpid, "vpid_uses"),
-            (Kind::Entry, "returns"),
-        ] {
-            if !overview.tells_of(kind) {
-                object[key] = Value::Null;
-            }
+    }
+    for (kind, key) in [
+        (Kind::Flush, "flushes"),
+        (Kind::Pool, "pool"),
+        (Kind::Vmcs, "vmcs"),
+        (Kind::Vpid, "vpids"),
+        (Kind::Vpid, "vpid_uses"),
+        (Kind::Entry, "returns"),
+    ] {
+        if !overview.tells_of(kind) {
+            object[key] = Value::Null;
         }
     }
     object

@@ -76,10 +76,9 @@ pub(super) fn overview(of: &Findings) -> Option<Section> {
     section("overview", "Overview", vec![Part::Facts(facts)])
 }
 
-/// What a foreign source does not tell of, and what is therefore not found.
+/// What the trace does not tell of, and what is therefore not found.
 pub(super) fn untold(of: &Findings) -> Option<Section> {
     let overview = &of.overview;
-    let origin = overview.origin.as_ref()?;
     let missed = overview.untold.iter().filter_map(|kind| {
         Some(match kind {
             Kind::Entry => "VM entries: how long handling took, and failed entries, are not known.",
@@ -91,10 +90,13 @@ pub(super) fn untold(of: &Findings) -> Option<Section> {
             _ => return None,
         })
     });
-    let mut parts = vec![Part::Note(format!(
-        "The trace was imported from {}. It has no events of these, and its source may not tell of them:",
-        origin.source
-    ))];
+    let mut parts = vec![Part::Note(match &overview.origin {
+        Some(origin) => format!(
+            "The trace was imported from {}. It has no events of these, and its source may not tell of them:",
+            origin.source
+        ),
+        None => "The trace was recorded with `--log exits`, which leaves out:".into(),
+    })];
     parts.extend(missed.map(|text| Part::Note(text.into())));
     if parts.len() == 1 {
         return None;
