@@ -129,6 +129,7 @@ fn what_is_wrong_with_a_query() {
         "SELECT event,\n  resaon FROM exits",
         &["no column 'resaon' (line 2, column 3), but 'reason'", "qualification"],
     );
+    check("SELECT e.resaon FROM exits AS e", &["no column 'resaon' (line 1, column 10), but 'reason'"]);
     check("SELECT gpa FROM entries", &["no column 'gpa' (line 1, column 8)", "a column of exits, ept"]);
     check("SELECT trace FROM exits", &["no column 'trace' (line 1, column 8)"]);
     check("SELECT event FROM exits WHERE", &["line 1, column 30"]);

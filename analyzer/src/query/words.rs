@@ -80,7 +80,10 @@ impl Words {
     /// What polars finds wrong, said with what is known of the tables.
     pub(super) fn explain(&self, tables: &Tables, named: &[&'static Table], error: Error) -> Error {
         let Error::Query { why, place: None } = &error else { return error };
-        let Some(name) = why.split('"').nth(1).filter(|_| why.contains("find column")) else { return error };
+        // Of a column with a table's name before it polars speaks in other words.
+        let quote = if why.contains("find column") { '"' } else { '\'' };
+        let known = ["find column", "no column named"].iter().any(|words| why.contains(words));
+        let Some(name) = why.split(quote).nth(1).filter(|_| known) else { return error };
         let columns: Vec<&'static str> =
             named.iter().flat_map(|table| tables.columns(table)).map(|column| column.name).collect();
         if columns.contains(&name) {
