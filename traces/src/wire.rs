@@ -197,12 +197,11 @@ fn write_config(config: &Config, mut out: schema::config::Builder<'_>) {
     slips.iter().enumerate().for_each(|(at, slip)| names.set(at as u32, slip.name()));
 }
 
+/// What makes an image's bytes of its number among those in the trace and of what is there.
+type Place<'a> = dyn FnMut(usize, Result<&[u8], Wrong>) -> Result<ImageBytes, Wrong> + 'a;
+
 /// Reads a header. `place` is given the bytes of each image that is in the trace, with its number among them.
-pub(crate) fn read_header(
-    words: &[Word],
-    version: (u16, u16),
-    place: &mut dyn FnMut(usize, Result<&[u8], Wrong>) -> Result<ImageBytes, Wrong>,
-) -> Result<Header, Wrong> {
+pub(crate) fn read_header(words: &[Word], version: (u16, u16), place: &mut Place<'_>) -> Result<Header, Wrong> {
     open(words, |message| {
         let root = message.get_root::<schema::header::Reader<'_>>().map_err(wrong)?;
         let (mut images, mut embedded): (Vec<Image>, _) = (Vec::new(), 0);
