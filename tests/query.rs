@@ -124,12 +124,12 @@ fn what_is_wrong_with_a_query() {
     let folder = folder("query-wrong");
     let trace = record(&folder, "demo.nvmx", "demo", "");
     let check = |sql: &str, says: &[&str]| nvmx(&["query", word(&trace), sql]).expect(2).one_line(says);
-    check("SELECT * FROM exit", &["no table 'exit' (line 1, column 15), but 'exits'", "vmcs"]);
+    check("SELECT * FROM exit", &["no table 'exit' (line 1, column 15); did you mean 'exits'?", "vmcs"]);
     check(
         "SELECT event,\n  resaon FROM exits",
-        &["no column 'resaon' (line 2, column 3), but 'reason'", "qualification"],
+        &["no column 'resaon' (line 2, column 3); did you mean 'reason'?", "qualification"],
     );
-    check("SELECT e.resaon FROM exits AS e", &["no column 'resaon' (line 1, column 10), but 'reason'"]);
+    check("SELECT e.resaon FROM exits AS e", &["no column 'resaon' (line 1, column 10); did you mean 'reason'?"]);
     check("SELECT gpa FROM entries", &["no column 'gpa' (line 1, column 8)", "a column of exits, ept"]);
     check("SELECT trace FROM exits", &["no column 'trace' (line 1, column 8)"]);
     check("SELECT event FROM exits WHERE", &["line 1, column 30"]);

@@ -10,7 +10,7 @@ pub enum Error {
     #[error(transparent)]
     Trace(#[from] traces::Error),
     /// A query names a table that there is none of.
-    #[error("there is no table '{table}'{}{}: the tables are {}", at(*place), meant(*near), crate::tables::names())]
+    #[error("there is no table '{table}'{}{} the tables are {}", at(*place), meant(*near), crate::tables::names())]
     NoTable {
         /// The name in the query.
         table: String,
@@ -20,7 +20,7 @@ pub enum Error {
         place: Option<(u64, u64)>,
     },
     /// A query names a column that its tables do not have.
-    #[error("there is no column '{column}'{}{}{}: {columns}", at(*place), meant(*near), of_others(elsewhere))]
+    #[error("there is no column '{column}'{}{}{} {columns}", at(*place), of_others(elsewhere), meant(*near))]
     NoColumn {
         /// The name in the query.
         column: String,
@@ -75,7 +75,7 @@ fn at(place: Option<(u64, u64)>) -> String {
 }
 
 fn meant(name: Option<&str>) -> String {
-    name.map(|name| format!(", but '{name}'")).unwrap_or_default()
+    name.map_or_else(|| ":".into(), |name| format!("; did you mean '{name}'?"))
 }
 
 fn of_others(tables: &[&str]) -> String {

@@ -119,7 +119,7 @@ fn wrong_queries_say_what_and_where() {
     check("SELECT *\nFROM exits WHER level = 2 AND", "line 2");
     check(
         "SELECT * FROM exit",
-        "there is no table 'exit' (line 1, column 15), but 'exits': the tables are exits, entries",
+        "there is no table 'exit' (line 1, column 15); did you mean 'exits'? the tables are exits, entries",
     );
     check("SELECT rsn FROM exits", "handled_by");
 }
