@@ -165,7 +165,8 @@ pub(super) const DRAWN: usize = 1200;
 
 fn class(name: &str) -> &'static str {
     match name.get(..2) {
-        _ if name == "idle" || name == "host" || name.ends_with(" instructions") || name.ends_with(" runs") => "ran",
+        _ if name == "host" => "l0",
+        _ if name.ends_with(" instructions") || name.ends_with(" runs") => "ran",
         Some("L0") => "l0",
         Some("L1") => "l1",
         Some("L2") => "l2",

@@ -158,9 +158,10 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
             stacks(of, unit).into_iter().partition(|(stack, _)| alone(stack));
         let left: u64 = alone.iter().map(|(_, size)| size).sum();
         let title = format!(
-            "What exits cost, in {}, without {} that guests ran on their own or that passed idle",
+            "What exits cost, in {}, without {} that guests ran on their own{}",
             unit.name(),
-            grouped(left)
+            grouped(left),
+            if of.overview.origin.is_none() { " or that passed idle" } else { "" }
         );
         shown.push(Part::Flame(Flame { title, unit, stacks }));
     }
