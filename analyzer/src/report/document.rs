@@ -124,6 +124,8 @@ pub(super) enum Part {
     Flame(Flame),
     Sparks(Sparks),
     Note(String),
+    /// The name of what comes next, where a section has several of its kind.
+    Heading(&'static str),
 }
 
 /// A section.

@@ -97,6 +97,9 @@ fn draw_section(page: &mut String, section: &Section, number: usize) {
             Part::Curves(of) => page.push_str(&svg::curves(of)),
             Part::Flame(of) => draw_flame(page, of),
             Part::Sparks(of) => page.push_str(&sparks::draw(of)),
+            Part::Heading(name) => {
+                let _ = writeln!(page, "<h3>{}</h3>", escape(name));
+            }
             Part::Note(note) => {
                 let _ = writeln!(page, "<p>{}</p>", prose(note));
             }

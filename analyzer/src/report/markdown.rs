@@ -33,6 +33,9 @@ pub(super) fn draw(document: &Document) -> String {
                     }
                 }
                 Part::Table(table) => draw_table(&mut text, table),
+                Part::Heading(name) => {
+                    let _ = writeln!(text, "### {}", escape(name));
+                }
                 Part::Note(note) => {
                     let _ = writeln!(text, "{}", escape(note));
                 }

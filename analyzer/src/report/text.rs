@@ -58,6 +58,9 @@ fn draw_section(text: &mut String, section: &Section, color: bool) {
                 }
             }
             Part::Table(table) => draw_table(text, table, color),
+            Part::Heading(name) => {
+                let _ = writeln!(text, "\n  {}", paint(name, "1", color));
+            }
             Part::Note(note) => wrap(note, 100).iter().for_each(|line| {
                 let _ = writeln!(text, "  {}", paint(line, "2", color));
             }),

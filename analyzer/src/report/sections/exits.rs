@@ -140,10 +140,15 @@ pub(super) fn multiplication(of: &Findings) -> Option<Section> {
     table.rows.iter_mut().zip(&all.reasons).for_each(|(row, reason)| row.push(mostly(&reason.caused)));
     let mut shown = vec![Part::Table(table)];
     if of.overview.origin.is_none() {
+        shown.push(Part::Heading("What they caused"));
         shown.push(Part::Table(tree(of)));
     }
     if time::timed(of) {
-        shown.extend(dearest(of).map(Part::Table));
+        shown.extend(
+            dearest(of)
+                .into_iter()
+                .flat_map(|table| [Part::Heading("The single exits that took most"), Part::Table(table)]),
+        );
     }
     let unit = Unit::of(of);
     if unit != Unit::Exits {

@@ -34,7 +34,7 @@ pub(super) fn time(of: &Findings) -> Option<Section> {
         parts.push(Part::Table(levels(of)));
     }
     if ours {
-        parts.extend(work(of).map(Part::Table));
+        parts.extend(work(of).into_iter().flat_map(|table| [Part::Heading("L0's work"), Part::Table(table)]));
     }
     if timed(of) {
         parts.extend(histograms(of));
