@@ -35,7 +35,7 @@ pub(super) fn flushes(of: &Findings) -> Option<Section> {
         return None;
     }
     let mut parts = vec![Part::Facts(facts(of)), Part::Note(grounds(&flushes.rows)), by_cause(&flushes.rows, of)];
-    parts.push(by_site(&flushes.sites));
+    parts.extend([Part::Heading("By site"), by_site(&flushes.sites)]);
     let levels = flushes.levels.iter().map(|row| {
         let names = vec![Cell::text(row.levels.name()), Cell::text(row.actor.name())];
         with_tally(names, &row.tally)
@@ -43,8 +43,9 @@ pub(super) fn flushes(of: &Findings) -> Option<Section> {
     let note = "`translations of`: the guests that ran under what the flush covers since it was last flushed on that CPU, or \
                 before that where none had. A guest's own instruction is about its guests'.";
     let columns = [&["translations of", "by"], &TALLY[..]].concat();
+    parts.push(Part::Heading("By level"));
     parts.push(Part::Table(Table { columns, rows: levels.collect(), note: note.into() }));
-    parts.push(by_tag(&flushes.tags));
+    parts.extend([Part::Heading("By tag"), by_tag(&flushes.tags), Part::Heading("The rules")]);
     let mut rules: Vec<_> = flushes.rows.iter().map(|row| row.rule).collect();
     rules.sort_unstable();
     rules.dedup();

@@ -13,8 +13,7 @@ pub(super) fn ept(of: &Findings) -> Option<Section> {
         parts.push(roots(&of.ept));
     }
     if !of.ept_levels.is_empty() {
-        parts.push(violations(of));
-        parts.push(pages(of));
+        parts.extend([Part::Heading("EPT violations"), violations(of), pages(of)]);
     }
     if of.storms.sizes.count() > 0 {
         storms(of, &mut parts);
@@ -97,6 +96,7 @@ fn storms(of: &Findings, parts: &mut Vec<Part>) {
     let storms = &of.storms;
     let [p50, p90, p99, max] = percentiles(&storms.sizes);
     let tone = if storms.storms > 0 { Tone::Warn } else { Tone::Good };
+    parts.push(Part::Heading("Bursts of zaps and syncs"));
     parts.push(Part::Facts(vec![
         ("bursts of zaps and syncs", Cell::count(storms.sizes.count())),
         ("changes in one, p50", p50),
@@ -236,6 +236,7 @@ fn uses(of: &Findings, parts: &mut Vec<Part>) {
 fn returns(of: &Findings, parts: &mut Vec<Part>) {
     let returns = &of.returns;
     let [p50, p90, p99, max] = percentiles(&returns.away);
+    parts.push(Part::Heading("What guests leave on CPUs"));
     parts.push(Part::Facts(vec![
         ("entries on another CPU", Cell::count(returns.moves)),
         ("back where it had run", Cell::count(returns.returns)),

@@ -49,13 +49,14 @@ pub(super) fn vmcs(of: &Findings) -> Option<Section> {
         note += &format!(" {} accesses to {left} other fields are not shown.", grouped(rest));
     }
     let mut parts = vec![Part::Facts(facts), Part::Table(Table { columns, rows, note })];
-    parts.extend(controls(of));
+    parts.extend(controls(of).into_iter().flat_map(|table| [Part::Heading("Controls rewritten in vain"), table]));
     of.shadowing.iter().for_each(|shadowing| shadow(shadowing, &mut parts));
     if !vmcs.others.is_empty() {
         let rows = vmcs.others.iter().map(|&(actor, which, op, count)| {
             let text = |text: &str| Cell::text(text);
             vec![text(op.name()), text(which.name()), text(actor.name()), Cell::count(count)]
         });
+        parts.push(Part::Heading("Other operations"));
         parts.push(Part::Table(Table {
             columns: vec!["operation", "VMCS", "by", "count"],
             rows: rows.collect(),
@@ -168,6 +169,7 @@ fn shadow(of: &Shadowing, parts: &mut Vec<Part>) {
             "gain",
             "over KVM's list",
         ];
+        parts.push(Part::Heading("Fields worth shadowing"));
         parts.push(Part::Table(Table { columns, rows, note }));
         let list = |name: &str, list: &List| {
             vec![
