@@ -32,7 +32,8 @@ impl Words {
         let star = |at: usize| {
             let before = at.checked_sub(1).map(|before| &tokens[before].token);
             let factor = match before {
-                Some(Token::Word(word)) => word.keyword == Keyword::NoKeyword || word.quote_style.is_some(),
+                // Columns may be called as keywords are.
+                Some(Token::Word(word)) => !matches!(word.keyword, Keyword::SELECT | Keyword::DISTINCT | Keyword::ALL),
                 Some(Token::Number(..) | Token::RParen | Token::RBracket | Token::SingleQuotedString(_)) => true,
                 _ => false,
             };
@@ -173,7 +174,7 @@ mod tests {
         check("flushs", Some("flushes"));
         check("resaon", Some("reason"));
         check("reason_cod", Some("reason_code"));
-        check("pir", Some("rip"));
+        check("rpi", Some("rip"));
         check("nonesuch", None);
     }
 }
