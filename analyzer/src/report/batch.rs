@@ -298,7 +298,10 @@ impl Batch {
             return None;
         }
         wrong.sort_by_key(|line| Reverse(line.wrong()));
-        let count = |line: &Line, key| Cell::count(line.measure(key).unwrap_or(0.0) as u64).toned(Tone::Bad);
+        let count = |line: &Line, key| {
+            let found = line.measure(key).unwrap_or(0.0) as u64;
+            Cell::count(found).toned(if found > 0 { Tone::Bad } else { Tone::Plain })
+        };
         let shown = wrong
             .iter()
             .take(ROWS)

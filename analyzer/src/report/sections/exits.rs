@@ -3,6 +3,7 @@
 use super::super::document::{Cell, Flame, Part, Section, Table};
 use super::super::flame::{Stack, Unit, stacks};
 use super::{TOP, percentiles, section, time};
+use crate::findings::advice::many;
 use crate::findings::{CausedExits, ExitRow, Findings, Work};
 use crate::number::grouped;
 use hv_defs::cost::DEFAULT as COSTS;
@@ -57,7 +58,8 @@ pub(super) fn exits(of: &Findings) -> Option<Section> {
         (false, false) => String::new(),
     };
     if rest > 0 {
-        note += &format!(" {} exits of {} other kinds are not shown.", grouped(rest), of.exits.len() - TOP);
+        let kinds = many((of.exits.len() - TOP) as u64, "other kind", "other kinds");
+        note += &format!(" Not shown: {} of {kinds}.", many(rest, "exit", "exits"));
     }
     section("exits", "Exits", vec![Part::Table(Table { columns, rows, note })])
 }
