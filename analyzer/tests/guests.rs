@@ -132,10 +132,12 @@ fn flush_storm_by_site_level_and_tag() {
     let mut got: Vec<&str> = sites.iter().map(String::as_str).collect();
     // The INVEPTs drop entries of L2 that were good: no site wastes more.
     assert_eq!(got[0], expected[5]);
-    (got.sort_unstable(), expected.sort_unstable());
+    got.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(got, expected);
     let mut own: Vec<u64> = flushes.sites.rows.iter().filter_map(|row| row.site.rip).collect();
-    (own.sort_unstable(), own.dedup());
+    own.sort_unstable();
+    own.dedup();
     assert_eq!(own.len(), 6);
     // A redundant flush wastes itself and its refills, and L1's own an exit and an entry.
     let waste: Vec<u64> =

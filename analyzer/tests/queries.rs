@@ -17,8 +17,8 @@ fn asked(words: &str) -> (String, String, impl Fn(&mut Config) + use<>) {
     let (pool, cpus, pcpus) = (number("--pool"), number("--cpus"), number("--pcpus"));
     let change = move |config: &mut Config| {
         config.policy.pool = pool.unwrap_or(config.policy.pool);
-        config.vcpus = cpus.map_or(config.vcpus, |cpus| cpus as u16);
-        config.pcpus = pcpus.map_or(config.pcpus, |cpus| cpus as u16);
+        config.vcpus = cpus.unwrap_or(config.vcpus);
+        config.pcpus = pcpus.unwrap_or(config.pcpus);
     };
     (guest, policy, change)
 }

@@ -2,6 +2,7 @@
 
 use super::analysis::{Failed, best, write};
 use super::peers::{children, version};
+use super::show::{align, figure};
 use hv_defs::event::Event;
 use recorder::foreign::{Detail, Layout, Tape, write_perf_data, write_trace_dat};
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,4 +123,20 @@ fn sorted(counts: impl Iterator<Item = u64>) -> Counts {
     let mut counts: Counts = counts.filter(|count| *count > 0).collect();
     counts.sort_unstable_by(|one, other| other.cmp(one));
     counts
+}
+
+/// The table of those who count exits.
+pub fn table(counters: &[Counter]) -> String {
+    let mut lines = vec![["", "M/s", "CPU time", "the counts"].map(str::to_owned)];
+    for of in counters {
+        let rate = of.rate.clone().map_or_else(|why| why, figure);
+        let ratio = of.ratio.map_or_else(|| "-".into(), |ratio| format!("{} times ours", figure(ratio)));
+        let agrees = match of.agrees {
+            None => "-",
+            Some(true) => "ours",
+            Some(false) => "OTHERS",
+        };
+        lines.push([of.what.clone(), rate, ratio, agrees.into()]);
+    }
+    align(&lines, &[1, 2])
 }

@@ -184,7 +184,7 @@ fn text(out: &mut impl Write, measured: &Measured) -> Result<()> {
     }
     if let Some(counters) = &measured.counters {
         writeln!(out, "its exits counted by reason")?;
-        write!(out, "{}", show::counters(counters))?;
+        write!(out, "{}", counted::table(counters))?;
     }
     Ok(())
 }

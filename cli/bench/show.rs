@@ -1,12 +1,11 @@
 //! The tables of `nvmx bench`, as text.
 
-use super::counted::Counter;
 use super::measure::{Budget, Row};
 use super::peers::Peers;
 use std::fmt::Write;
 
 /// A figure with three digits that count.
-fn figure(value: f64) -> String {
+pub fn figure(value: f64) -> String {
     match value {
         _ if value >= 100.0 => format!("{value:.0}"),
         _ if value >= 10.0 => format!("{value:.1}"),
@@ -54,24 +53,8 @@ pub fn peers(peers: &Peers) -> String {
     align(&lines, &[1, 2, 3])
 }
 
-/// The table of those who count exits.
-pub fn counters(counters: &[Counter]) -> String {
-    let mut lines = vec![["", "M/s", "CPU time", "the counts"].map(str::to_owned)];
-    for of in counters {
-        let rate = of.rate.clone().map_or_else(|why| why, figure);
-        let ratio = of.ratio.map_or_else(|| "-".into(), |ratio| format!("{} times ours", figure(ratio)));
-        let agrees = match of.agrees {
-            None => "-",
-            Some(true) => "ours",
-            Some(false) => "OTHERS",
-        };
-        lines.push([of.what.clone(), rate, ratio, agrees.into()]);
-    }
-    align(&lines, &[1, 2])
-}
-
 /// Lines in columns; those of `right` end at one place.
-fn align<const N: usize>(lines: &[[String; N]], right: &[usize]) -> String {
+pub fn align<const N: usize>(lines: &[[String; N]], right: &[usize]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let mut text = String::new();
