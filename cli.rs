@@ -29,6 +29,7 @@ mod store;
 mod study;
 mod trace;
 mod whatif;
+mod written;
 
 use clap::CommandFactory;
 use fail::{Result, Status};

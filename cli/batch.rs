@@ -7,7 +7,7 @@ use super::fail::{Fails, Failure, Result, Status, say};
 use super::folder::Named;
 use super::print::{Print, of};
 use super::study::{self, give};
-use super::words::{ReportArgs, ReportFormat};
+use super::words::{ReportArgs, ReportFormat, name_of};
 use analyzer::report::{Batch, Line};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
@@ -234,8 +234,8 @@ impl Journal {
         let head = json!({
             "nvmx": env!("CARGO_PKG_VERSION"),
             "journal": 1,
-            "judge": args.judge.judge.name(),
-            "format": args.format.name(),
+            "judge": name_of(args.judge.judge),
+            "format": name_of(args.format),
         });
         let mut known = HashMap::new();
         let mut goes_on = false;

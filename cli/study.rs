@@ -4,6 +4,7 @@ use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
 use super::words::{JudgeArgs, JudgeBy, ReportArgs, ReportFormat, TraceArgs};
+use super::written::Written;
 use super::{batch, folder};
 use analyzer::findings::{Mistake, MistakeKind, PoolFinding};
 use analyzer::judge::{Judged, Rule, Verdict};
@@ -23,14 +24,12 @@ pub fn give(output: Option<&Path>, text: &[u8]) -> Result<Status> {
         }
         Some(path) => {
             let what = format!("cannot write {}", path.display());
-            // What is no plain file, as a pipe, is written to and not replaced.
-            let plain = path.symlink_metadata().map_or(true, |found| found.is_file());
-            let write = if plain {
-                analyzer::export::whole_file
-            } else {
-                |path: &Path, text: &[u8]| std::fs::write(path, text)
+            let write = || {
+                let mut out = Written::create(path)?;
+                out.write_all(text)?;
+                out.finish()
             };
-            write(path, text).or_hint(Status::Failed, what, "make room, or name a file that can be written")?;
+            write().or_hint(Status::Failed, what, "make room, or name a file that can be written")?;
         }
     }
     Ok(Status::Done)

@@ -424,6 +424,11 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
+/// The word for a value.
+pub fn name_of(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
 /// What verdicts on flushes rest on.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum JudgeBy {
@@ -431,13 +436,6 @@ pub enum JudgeBy {
     Rule,
     /// A second execution beside a TLB that keeps all that it may
     Replay,
-}
-
-impl JudgeBy {
-    /// The word for it.
-    pub fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
 }
 
 #[derive(Args, Clone)]
@@ -465,13 +463,6 @@ pub enum ReportFormat {
     Flame,
     /// The same as folded stacks, for other tools
     Folded,
-}
-
-impl ReportFormat {
-    /// The word for it.
-    pub fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
 }
 
 #[derive(Args)]

@@ -1,5 +1,6 @@
 //! Whose translations a flush drops: which levels ran under what it covers since it was last flushed on that CPU.
 
+use crate::judge::is_invept;
 use hv_defs::ept::Eptp;
 use hv_defs::event::{Actor, Cause, Entry, Flush, FlushKind};
 use std::collections::HashMap;
@@ -96,7 +97,7 @@ impl Cpu {
     /// there before.
     fn flushed(&mut self, flush: &Flush) -> Levels {
         let root = Eptp::from_bits(flush.eptp).ep4ta();
-        let invept = matches!(flush.kind, FlushKind::InveptSingle | FlushKind::InveptAll);
+        let invept = is_invept(flush.kind);
         let all = matches!(flush.kind, FlushKind::InveptAll | FlushKind::InvvpidAll);
         let places: Vec<usize> = if all {
             let covered = |place: &usize| invept || self.held[*place].0 != 0;

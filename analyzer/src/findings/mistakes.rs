@@ -1,7 +1,7 @@
 //! Mistakes of L0's that are no matter of one flush: VPIDs given back twice, never, or used by two; values that L0 was to
 //! mask or to hand on; EPT02s that it was to bring in line. All but the last are proved by the trace alone.
 
-use crate::judge::{JudgedBy, named};
+use crate::judge::{JudgedBy, is_invept, named};
 use core::fmt::Write;
 use hv_defs::ept::Eptp;
 use hv_defs::event::{
@@ -266,7 +266,7 @@ impl Fold {
 
     fn flush(&mut self, number: u64, at: Stamp, flush: &Flush) {
         let &Flush { kind, cause, vpid, eptp, .. } = flush;
-        let invept = matches!(kind, FlushKind::InveptSingle | FlushKind::InveptAll);
+        let invept = is_invept(kind);
         let holds = |fold: &Self| fold.held.values().any(|holder| holder.vcpu == at.vcpu);
         let why = match cause {
             Cause::RootLoad if kind == FlushKind::InveptSingle => {

@@ -12,6 +12,7 @@ mod tests;
 mod tlb;
 mod words;
 
+pub(crate) use tlb::is_invept;
 pub(crate) use words::named;
 pub use words::{JudgedBy, Rule, Verdict};
 

@@ -58,7 +58,7 @@ pub(super) fn ep4ta(eptp: u64) -> u64 {
 }
 
 /// Whether a kind of flush is one of INVEPT's.
-pub(super) const fn is_invept(kind: FlushKind) -> bool {
+pub(crate) const fn is_invept(kind: FlushKind) -> bool {
     matches!(kind, FlushKind::InveptSingle | FlushKind::InveptAll)
 }
 
