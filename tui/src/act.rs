@@ -6,11 +6,14 @@ use crate::findings::Target;
 use crate::keys::{Action, action};
 use crate::layout::{LABEL, Pane, areas, list_rows, side_rows, top};
 use crate::model::{Ask, Mode, Model, Side};
-use crate::panes::{StateRow, detail_lines, state_field, state_row, state_rows};
+use crate::panes::{
+    FindingLine, StateRow, detail_lines, finding_line, finding_lines, finding_rows, state_field, state_row, state_rows,
+};
 use crate::prompt;
+use crate::round::Round;
 use crate::strip;
 use crate::theme::Role;
-use crate::update::{find, find_from, go_to, moved, set_filter};
+use crate::update::{find, find_from, go_to, moved, set_filter, shows};
 use crate::view::help;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use hv_defs::event::{Event, NO_ADDRESS, VmcsOp, What, Which};
@@ -100,6 +103,8 @@ pub(crate) fn act(model: &mut Model, action: Action) {
         Action::Back => travel(model, false),
         Action::Forward => travel(model, true),
         Action::Partner => partner(model),
+        Action::Cause => follow(model, Round::cause_of, "Nothing that was logged caused it."),
+        Action::Effect => follow(model, Round::end_of, "No entry ends what it caused."),
         Action::NextKind => jump(model, true, of_kind),
         Action::PreviousKind => jump(model, false, of_kind),
         Action::NextReason => jump(model, true, of_reason),
@@ -108,6 +113,8 @@ pub(crate) fn act(model: &mut Model, action: Action) {
         Action::PreviousVmcs => jump(model, false, of_vmcs),
         Action::NextField => jump_field(model, true),
         Action::PreviousField => jump_field(model, false),
+        Action::NextFinding => to_finding(model, true),
+        Action::PreviousFinding => to_finding(model, false),
         Action::NextPhase => jump(model, true, |_| Ok(("mark".into(), "phase marker".into()))),
         Action::PreviousPhase => jump(model, false, |_| Ok(("mark".into(), "phase marker".into()))),
         Action::SetMark => model.mode = Mode::SetMark,
@@ -185,7 +192,7 @@ fn step(model: &mut Model, by: i64) {
             model.round_row = moved(model.round_row, len);
         }
         Side::Findings => {
-            let len = model.findings.iter().flatten().map(|findings| findings.len()).sum();
+            let len = model.findings.iter().flatten().map(|found| found.findings.len()).sum();
             model.finding_row = moved(model.finding_row, len);
         }
     }
@@ -308,6 +315,40 @@ fn partner(model: &mut Model) {
     jump(model, forward, sort);
 }
 
+/// Goes along the tree of exits.
+fn follow(model: &mut Model, to: fn(&Round, u64) -> Option<u64>, none: &str) {
+    let at = model.cursor;
+    match model.round_here().map(|round| to(round, at)) {
+        Some(Some(event)) => go_to(model, event, true),
+        Some(None) => note(model, none),
+        // Only a pane that shows it has it looked for.
+        None if !shows(model, Side::Detail) && !shows(model, Side::Round) => {
+            note(model, "Open the Event or the Cost pane (1, 3): they look for causes.");
+        }
+        None => note(model, "Its exit is still being looked for."),
+    }
+}
+
+/// Goes to the next event that something is found about, as soon as the analyzer is done.
+pub(crate) fn to_finding(model: &mut Model, forward: bool) {
+    let Some(found) = model.findings.clone() else {
+        model.to_finding = Some(forward);
+        return note(model, "The analyzer is at work; then the cursor goes there. Esc stays here.");
+    };
+    match found {
+        Err(error) => model.note = Some((Role::Bad, error)),
+        Ok(found) => match found.stop(model.cursor, forward) {
+            Some(event) => {
+                go_to(model, event, true);
+                found.told(event).take(1).for_each(|text| note(model, text));
+            }
+            None => {
+                note(model, if forward { "Nothing is found behind this." } else { "Nothing is found before this." })
+            }
+        },
+    }
+}
+
 fn next_hit(model: &mut Model, forward: bool) {
     if model.in_side && model.side == Side::State && !model.state.query.is_empty() {
         return prompt::find_field(model, forward, false);
@@ -398,7 +439,7 @@ fn enter(model: &mut Model) {
         }
         Side::Findings => {
             let found = model.findings.as_ref().and_then(|found| found.as_ref().ok());
-            let finding = found.and_then(|found| found.get(model.finding_row)).cloned();
+            let finding = found.and_then(|found| found.findings.get(model.finding_row)).cloned();
             match finding.map(|finding| (finding.target, finding.title)) {
                 Some((Some(Target::Event(event)), _)) => to_event(model, Some(event)),
                 Some((Some(Target::Filter(filter)), _)) => {
@@ -415,7 +456,7 @@ fn enter(model: &mut Model) {
 }
 
 fn escape(model: &mut Model) {
-    if model.find.take().is_some() {
+    if model.find.take().is_some() || model.to_finding.take().is_some() {
         note(model, "Stopped.");
     } else if model.zoomed {
         model.zoomed = false;
@@ -559,10 +600,10 @@ fn click_side(model: &mut Model, side: Side, line: Option<usize>) {
             }
         }
         Side::Findings => {
-            let len = model.findings.iter().flatten().map(|findings| findings.len()).sum();
-            let first = top(model.finding_row, rows, len);
-            if first + line < len {
-                model.finding_row = first + line;
+            let lines = finding_lines(model);
+            let (rows, selected) = (finding_rows(rows), finding_line(&lines, model.finding_row));
+            if let Some(FindingLine::Finding(at)) = lines.get(top(selected, rows, lines.len()) + line) {
+                model.finding_row = *at;
             }
         }
     }

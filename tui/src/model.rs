@@ -1,7 +1,7 @@
 //! What the inspector knows and shows. Nothing here touches a trace.
 
 use crate::filter::{self, Plan, complete::Completions};
-use crate::findings::Finding;
+use crate::findings::Analysis;
 use crate::hits::{Bits, Hits};
 use crate::line::Line;
 use crate::round::Round;
@@ -190,8 +190,12 @@ pub(crate) struct Model {
     pub(crate) round: Option<Arc<Round>>,
     /// The selected row of the cost pane.
     pub(crate) round_row: usize,
-    pub(crate) findings: Option<Result<Arc<Vec<Finding>>, String>>,
+    pub(crate) findings: Option<Result<Arc<Analysis>, String>>,
     pub(crate) finding_row: usize,
+    /// Events that the analyzer has read so far.
+    pub(crate) analysed: u64,
+    /// A finding to go to as soon as the analyzer is done: whether forwards.
+    pub(crate) to_finding: Option<bool>,
     pub(crate) marks: BTreeMap<char, u64>,
     pub(crate) jumps: Vec<u64>,
     pub(crate) undone: Vec<u64>,
@@ -241,6 +245,8 @@ impl Model {
             round_row: 0,
             findings: None,
             finding_row: 0,
+            analysed: 0,
+            to_finding: None,
             marks: BTreeMap::new(),
             jumps: Vec::new(),
             undone: Vec::new(),
@@ -258,6 +264,12 @@ impl Model {
     /// The selected event, if it was read.
     pub(crate) fn selected(&self) -> Option<&Event> {
         self.events.get(&self.cursor)?.as_ref().ok()
+    }
+
+    /// The round of the selected event, if it is known.
+    pub(crate) fn round_here(&self) -> Option<&Round> {
+        let vcpu = self.selected()?.at.vcpu;
+        self.round.as_deref().filter(|round| round.is_of(self.cursor, vcpu))
     }
 
     /// The event after `event` in the list.
@@ -328,6 +340,8 @@ pub(crate) enum Msg {
     Resize(u16, u16),
     /// An effect is done.
     Done(Lane, Reply),
+    /// The analyzer has read so many events.
+    Analysed(u64),
     /// Nothing; asks for the next effect.
     Idle,
 }
@@ -412,6 +426,6 @@ pub(crate) enum Reply {
     Located {
         event: Result<Option<u64>, String>,
     },
-    Findings(Result<Vec<Finding>, String>),
+    Findings(Result<Analysis, String>),
     Copied(Result<(), String>),
 }

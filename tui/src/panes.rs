@@ -4,6 +4,7 @@ use crate::decode::decode;
 use crate::describe::Piece;
 use crate::model::Model;
 use crate::state::{Current, GROUPS, Held, group};
+use crate::theme::Role;
 use hv_defs::event::Which;
 use hv_defs::vmcs::{TABLE, VmcsField};
 
@@ -75,7 +76,50 @@ pub(crate) fn state_field(model: &Model) -> Option<VmcsField> {
     }
 }
 
-/// The lines of the detail pane.
+/// The lines of the detail pane: what the event is, what caused it and what it caused, its fields.
 pub(crate) fn detail_lines(model: &Model) -> Vec<Vec<Piece>> {
-    model.selected().map(|event| decode(model.cursor, event)).unwrap_or_default()
+    let Some(event) = model.selected() else { return Vec::new() };
+    let mut lines = decode(model.cursor, event);
+    let told = model.round_here().map(|round| round.told(model.cursor)).unwrap_or_default();
+    // What the analyzer has found about it, once it was asked.
+    let found = model.findings.iter().flatten().flat_map(|found| found.told(model.cursor));
+    let found = found.map(|text| ("found", vec![(Role::Notice, text)]));
+    let told = told.into_iter().chain(found);
+    let told = told.map(|(label, line)| std::iter::once((Role::Dim, format!("{label:<16}"))).chain(line).collect());
+    let at = lines.len().min(1);
+    lines.splice(at..at, told);
+    lines
+}
+
+/// A line of the findings pane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FindingLine {
+    /// The heading of a group.
+    Group(&'static str),
+    /// The finding of that number.
+    Finding(usize),
+}
+
+/// The lines of the findings pane.
+pub(crate) fn finding_lines(model: &Model) -> Vec<FindingLine> {
+    let mut lines = Vec::new();
+    let mut last = None;
+    for (at, finding) in model.findings.iter().flatten().flat_map(|found| &found.findings).enumerate() {
+        if last != Some(finding.group) {
+            last = Some(finding.group);
+            lines.push(FindingLine::Group(finding.group));
+        }
+        lines.push(FindingLine::Finding(at));
+    }
+    lines
+}
+
+/// The line that a finding stands on.
+pub(crate) fn finding_line(lines: &[FindingLine], finding: usize) -> usize {
+    lines.iter().position(|line| *line == FindingLine::Finding(finding)).unwrap_or(0)
+}
+
+/// Of a pane's rows, those that list findings: the rest tell the selected one in full.
+pub(crate) fn finding_rows(rows: usize) -> usize {
+    if rows >= 6 { rows - (rows / 3).min(5) } else { rows }
 }

@@ -99,7 +99,9 @@ fn worker(
     thread::Builder::new().name(format!("tui {lane:?}")).spawn(move || {
         let _guard = StopOnPanic(stop);
         while let Ok(effect) = asked.recv() {
-            if done.send(Msg::Done(lane, perform(&reader, effect))).is_err() {
+            // Who no longer listens needs no telling.
+            let reply = perform(&reader, effect, &mut |msg| drop(done.send(msg)));
+            if done.send(Msg::Done(lane, reply)).is_err() {
                 return;
             }
         }

@@ -30,6 +30,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
             model.busy[lane as usize] = false;
             done(model, reply);
         }
+        Msg::Analysed(events) => model.analysed = events,
         Msg::Idle => {}
     }
     settle(model);
@@ -106,7 +107,12 @@ fn done(model: &mut Model, reply: Reply) {
             go_to(model, found.unwrap_or(last), true);
         }
         Reply::Round(Err(error)) | Reply::Located { event: Err(error) } => fail(model, error),
-        Reply::Findings(findings) => model.findings = Some(findings.map(Arc::new)),
+        Reply::Findings(findings) => {
+            model.findings = Some(findings.map(Arc::new));
+            if let Some(forward) = model.to_finding.take() {
+                act::to_finding(model, forward);
+            }
+        }
         Reply::Copied(Ok(())) => model.note = Some((Role::Plain, "Copied.".into())),
         Reply::Copied(Err(error)) => fail(model, format!("Cannot copy: {error}")),
     }
@@ -263,7 +269,8 @@ fn screen(model: &mut Model) -> Option<Effect> {
 }
 
 fn whole(model: &Model) -> Option<Effect> {
-    let wanted = shows(model, Side::Findings) && model.findings.is_none() && !model.busy[2];
+    let asked = shows(model, Side::Findings) || model.to_finding.is_some();
+    let wanted = asked && model.findings.is_none() && !model.busy[2];
     wanted.then_some(Effect::Findings)
 }
 
@@ -289,18 +296,11 @@ fn long(model: &mut Model) -> Option<Effect> {
         Some((_, fold, from)) => Some(Effect::Far { block, fold: fold.clone(), from: *from }),
         None => return Some(Effect::Far { block, fold: Arc::default(), from: block }),
     };
-    if shows(model, Side::Round)
+    if (shows(model, Side::Round) || shows(model, Side::Detail))
         && let Some(vcpu) = model.selected().map(|event| event.at.vcpu)
+        && !model.round.as_ref().is_some_and(|round| round.is_of(model.cursor, vcpu))
     {
-        let inside = model.round.as_ref().is_some_and(|round| {
-            let ended = round.ended.as_ref().map(|(number, _)| *number);
-            let began = round.began.as_ref().map(|(number, event)| (*number, event.at.vcpu));
-            round.of == model.cursor
-                || began.zip(ended).is_some_and(|((from, of), to)| of == vcpu && (from..=to).contains(&model.cursor))
-        });
-        if !inside {
-            return Some(Effect::Round { event: model.cursor, vcpu });
-        }
+        return Some(Effect::Round { event: model.cursor, vcpu });
     }
     if let Some(filter) = &model.filter
         && let Some(from) = filter.hits.unscanned(block)

@@ -2,19 +2,19 @@
 
 use crate::filter::Plan;
 use crate::hits::Bits;
-use crate::model::{Effect, Reply};
-use crate::round::{self, Round};
+use crate::model::{Effect, Msg, Reply};
+use crate::round::{self, Round, Turn};
 use crate::state::Fold;
 use crate::strip::{self, Cell, Sum};
 use hv_defs::event::{Event, Kind};
 use std::time::{Duration, Instant};
-use traces::{Error, Reader};
+use traces::{Error, Reader, Values};
 
 /// How long a piece of long work takes, about: after that, the model is asked whether to go on.
 const PIECE: Duration = Duration::from_millis(50);
 
 /// Does an effect.
-pub(crate) fn perform(reader: &Reader, effect: Effect) -> Reply {
+pub(crate) fn perform(reader: &Reader, effect: Effect, tell: &mut dyn FnMut(Msg)) -> Reply {
     match effect {
         Effect::Fetch(numbers) => {
             let read = |number| (number, reader.event(number).map_err(|error| error.to_string()));
@@ -37,7 +37,16 @@ pub(crate) fn perform(reader: &Reader, effect: Effect) -> Reply {
         Effect::Locate { instruction } => {
             Reply::Located { event: locate(reader, instruction).map_err(|error| error.to_string()) }
         }
-        Effect::Findings => Reply::Findings(crate::findings::find(reader)),
+        Effect::Findings => {
+            let mut told = 0;
+            Reply::Findings(crate::findings::find(reader, &mut |events| {
+                // As often as a reader could tell the difference.
+                if events - told > reader.len() / 100 {
+                    told = events;
+                    tell(Msg::Analysed(events));
+                }
+            }))
+        }
         Effect::Copy(text) => Reply::Copied(crate::terminal::copy(&text).map_err(|error| error.to_string())),
     }
 }
@@ -168,11 +177,41 @@ fn far(reader: &Reader, block: usize, known: &Fold, from: usize) -> Reply {
 
 fn round(reader: &Reader, event: u64, vcpu: u16) -> Result<Round, Error> {
     let nearest = event.saturating_sub(round::REACH);
-    let before = (nearest..=event).rev().map(|number| reader.event(number).map(|event| (number, event)));
-    match round::find_start(event, vcpu, before)? {
-        Some(start) => round::follow(event, numbered(reader, start).take(round::REACH as usize)),
+    let here = reader.block_of(event)?;
+    let blocks = (0..=here).rev().take_while(|&block| {
+        let info = &reader.blocks()[block];
+        block == here || info.first + u64::from(info.events) > nearest
+    });
+    let turns = blocks.flat_map(|block| match turns(reader, block, event, vcpu) {
+        Ok(turns) => turns.into_iter().rev().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    });
+    match round::find_start(event, turns)? {
+        Some(start) => {
+            let known = numbered(reader, start).filter(|item| !matches!(item, Err(Error::NewerKind { .. })));
+            round::follow(event, known.take(round::REACH as usize))
+        }
         None => round::follow(event, std::iter::empty()),
     }
+}
+
+/// The exits and entries of a vCPU in a block, up to an event.
+fn turns(reader: &Reader, block: usize, upto: u64, vcpu: u16) -> Result<Vec<Turn>, Error> {
+    let mut turns = Vec::new();
+    for (kind, exit) in [(Kind::Exit, true), (Kind::Entry, false)] {
+        let rows = reader.block_columns_of(block, kind, &["level"])?;
+        // Only an exit or an entry of no level lacks the column.
+        let levels = rows.column("level").map(Values::to_vec).unwrap_or_else(|| vec![0; rows.len()]);
+        let of_vcpu = rows
+            .event
+            .iter()
+            .zip(rows.vcpu.iter())
+            .zip(levels)
+            .filter(|((number, of), _)| *number <= upto && *of == u64::from(vcpu));
+        turns.extend(of_vcpu.map(|((number, _), level)| Turn { number, level: level.min(255) as u8, exit }));
+    }
+    turns.sort_unstable_by_key(|turn| turn.number);
+    Ok(turns)
 }
 
 /// The first event at or after an instruction.

@@ -8,9 +8,9 @@ use super::{Direction, Findings, FlushRow, PoolFinding, ShadowRow, Shadowing};
 use crate::judge::{JudgedBy, Rule, Verdict};
 use crate::number::{grouped, percent};
 use hv_defs::cost::DEFAULT as COSTS;
-use hv_defs::event::{Actor, Cause, FlushKind, Which};
+use hv_defs::event::{Actor, Cause, FlushKind, VmcsOp, Which};
 use hv_defs::exit::Reason;
-use hv_defs::vmcs::Shadowed;
+use hv_defs::vmcs::{Shadowed, VmcsField};
 
 /// How urgent a piece of advice is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -45,6 +45,37 @@ pub struct Advice {
     pub text: String,
     /// Modelled cycles that it would save; 0 where that is not the point.
     pub saves: u64,
+    /// Where it can be seen; `None` for what is of no event in particular.
+    pub seen: Option<Seen>,
+}
+
+/// Events that a piece of advice is about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// This one, and what follows it.
+    Event(u64),
+    /// Exits of a level for a reason.
+    Exits(u8, Reason),
+    /// Accesses of a field: by whom, to which VMCS, reads or writes.
+    Accesses(Actor, Which, VmcsField, VmcsOp),
+    /// Requests that the pool could not serve from what it had.
+    PoolMisses,
+    /// Entries that a check refused.
+    FailedEntries,
+    /// Places where events are missing.
+    Lost,
+    /// A VPID of silicon's taken from one vpid12 for another.
+    VpidsRecycled,
+}
+
+impl Advice {
+    fn new(severity: Severity, topic: &'static str, text: String, saves: u64) -> Self {
+        Self { severity, topic, text, saves, seen: None }
+    }
+
+    fn at(self, seen: Seen) -> Self {
+        Self { seen: Some(seen), ..self }
+    }
 }
 
 /// Waste below this part of all modelled cycles is not worth a sentence: one in a thousand.
@@ -79,7 +110,7 @@ fn missing(of: &Findings, advice: &mut Vec<Advice>) {
                 "{count} missing ({kind} for {cause}, owed by {actor}): from event {first} on, guests ran that a \
                  translation could have served which the tables no longer gave. {actor} must execute it before such an entry."
             );
-            advice.push(Advice { severity: Severity::Wrong, topic: "missing-flush", text, saves: 0 });
+            advice.push(Advice::new(Severity::Wrong, "missing-flush", text, 0).at(Seen::Event(row.first)));
             continue;
         }
         let what = if row.cause == Cause::EptZap { "removed" } else { "changed" };
@@ -95,7 +126,7 @@ fn missing(of: &Findings, advice: &mut Vec<Advice>) {
             grouped(row.first),
             what,
         );
-        advice.push(Advice { severity: Severity::Wrong, topic: "missing-flush", text, saves: 0 });
+        advice.push(Advice::new(Severity::Wrong, "missing-flush", text, 0).at(Seen::Event(row.first)));
     }
 }
 
@@ -111,29 +142,29 @@ fn mistakes(of: &Findings, advice: &mut Vec<Advice>) {
             mistake.proof,
             mistake.kind.why(),
         );
-        advice.push(Advice { severity, topic: "l0-mistake", text, saves: 0 });
+        advice.push(Advice::new(severity, "l0-mistake", text, 0).at(Seen::Event(mistake.first)));
     }
 }
 
 fn trouble(of: &Findings, advice: &mut Vec<Advice>) {
-    let mut add = |severity, topic, text| advice.push(Advice { severity, topic, text, saves: 0 });
+    let mut add = |severity, topic, text, seen| advice.push(Advice { seen, ..Advice::new(severity, topic, text, 0) });
     for (check, count) in &of.overview.failed_entries {
         let text = format!(
             "{} refused by the check `{check}`: look at the fields it names in the VMCS that was entered.",
             if *count == 1 { "1 VM entry was".into() } else { format!("{} VM entries were", grouped(*count)) },
         );
-        add(Severity::Wrong, "failed-entry", text);
+        add(Severity::Wrong, "failed-entry", text, Some(Seen::FailedEntries));
     }
     if of.overview.lost > 0 {
         let lost = many(of.overview.lost, "event is", "events are");
         let text = format!(
             "{lost} missing from this trace: counts are too low, and verdicts may be wrong; record with larger buffers."
         );
-        add(Severity::Note, "lost-events", text);
+        add(Severity::Note, "lost-events", text, Some(Seen::Lost));
     }
     if of.overview.truncated {
         let text = "The recording was cut short: what happened after its last whole block is not here.".into();
-        add(Severity::Note, "truncated", text);
+        add(Severity::Note, "truncated", text, None);
     }
 }
 
@@ -215,7 +246,7 @@ fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
                  {} modelled cycles.",
                 grouped(saves)
             );
-            advice.push(Advice { severity: Severity::Note, topic: "hindsight-flush", text, saves: 0 });
+            advice.push(Advice::new(Severity::Note, "hindsight-flush", text, 0).at(Seen::Event(row.first)));
             continue;
         };
         text += &format!(
@@ -223,7 +254,7 @@ fn flushes(of: &Findings, advice: &mut Vec<Advice>) {
             dropped(row) + if row.count == 1 { " it" } else { " them" },
             saved(saves, of.overview.cycles),
         );
-        advice.push(Advice { severity: Severity::Waste, topic, text, saves });
+        advice.push(Advice::new(Severity::Waste, topic, text, saves).at(Seen::Event(row.first)));
     }
 }
 
@@ -276,7 +307,7 @@ fn pool_size(pool: &PoolFinding) -> Option<Advice> {
             grouped(now.optimum),
             pool.slots,
         );
-        return Some(Advice { severity: Severity::Waste, topic, text, saves: pool.cycles_of(avoidable) });
+        return Some(Advice::new(Severity::Waste, topic, text, pool.cycles_of(avoidable)).at(Seen::PoolMisses));
     }
     let by_fifo = now.lru.saturating_sub(now.fifo);
     if by_fifo * 100 > requests {
@@ -288,7 +319,7 @@ fn pool_size(pool: &PoolFinding) -> Option<Advice> {
             grouped(now.lru),
             cycles(by_fifo),
         );
-        return Some(Advice { severity: Severity::Waste, topic: "pool-rule", text, saves: pool.cycles_of(by_fifo) });
+        return Some(Advice::new(Severity::Waste, "pool-rule", text, pool.cycles_of(by_fifo)).at(Seen::PoolMisses));
     }
     (requests > 0 && knee.size < pool.slots).then(|| {
         let text = format!(
@@ -299,7 +330,7 @@ fn pool_size(pool: &PoolFinding) -> Option<Advice> {
             grouped(requests),
             grouped(now.lru),
         );
-        Advice { severity: Severity::Note, topic, text, saves: 0 }
+        Advice::new(Severity::Note, topic, text, 0).at(Seen::PoolMisses)
     })
 }
 
@@ -319,9 +350,10 @@ fn vmcs(of: &Findings, advice: &mut Vec<Advice>) {
             many(writes, "VMWRITE", "VMWRITEs"),
             percent(same, writes),
             grouped(saves),
-            top(&mut rows.into_iter()),
+            top(&mut rows.iter().copied()),
         );
-        advice.push(Advice { severity: Severity::Waste, topic: "same-value-vmwrite", text, saves });
+        let seen = rows.first().map(|row| Seen::Accesses(row.actor, row.which, row.field, VmcsOp::Write));
+        advice.push(Advice { seen, ..Advice::new(Severity::Waste, "same-value-vmwrite", text, saves) });
     }
     controls(of, advice);
     of.shadowing.iter().for_each(|shadowing| advice.extend(shadow(shadowing, of)));
@@ -329,7 +361,7 @@ fn vmcs(of: &Findings, advice: &mut Vec<Advice>) {
     let all: u64 = of.exits.iter().map(|row| row.count).sum();
     if all > 0 && of.multiplication.l2_exits() == 0 {
         let text = format!("L2 never ran: all {} exits are of L1 ({:.0} %).", grouped(l1), ratio(l1, all) * 100.0);
-        advice.push(Advice { severity: Severity::Note, topic: "no-l2", text, saves: 0 });
+        advice.push(Advice::new(Severity::Note, "no-l2", text, 0));
     }
 }
 
@@ -357,7 +389,8 @@ fn controls(of: &Findings, advice: &mut Vec<Advice>) {
         names.join(", "),
         grouped(saves),
     );
-    advice.push(Advice { severity: Severity::Waste, topic: "control-rewrite", text, saves });
+    let seen = rows.first().map(|row| Seen::Accesses(row.actor, row.which, row.field, VmcsOp::Write));
+    advice.push(Advice { seen, ..Advice::new(Severity::Waste, "control-rewrite", text, saves) });
 }
 
 /// The fields that a hypervisor would better have shadowed, and those of KVM's list that it copies in vain.
@@ -397,7 +430,12 @@ fn shadow(shadowing: &Shadowing, of: &Findings) -> Option<Advice> {
         text += &if drops > 0 { format!("; drop {dropped} and {never}") } else { format!("; drop {never}") };
     }
     text += &format!(": {} cycles more.", grouped(over));
-    Some(Advice { severity: Severity::Waste, topic: "shadow-field", text, saves: best })
+    let gains = shadowing.rows.iter().find(|row| row.best != Shadowed::No);
+    let seen = gains.map(|row| {
+        let op = if row.reads >= row.writes { VmcsOp::Read } else { VmcsOp::Write };
+        Seen::Accesses(shadowing.actor, Which::Vmcs12, row.field, op)
+    });
+    Some(Advice { seen, ..Advice::new(Severity::Waste, "shadow-field", text, best) })
 }
 
 fn signed(cycles: i64) -> String {
@@ -437,11 +475,12 @@ fn memory(of: &Findings, advice: &mut Vec<Advice>) {
             percent(saves, of.overview.cycles),
         );
         let (severity, topic) = (Severity::Note, "ept-storm");
-        advice.push(Advice { severity, topic, text, saves: 0 });
+        advice.push(Advice::new(severity, topic, text, 0).at(Seen::Event(largest.event)));
     }
     let (again, all): (u64, u64) =
         of.ept_levels.iter().fold((0, 0), |(again, all), row| (again + row.again, all + row.count));
     let saves = again * (COSTS.round_trip() + 2 * COSTS.ept_entry);
+    let level = of.ept_levels.iter().max_by_key(|row| row.again).map_or(2, |row| row.level);
     if saves * WORTH > of.overview.cycles && again > 0 {
         let text = format!(
             "{} of {} ({}) at pages whose EPT02 entry had been removed: keep what L1 has not taken away, or fill it again when it \
@@ -451,7 +490,9 @@ fn memory(of: &Findings, advice: &mut Vec<Advice>) {
             percent(again, all),
             grouped(saves),
         );
-        advice.push(Advice { severity: Severity::Waste, topic: "ept-refault", text, saves });
+        advice.push(
+            Advice::new(Severity::Waste, "ept-refault", text, saves).at(Seen::Exits(level, Reason::EPT_VIOLATION)),
+        );
     }
     let uses = &of.vpid_uses;
     if uses.all.recycled * 20 > uses.all.given + uses.all.hits {
@@ -465,7 +506,7 @@ fn memory(of: &Findings, advice: &mut Vec<Advice>) {
             of.overview.clock().name(),
             grouped(saves),
         );
-        advice.push(Advice { severity: Severity::Waste, topic: "vpid-reuse", text, saves });
+        advice.push(Advice::new(Severity::Waste, "vpid-reuse", text, saves).at(Seen::VpidsRecycled));
     }
     let returns = &of.returns;
     if returns.unflushed > 0 {
@@ -480,6 +521,6 @@ fn memory(of: &Findings, advice: &mut Vec<Advice>) {
                 _ => "Flushes are missing: see above.",
             },
         );
-        advice.push(Advice { severity: Severity::Note, topic: "stale-cpu", text, saves: 0 });
+        advice.push(Advice::new(Severity::Note, "stale-cpu", text, 0));
     }
 }

@@ -25,7 +25,7 @@ mod vpids;
 #[cfg(test)]
 mod waste_tests;
 
-pub use advice::{Advice, Severity};
+pub use advice::{Advice, Seen, Severity};
 pub use ept::{EptLevel, EptPage, EptRow};
 pub use exits::{CausedExits, ExitRow, Multiplication, NestedExit, OneExit};
 pub use flushes::{FlushRow, Flushes};
@@ -45,7 +45,7 @@ pub use vmcs::{FieldRow, Vmcs};
 pub use vpids::{VpidRow, VpidUse, VpidUses};
 
 use crate::chunk::Chunk;
-use crate::judge::Judged;
+use crate::judge::{Flaw, Judged};
 use crate::{Error, Source};
 use hv_defs::config::{Clock, Guest, Log, Origin};
 use hv_defs::event::{Event, Kind, Stop};
@@ -168,14 +168,40 @@ pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
 /// # Errors
 /// As [`findings`].
 pub fn findings_with(name: &str, source: Source<'_>, verdicts: Option<&[Judged]>) -> Result<Findings, Error> {
-    let mut pass = Pass::new(verdicts);
+    Ok(run(name, source, Pass::new(verdicts), &mut |_| {})?.0)
+}
+
+/// As [`findings`], with the flushes that were not required one by one, in the order of events. `progress` is told now and
+/// then how many events are done.
+///
+/// # Errors
+/// As [`findings`].
+pub fn findings_watched(
+    name: &str,
+    source: Source<'_>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(Findings, Vec<Flaw>), Error> {
+    let mut pass = Pass::new(None);
+    pass.keep_flaws();
+    run(name, source, pass, progress)
+}
+
+fn run(
+    name: &str,
+    source: Source<'_>,
+    mut pass: Pass,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(Findings, Vec<Flaw>), Error> {
     if let Source::Trace(reader) = source
         && let Some(origin) = &reader.header().origin
     {
         pass.stamped_in(origin.clock);
     }
-    source.chunks(|chunk| pass.chunk(chunk))?;
-    let mut found = pass.finish();
+    source.chunks(|chunk| {
+        pass.chunk(chunk);
+        progress(chunk.first + u64::from(chunk.len()));
+    })?;
+    let (mut found, flaws) = pass.finish();
     found.name = name.to_owned();
     if let Source::Trace(reader) = source {
         let header = reader.header();
@@ -197,7 +223,7 @@ pub fn findings_with(name: &str, source: Source<'_>, verdicts: Option<&[Judged]>
         found.overview.events = reader.len();
     }
     found.advice = advice::advise(&found);
-    Ok(found)
+    Ok((found, flaws))
 }
 
 /// Findings of events as they come, of which a few are kept at a time: for a run that nobody records.
@@ -231,7 +257,7 @@ impl Study {
     /// What was found. `name` is what reports call it.
     pub fn finish(mut self, name: &str, guest: &Guest, policy: &str) -> Findings {
         self.pass.chunk(&self.chunk);
-        let mut found = self.pass.finish();
+        let (mut found, _) = self.pass.finish();
         found.name = name.to_owned();
         found.overview.guest = name_of(guest);
         found.overview.policy = policy.to_owned();

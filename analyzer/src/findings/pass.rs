@@ -9,7 +9,7 @@ use super::{
     vpids,
 };
 use crate::chunk::{Chunk, Room};
-use crate::judge::{Bench, Judged};
+use crate::judge::{Bench, Flaw, Judged, Verdict};
 use hv_defs::config::Clock;
 use hv_defs::cost::Costs;
 use hv_defs::event::{Event, Kind, What};
@@ -49,6 +49,8 @@ pub(super) struct Pass {
     span: usize,
     /// The number behind the last event that was given to the judge, or that it need not be given.
     judged_to: u64,
+    /// Flushes that were not required, where they are asked for.
+    flaws: Option<Vec<Flaw>>,
 }
 
 impl Pass {
@@ -77,7 +79,13 @@ impl Pass {
             row: 0,
             span: 0,
             judged_to: 0,
+            flaws: None,
         }
+    }
+
+    /// Keeps the flushes that were not required one by one.
+    pub(super) fn keep_flaws(&mut self) {
+        self.flaws = Some(Vec::new());
     }
 
     /// What the stamps count: instructions, unless this says otherwise.
@@ -189,15 +197,19 @@ impl Pass {
         for judged in self.bench.verdicts() {
             self.phases.judged(&judged);
             self.flushes.judged(judged, &self.costs);
+            self.flaws.iter_mut().for_each(|flaws| flaws.extend(Flaw::of(&judged)));
         }
     }
 
-    /// What was found.
-    pub(super) fn finish(mut self) -> Findings {
+    /// What was found, and the flushes that were not required if they were asked for, in the order of events.
+    pub(super) fn finish(mut self) -> (Findings, Vec<Flaw>) {
         for judged in self.bench.close() {
             self.phases.judged(&judged);
             self.flushes.judged(judged, &self.costs);
+            self.flaws.iter_mut().for_each(|flaws| flaws.extend(Flaw::of(&judged)));
         }
+        let mut flaws = self.flaws.unwrap_or_default();
+        flaws.sort_unstable_by_key(|flaw| (flaw.event, flaw.verdict == Verdict::Missing));
         let mut overview = self.overview;
         (overview.vcpus, overview.pcpus, overview.counts) = self.cpus.finish();
         overview.failed_entries = self.failed.into_iter().collect();
@@ -208,7 +220,7 @@ impl Pass {
         let ept = self.ept.finish();
         let vmcs = self.vmcs.finish();
         let (vpids, vpid_uses) = self.vpids.finish();
-        Findings {
+        let found = Findings {
             name: String::new(),
             overview,
             shadowing: shadow::shadowing(&vmcs, &exits, &self.costs),
@@ -230,6 +242,7 @@ impl Pass {
             injections: self.injections.finish(),
             phases: self.phases.finish(so_far),
             advice: Vec::new(),
-        }
+        };
+        (found, flaws)
     }
 }

@@ -50,6 +50,25 @@ impl Judged {
     }
 }
 
+/// A flush that was not required, or that is missing: the least of it, for those who keep all of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flaw {
+    /// The event, as [`Judged::event`].
+    pub event: u64,
+    /// The verdict: never [`Verdict::Required`] or [`Verdict::Unknown`].
+    pub verdict: Verdict,
+    /// The rule that gave it.
+    pub rule: Rule,
+}
+
+impl Flaw {
+    /// That of a verdict, if it is one.
+    pub(crate) fn of(judged: &Judged) -> Option<Self> {
+        let flawed = matches!(judged.verdict, Verdict::Redundant | Verdict::TooBroad | Verdict::Missing);
+        flawed.then_some(Self { event: judged.event, verdict: judged.verdict, rule: judged.rule })
+    }
+}
+
 /// Judges events one by one, and gives each verdict as soon as it is certain.
 #[derive(Debug, Default)]
 pub struct Bench {

@@ -192,7 +192,7 @@ struct Topic<'a> {
 /// A trace's advice among that of others.
 fn advice(severity: Severity, line: &Line, hint: &Hint) -> Advice {
     // The topic of what is made for a list is not read.
-    Advice { severity, topic: "", text: format!("{}: {}", line.trace, hint.text), saves: hint.saves }
+    Advice { severity, topic: "", text: format!("{}: {}", line.trace, hint.text), saves: hint.saves, seen: None }
 }
 
 impl Batch {

@@ -16,6 +16,7 @@ use crate::work::perform;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
+use std::collections::VecDeque;
 use traces::Reader;
 
 /// A model with its trace.
@@ -39,14 +40,19 @@ impl Session {
 
     /// Takes in a message and does all that follows from it.
     fn send(&mut self, msg: Msg) {
-        let mut next = update(&mut self.model, msg);
+        let mut msgs = VecDeque::from([msg]);
         // Far more than any key needs; an effect that is asked for again and again would run into it.
-        for _ in 0..10_000 {
-            let Some(effect) = next else { return };
-            let lane = effect.lane();
-            next = update(&mut self.model, Msg::Done(lane, perform(&self.reader, effect)));
+        for _ in 0..20_000 {
+            let Some(msg) = msgs.pop_front() else { return };
+            if let Some(effect) = update(&mut self.model, msg) {
+                let lane = effect.lane();
+                let mut told = Vec::new();
+                let reply = perform(&self.reader, effect, &mut |msg| told.push(msg));
+                msgs.extend(told);
+                msgs.push_back(Msg::Done(lane, reply));
+            }
         }
-        panic!("effects without end: {next:?}");
+        panic!("effects without end: {msgs:?}");
     }
 
     fn code(&mut self, code: KeyCode, modifiers: KeyModifiers) {

@@ -61,6 +61,34 @@ fn keys_go_where_they_say() {
     check("j=\n", nth(0, exit_for(Reason::CPUID)));
 }
 
+#[test]
+fn causes_and_findings_are_gone_to() {
+    let l2 = nth(0, |what| matches!(what, What::Exit(exit) if exit.level == 2));
+    let vmread = nth(0, exit_for(Reason::VMREAD));
+    // Up from what L0 did for L1's VMREAD, to the VMREAD, to L2's exit that it serves; down to where each ends.
+    check("/vmread\njj", vmread + 2);
+    check("/vmread\njju", vmread);
+    check("/vmread\njjuu", l2);
+    check("/vmread\njjuuu", l2);
+    let entry = |level| move |what: &What| matches!(what, What::Entry(entry) if entry.level == level);
+    let behind = |at: usize, level| (at..).find(|&at| entry(level)(&sample::events()[at].what)).expect("it is entered");
+    check("/vmread\nU", behind(vmread, 1));
+    check("/vmread\nuU", behind(l2, 2));
+    // What is found is stopped at, both ways; the status line says what it is.
+    let mut session = Session::of_sample((80, 24));
+    session.keys("]");
+    let first = session.model.cursor;
+    assert!(first > 0 && !session.note().is_empty(), "{first}");
+    session.keys("]");
+    assert!(session.model.cursor > first);
+    session.keys("[");
+    assert_eq!(session.model.cursor, first);
+    session.keys("[");
+    assert_eq!((session.model.cursor, session.note()), (first, "Nothing is found before this."));
+    session.keys("1");
+    assert!(session.screen().contains("found           "), "{}", session.screen());
+}
+
 fn sample_count(such: impl Fn(&What) -> bool) -> usize {
     sample::events().iter().filter(|event| such(&event.what)).count()
 }
@@ -101,7 +129,8 @@ fn costs_and_findings_lead_to_their_events() {
     let mut session = Session::of_sample((80, 24));
     session.keys("4");
     let found = session.model.findings.clone().expect("found").expect("the sample is whole");
-    let failed = found.iter().position(|finding| finding.text.contains("guest-rflags-reserved")).expect("is told");
+    let failed =
+        found.findings.iter().position(|finding| finding.text.contains("guest-rflags-reserved")).expect("is told");
     session.keys(&"j".repeat(failed)).keys("\n");
     let wanted = nth(0, |what| matches!(what, What::Entry(entry) if entry.failed.is_some()));
     assert_eq!(session.model.cursor, wanted as u64);

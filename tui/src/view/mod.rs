@@ -63,7 +63,7 @@ pub(crate) fn view(model: &Model, frame: &mut Frame) {
     }
 }
 
-/// Writes into the buffer, never over an edge.
+/// Writes into the buffer, never over an edge: what is cut there ends in an ellipsis.
 pub(crate) struct Pen<'a> {
     buffer: &'a mut Buffer,
     theme: Theme,
@@ -86,7 +86,11 @@ impl Pen<'_> {
             let style = self.theme.style(*role).patch(over);
             // What cannot be shown would move the rest of the line.
             let clean: String = text.chars().map(|c| if c.is_control() { '.' } else { c }).collect();
+            let cut = clean.trim_end().chars().count() > room;
             x = self.buffer.set_stringn(x, area.y, clean, room, style).0;
+            if cut && let Some(cell) = self.buffer.cell_mut((area.right() - 1, area.y)) {
+                cell.set_symbol(self.theme.glyph("…", "~"));
+            }
         }
         x
     }
@@ -117,14 +121,15 @@ impl Pen<'_> {
 }
 
 /// ```text
-///       This terminal is 40 columns by 10 rows.
-///       The inspector needs 60 by 16 at least.
+/// This terminal is 40 by 10.
+/// The inspector needs 60 by 16:
+/// make it larger, or q quits.
 /// ```
 fn too_small(model: &Model, pen: &mut Pen, area: Rect) {
     let lines = [
-        format!("This terminal has {} columns and {} rows.", model.size.0, model.size.1),
-        format!("The inspector needs {} and {}: make it larger,", SMALLEST.0, SMALLEST.1),
-        "or press q to quit.".to_owned(),
+        format!("This terminal is {} by {}.", model.size.0, model.size.1),
+        format!("The inspector needs {} by {}:", SMALLEST.0, SMALLEST.1),
+        "make it larger, or q quits.".to_owned(),
     ];
     for (row, line) in lines.into_iter().enumerate().take(usize::from(area.height)) {
         pen.line(Pen::row(area, row), &[(Role::Strong, line)]);
@@ -226,7 +231,11 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
         }
     };
     let mut pieces = vec![(Role::Plain, " ".to_owned())];
+    let mut room = usize::from(area.width).saturating_sub(1);
     for (key, what) in keys {
+        // Half a hint is none.
+        let Some(left) = room.checked_sub(key.chars().count() + what.chars().count() + 1) else { break };
+        room = left.saturating_sub(2);
         pieces.push((Role::Key, (*key).to_owned()));
         pieces.push((Role::Dim, format!(" {what}  ")));
     }

@@ -2,10 +2,11 @@
 
 use super::{Pen, ROUND_HEAD};
 use crate::describe::{Piece, describe, thousands};
+use crate::findings::Finding;
 use crate::layout::{Pane, areas, top};
 use crate::model::{Model, Side};
-use crate::panes::detail_lines;
-use crate::round::{Round, Row, Work};
+use crate::panes::{FindingLine, detail_lines, finding_line, finding_lines, finding_rows};
+use crate::round::{Round, Row};
 use crate::theme::Role;
 use analyzer::findings::Severity;
 use hv_defs::event::What;
@@ -75,7 +76,7 @@ fn detail(model: &Model, pen: &mut Pen, area: Rect) {
     }
 }
 
-/// The exit of L2 that the event belongs to, and all exits until L2 ran again.
+/// The exit of L2 that the event belongs to, and all exits until L2 ran again; where none is handled, the exit of L1.
 ///
 /// ```text
 /// ── 1 Event  2 VMCS  3 Cost  4 Findings ───────────────────────────
@@ -93,7 +94,7 @@ fn round(model: &Model, pen: &mut Pen, area: Rect) {
     };
     let Some((began, event)) = &round.began else {
         let text = [
-            " L2 runs here, or did not run near: no exit of L2 is being handled.",
+            " A guest runs here: no exit is being handled.",
             " r and e go to the next exit; % from an entry to its exit.",
         ];
         for (row, text) in text.into_iter().enumerate().take(usize::from(inner.height)) {
@@ -120,7 +121,7 @@ fn round(model: &Model, pen: &mut Pen, area: Rect) {
             Style::new()
         };
         let end = pen.styled(line, &round_row(row), over);
-        pen.right(line, end, &work(&row.work, true));
+        pen.right(line, end, &[(Role::Dim, row.work.letters())]);
     }
 }
 
@@ -131,15 +132,22 @@ fn summary(round: &Round, began: u64, reason: &str, level: u8) -> [Vec<Piece>; R
         plain(format!(" {reason} of L{level} at {} cost ", thousands(began))),
         number(round.exits),
         plain(if round.exits == 1 { " exit".into() } else { " exits".into() }),
-        plain(format!(", {} of them L1's, and ", thousands(round.from_l1))),
-        number(round.instructions),
-        plain(" L1 instructions".into()),
     ];
+    // An exit of L1 alone is handled by L0.
+    if level >= 2 {
+        first.push(plain(format!(", {} of them L1's, and ", thousands(round.from_l1))));
+        first.push(number(round.instructions));
+        first.push(plain(" L1 instructions".into()));
+    }
     if round.ended.is_none() {
         first.push((Role::Notice, format!("; no entry to L{level} follows")));
     }
-    let mut second = vec![plain(" ".into())];
-    second.extend(work(&round.work, false));
+    let done = round.work.words();
+    let second = vec![if done.is_empty() {
+        (Role::Dim, " L0 did nothing that is logged".into())
+    } else {
+        plain(format!(" {done}"))
+    }];
     let mut third = vec![plain(" ".into())];
     for (reason, count) in round.reasons() {
         third.push((Role::Kind(hv_defs::event::Kind::Exit), reason));
@@ -162,84 +170,73 @@ fn round_row(row: &Row) -> Vec<Piece> {
     pieces
 }
 
-/// What was done, in words or in letters.
-fn work(work: &Work, brief: bool) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    let mut add = |count: u64, one: &str, many: &str, letter: &str| {
-        if count > 0 {
-            let name = if count == 1 { one } else { many };
-            let text = if brief { format!(" {letter}{count}") } else { format!("{} {name}  ", thousands(count)) };
-            pieces.push((if brief { Role::Dim } else { Role::Plain }, text));
-        }
-    };
-    add(work.reads, "VMREAD", "VMREADs", "r");
-    add(work.writes, "VMWRITE", "VMWRITEs", "w");
-    add(work.same, "of no effect", "of no effect", "=");
-    add(work.flushes, "flush", "flushes", "F");
-    add(work.ept, "change of EPT02", "changes of EPT02", "E");
-    add(work.injections, "injection", "injections", "I");
-    pieces
-}
-
-/// What the analyzer found, the weightiest first.
+/// What the analyzer found, in groups, the weightiest first; the selected one in full below.
 ///
 /// ```text
 /// ── 1 Event  2 VMCS  3 Cost  4 Findings ─────────────────────
-///  37 redundant flushes                       12,000 refills
+///  To change
+///  waste 37 of 90 flushes are redundant     saves 12k cycles
+///  The single exits that cost most
+///    EPT_VIOLATION of L2 at 1,024 cost 14 exits   31k cycles
+///  It caused VMREAD 6, VMWRITE 4, INVEPT 1.
 /// ```
 fn findings(model: &Model, pen: &mut Pen, area: Rect) {
     let inner = pen.titled(area, &tabs(model, Side::Findings), &[]);
     let found = match &model.findings {
         None => {
-            pen.line(inner, &[(Role::Dim, " The analyzer is at work ...".into())]);
+            let done = model.analysed.min(model.about.len) * 100 / model.about.len.max(1);
+            pen.line(inner, &[(Role::Dim, format!(" The analyzer reads the whole trace: {done} %"))]);
             return;
         }
         Some(Err(error)) => {
             pen.line(inner, &[(Role::Bad, format!(" {error}"))]);
             return;
         }
-        Some(Ok(found)) if found.is_empty() => {
+        Some(Ok(found)) if found.findings.is_empty() => {
             pen.line(inner, &[(Role::Dim, " The analyzer finds nothing to report.".into())]);
             return;
         }
         Some(Ok(found)) => found,
     };
-    let selected = model.finding_row.min(found.len() - 1);
+    let selected = model.finding_row.min(found.findings.len() - 1);
+    let lines = finding_lines(model);
+    let height = usize::from(inner.height);
+    let rows = finding_rows(height);
+    let first = top(finding_line(&lines, selected), rows, lines.len());
+    for (row, shown) in lines.iter().skip(first).take(rows).enumerate() {
+        let line = Pen::row(inner, row);
+        match shown {
+            FindingLine::Group(name) => {
+                pen.line(line, &[(Role::Strong, format!(" {name}"))]);
+            }
+            FindingLine::Finding(at) => finding(pen, line, &found.findings[*at], *at == selected),
+        }
+    }
     // The selected one is told in full at the end.
-    let text_rows = if inner.height >= 6 { usize::from(inner.height / 3).min(4) } else { 0 };
-    let rows = usize::from(inner.height) - text_rows;
-    let first = top(selected, rows, found.len());
-    for (at, finding) in found.iter().enumerate().skip(first).take(rows) {
-        let line = Pen::row(inner, at - first);
-        let over = if at == selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
-        let (role, mark) = match finding.severity {
-            Some(Severity::Wrong) => (Role::Bad, "wrong "),
-            Some(Severity::Waste) => (Role::Notice, "waste "),
-            Some(Severity::Note) => (Role::Strong, "note  "),
-            None => (Role::Dim, "      "),
-        };
-        // The weight keeps its place; the title gives way.
-        let weight = finding.weight.chars().count() as u16 + 2;
-        let room = Rect { width: line.width.saturating_sub(weight), ..line };
-        let mut title: String = finding.title.clone();
-        if title.chars().count() + 7 > usize::from(room.width) {
-            title = title.chars().take(usize::from(room.width).saturating_sub(8)).chain(['~']).collect();
-        }
-        let pieces = [(role, format!(" {mark}")), (Role::Plain, title)];
-        if at == selected {
-            pen.styled(line, &[(Role::Plain, " ".repeat(usize::from(line.width)))], over);
-        }
-        pen.styled(room, &pieces, over);
-        let area = Rect { x: room.right(), width: line.right() - room.right(), ..line };
-        pen.styled(area, &[(Role::Notice, format!(" {} ", finding.weight))], over);
+    let width = usize::from(inner.width.saturating_sub(2));
+    for (row, part) in wrap(&found.findings[selected].text, width).into_iter().take(height - rows).enumerate() {
+        pen.line(Pen::row(inner, rows + row), &[(Role::Dim, format!(" {part}"))]);
     }
-    if text_rows > 0 {
-        let text = &found[selected].text;
-        let width = usize::from(inner.width.saturating_sub(2));
-        for (row, part) in wrap(text, width).into_iter().take(text_rows).enumerate() {
-            pen.line(Pen::row(inner, rows + row), &[(Role::Dim, format!(" {part}"))]);
-        }
+}
+
+fn finding(pen: &mut Pen, line: Rect, finding: &Finding, selected: bool) {
+    let over = if selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
+    let (role, mark) = match finding.severity {
+        Some(Severity::Wrong) => (Role::Bad, "wrong "),
+        Some(Severity::Waste) => (Role::Notice, "waste "),
+        Some(Severity::Note) => (Role::Strong, "note  "),
+        None => (Role::Dim, "  "),
+    };
+    // The weight keeps its place; the title gives way.
+    let weight = finding.weight.chars().count() as u16 + 2;
+    let room = Rect { width: line.width.saturating_sub(weight), ..line };
+    let pieces = [(role, format!(" {mark}")), (Role::Plain, finding.title.clone())];
+    if selected {
+        pen.styled(line, &[(Role::Plain, " ".repeat(usize::from(line.width)))], over);
     }
+    pen.styled(room, &pieces, over);
+    let area = Rect { x: room.right(), width: line.right() - room.right(), ..line };
+    pen.styled(area, &[(Role::Notice, format!(" {} ", finding.weight))], over);
 }
 
 /// A text in lines of at most `width` characters, broken at spaces.

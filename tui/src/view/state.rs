@@ -91,10 +91,7 @@ fn field_row(
     let (field, held) = row;
     let over = if focused { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
     let width = usize::from(names.saturating_sub(1));
-    let mut name = field.to_string();
-    if name.chars().count() > width {
-        name = name.chars().take(width.saturating_sub(1)).chain(['~']).collect();
-    }
+    let name = field.to_string();
     let found = !model.state.query.is_empty() && field.to_string().contains(&model.state.query.to_ascii_lowercase());
     let role = if found { Role::Notice } else { Role::Plain };
     pen.styled(Rect { width: 1 + names, ..line }, &[(role, format!(" {name:<width$}"))], over);

@@ -1,7 +1,7 @@
 //! Advice on what exits of L2 and deeper cost: what in it costs most, what L1 need not do, and what takes far longer than
 //! the rest.
 
-use super::{Advice, Severity, many, saved};
+use super::{Advice, Seen, Severity, many, saved};
 use crate::findings::exits::ratio;
 use crate::findings::{CausedExits, Findings, NestedExit, OneExit};
 use crate::number::{grouped, percent};
@@ -56,7 +56,7 @@ fn counted(of: &Findings, advice: &mut Vec<Advice>) {
         most.reason,
         grouped(most.count),
     );
-    advice.push(Advice { severity: Severity::Note, topic: "multiplication", text, saves: 0 });
+    advice.push(Advice::new(Severity::Note, "multiplication", text, 0).at(Seen::Exits(worst.level, worst.reason)));
 }
 
 /// `20 L2 exits`, of those that were served.
@@ -118,7 +118,9 @@ fn dearest(of: &Findings, advice: &mut Vec<Advice>) {
             " Shadow the fields that L1 uses (VMCS shadowing): for this reason alone up to {}.",
             saved(accesses.1, of.overview.cycles)
         );
-        advice.push(Advice { severity: Severity::Waste, topic: "multiplication", text, saves: accesses.1 });
+        advice.push(
+            Advice::new(Severity::Waste, "multiplication", text, accesses.1).at(Seen::Exits(worst.level, worst.reason)),
+        );
     } else {
         let change = match parts.iter().max_by_key(|(part, _)| *part) {
             Some((_, name)) if name.starts_with("what") => "It is L1's own code that takes longest: look there first.",
@@ -131,7 +133,7 @@ fn dearest(of: &Findings, advice: &mut Vec<Advice>) {
             _ => "See below which exits L1 takes meanwhile.",
         };
         text += &format!(" {change}");
-        advice.push(Advice { severity: Severity::Note, topic: "multiplication", text, saves: 0 });
+        advice.push(Advice::new(Severity::Note, "multiplication", text, 0).at(Seen::Exits(worst.level, worst.reason)));
     }
 }
 
@@ -159,7 +161,7 @@ fn needless(of: &Findings, advice: &mut Vec<Advice>) {
         format_args!("{:.2}", ratio(caused.count, row.resumed)),
         saved(caused.cycles, of.overview.cycles),
     );
-    advice.push(Advice { severity: Severity::Waste, topic: "needless-exit", text, saves: caused.cycles });
+    advice.push(Advice::new(Severity::Waste, "needless-exit", text, caused.cycles).at(Seen::Exits(1, caused.reason)));
 }
 
 /// Exits of a reason of which few take far longer than most.
@@ -170,7 +172,9 @@ fn tail(of: &Findings, row: &NestedExit) -> Option<Advice> {
         return None;
     }
     let is_it = |one: &&OneExit| (one.level, one.reason) == (row.level, row.reason);
-    let longest = match of.multiplication.dearest.iter().find(is_it) {
+    let dearest = of.multiplication.dearest.iter().find(is_it);
+    let seen = dearest.map_or(Seen::Exits(row.level, row.reason), |one| Seen::Event(one.event));
+    let longest = match dearest {
         Some(one) => {
             let mostly: Vec<String> = one
                 .caused
@@ -200,5 +204,5 @@ fn tail(of: &Findings, row: &NestedExit) -> Option<Advice> {
         p99 / p50,
         grouped(row.cycles.max() - p50),
     );
-    Some(Advice { severity: Severity::Note, topic: "tail-latency", text, saves: 0 })
+    Some(Advice::new(Severity::Note, "tail-latency", text, 0).at(seen))
 }

@@ -107,7 +107,7 @@ fn cut(events: &[Event], cuts: &[bool]) -> Findings {
         }
     }
     pass.chunk(&chunk);
-    pass.finish()
+    pass.finish().0
 }
 
 proptest! {

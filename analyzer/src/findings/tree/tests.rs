@@ -118,7 +118,7 @@ fn a_foreign_clock_goes_on_for_each_vcpu() {
     let mut pass = Pass::new(None);
     pass.stamped_in(Clock::Nanoseconds);
     Source::Events(&story.events).chunks(|chunk| pass.chunk(chunk)).unwrap();
-    let found = pass.finish();
+    let found = pass.finish().0;
     let levels: Vec<_> = found.time.levels.iter().map(|level| (level.level, level.ran, level.elapsed.sum())).collect();
     assert_eq!(levels, [(0, 40, 0), (1, 40, 40)]);
     assert!(found.exits.iter().all(|row| (row.guest.sum(), row.elapsed.sum()) == (20, 20)), "{:?}", found.exits);
