@@ -4,7 +4,7 @@ use crate::describe::{Piece, Pieces, interruption, size_name, thousands};
 use crate::theme::Role;
 use hv_defs::controls::{EntryControls, ExitControls, Interruptibility, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{EptEntry, Eptp};
-use hv_defs::event::{Event, Exit, What};
+use hv_defs::event::{Event, Exit, VmcsOp, What};
 use hv_defs::exit::{
     ApicAccess, CrAccess, DrAccess, EptViolation, ExitReason, InterruptionInfo, IoAccess, Reason, TaskSwitch,
 };
@@ -29,7 +29,13 @@ pub(crate) fn decode(number: u64, event: &Event) -> Vec<Vec<Piece>> {
         // What the SDM leaves undefined for the reason, and what is another field's value once more.
         let undefined =
             matches!(field.name, "gpa" | "gla" | "length") && matches!(value, Value::Hex(0) | Value::Unsigned(0));
-        if undefined || field.name == "reason_code" || (value == Value::None && field.name != "vmcs12") {
+        // A VMCLEAR and a VMPTRLD are of no field; a read has no value before.
+        let meaningless = match (&event.what, field.name) {
+            (What::Vmcs(access), "field" | "value") => !matches!(access.op, VmcsOp::Read | VmcsOp::Write),
+            (What::Vmcs(access), "old") => access.op != VmcsOp::Write,
+            _ => false,
+        };
+        if undefined || meaningless || field.name == "reason_code" || (value == Value::None && field.name != "vmcs12") {
             continue;
         }
         let mut line = vec![(Role::Dim, format!("{:<16}", field.name)), (Role::Plain, value.to_string())];
@@ -63,7 +69,7 @@ fn meaning(event: &Event, field: &str) -> Option<String> {
         (What::Vmcs(access), "field") => {
             VmcsField::name(access.field).map(|_| format!("encoding {:#06x}", access.field.0))
         }
-        (What::Vmcs(access), "value") if access.old == access.value && access.op == hv_defs::event::VmcsOp::Write => {
+        (What::Vmcs(access), "value") if access.old == access.value && access.op == VmcsOp::Write => {
             Some("as before: the write changed nothing".into())
         }
         (What::Ept(change), "size") if change.size > 0 => Some(size_name(change.size)),

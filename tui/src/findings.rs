@@ -96,6 +96,10 @@ pub(crate) fn find(reader: &Reader, progress: &mut dyn FnMut(u64)) -> Result<Ana
     Ok(Analysis { findings: list, flaws, stops })
 }
 
+fn times(count: u64) -> String {
+    if count == 1 { "once".into() } else { format!("{} times", thousands(count)) }
+}
+
 fn of_advice(advice: &Advice) -> Finding {
     let weight = if advice.saves > 0 { format!("saves {} cycles", short(advice.saves)) } else { String::new() };
     Finding {
@@ -129,7 +133,7 @@ fn flushes(found: &Findings) -> impl Iterator<Item = Finding> {
         group: "Flushes that were not required",
         severity: None,
         title: format!("{}: {} for {} by {}", row.verdict.name(), row.kind, row.cause, row.actor),
-        weight: format!("{} times, {} dropped", thousands(row.count), thousands(row.dropped)),
+        weight: format!("{}, {} dropped", times(row.count), thousands(row.dropped)),
         text: format!("Rule {}: {}", row.rule.name(), row.rule.why()),
         target: Some(Target::Event(row.first)),
     })
@@ -165,7 +169,7 @@ fn costs(found: &Findings) -> impl Iterator<Item = Finding> {
         group: "Exits of L2 and deeper, by what they cost",
         severity: None,
         title: format!("{} of L{} costs {:.1} exits", reason.reason, reason.level, reason.factor()),
-        weight: format!("{} times", thousands(reason.count)),
+        weight: times(reason.count),
         text: format!(
             "{} of {} were reflected to L1, which then took {} exits; L0 made {} VMCS accesses meanwhile.",
             thousands(reason.reflected),
@@ -182,7 +186,7 @@ fn pages(found: &Findings) -> impl Iterator<Item = Finding> {
         group: "Pages with most EPT violations",
         severity: None,
         title: format!("page {:#x} of L{}", page.page, page.level),
-        weight: format!("{} times", thousands(page.count)),
+        weight: times(page.count),
         text: format!(
             "{} of {} EPT violations there met an EPT02 entry that had been removed.",
             thousands(page.again),

@@ -3,7 +3,7 @@
 
 use crate::describe::{Piece, thousands};
 use crate::theme::Role;
-use hv_defs::event::{Actor, Event, What};
+use hv_defs::event::{Actor, Event, VmcsAccess, What};
 
 /// An exit and what it caused.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,6 +103,8 @@ pub(crate) struct Row {
     pub(crate) ran: u64,
     /// The entry that followed it.
     pub(crate) entered: Option<u64>,
+    /// Of a hypervisor's VMREAD or VMWRITE, its access.
+    pub(crate) access: Option<VmcsAccess>,
 }
 
 /// How far a round is looked for.
@@ -167,7 +169,7 @@ pub(crate) fn follow<E>(of: u64, mut events: impl Iterator<Item = Result<(u64, E
                         round.from_l1 += 1;
                         round.instructions += ran;
                     }
-                    round.rows.push(Row { number, event, work: Work::default(), ran, entered: None });
+                    round.rows.push(Row { number, event, work: Work::default(), ran, entered: None, access: None });
                 }
                 What::Entry(entry) => {
                     entered = event.at.instruction;
@@ -183,6 +185,11 @@ pub(crate) fn follow<E>(of: u64, mut events: impl Iterator<Item = Result<(u64, E
                     round.work.add(&event);
                     if let Some(row) = round.rows.last_mut() {
                         row.work.add(&event);
+                        if let What::Vmcs(access) = event.what
+                            && access.actor != Actor::L0
+                        {
+                            row.access.get_or_insert(access);
+                        }
                     }
                 }
             }

@@ -120,8 +120,11 @@ fn round(model: &Model, pen: &mut Pen, area: Rect) {
         } else {
             Style::new()
         };
-        let end = pen.styled(line, &round_row(row), over);
-        pen.right(line, end, &[(Role::Dim, row.work.letters())]);
+        // What L0 did keeps its place; the rest gives way.
+        let work = row.work.letters();
+        let room = Rect { width: line.width.saturating_sub(work.chars().count() as u16), ..line };
+        pen.styled(room, &round_row(row), over);
+        pen.styled(Rect { x: room.right(), width: line.right() - room.right(), ..line }, &[(Role::Dim, work)], over);
     }
 }
 
@@ -135,9 +138,9 @@ fn summary(round: &Round, began: u64, reason: &str, level: u8) -> [Vec<Piece>; R
     ];
     // An exit of L1 alone is handled by L0.
     if level >= 2 {
-        first.push(plain(format!(", {} of them L1's, and ", thousands(round.from_l1))));
+        first.push(plain(" and ".into()));
         first.push(number(round.instructions));
-        first.push(plain(" L1 instructions".into()));
+        first.push(plain(" instructions of L1".into()));
     }
     if round.ended.is_none() {
         first.push((Role::Notice, format!("; no entry to L{level} follows")));
@@ -166,7 +169,13 @@ fn round_row(row: &Row) -> Vec<Piece> {
         (Role::Dim, format!("{:>8} ", if row.ran > 0 { format!("+{}", thousands(row.ran)) } else { String::new() })),
         (Role::Level(level), if level >= 2 { format!("{level} ") } else { format!("  {level} ") }),
     ];
-    pieces.extend(describe(&row.event));
+    let mut what = describe(&row.event);
+    if let Some(access) = &row.access {
+        // The field says more than where the instruction is, so it comes first.
+        let at = what.len().min(1);
+        what.splice(at..at, [(Role::Plain, format!(" {} {:#x}", access.field, access.value))]);
+    }
+    pieces.extend(what);
     pieces
 }
 
