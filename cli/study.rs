@@ -3,7 +3,7 @@
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
-use super::words::{JudgeArgs, JudgeBy, ReportArgs, ReportFormat, TraceArgs};
+use super::words::{JudgeArgs, JudgeBy, ReportArgs, ReportFormat, TuiArgs};
 use super::written::Written;
 use super::{batch, folder};
 use analyzer::findings::{Mistake, MistakeKind, PoolFinding};
@@ -216,10 +216,15 @@ pub fn draw(format: ReportFormat, found: &[Findings], color: bool) -> String {
 }
 
 /// `nvmx tui`.
-pub fn tui(args: &TraceArgs) -> Result<Status> {
+pub fn tui(args: &TuiArgs) -> Result<Status> {
     let path = &args.trace;
-    tui::run(path).map(|()| Status::Done).map_err(|error| match error {
+    let shown = match &args.other {
+        None => tui::run(path),
+        Some(other) => tui::compare(path, other),
+    };
+    shown.map(|()| Status::Done).map_err(|error| match error {
         tui::Error::Trace(error) => unreadable(path, error),
+        tui::Error::Other(error) => unreadable(args.other.as_deref().unwrap_or(path), error),
         tui::Error::NoTerminal => {
             let what = format!("cannot show {}", path.display());
             Failure::new(Status::Usage, what, error, "run it on a terminal, or use `nvmx dump` and `nvmx report`")

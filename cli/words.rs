@@ -144,8 +144,9 @@ order of the names, and the column `trace` has the name without the ending. docs
     Check(CheckArgs),
     /// Look at a trace in the terminal
     #[command(after_help = "Examples:
-  nvmx tui demo.nvmx            ? shows the keys, q leaves")]
-    Tui(TraceArgs),
+  nvmx tui demo.nvmx            ? shows the keys, q leaves
+  nvmx tui old.nvmx new.nvmx    side by side: d goes to the next difference, t sets what counts as one")]
+    Tui(TuiArgs),
     /// Print a trace's events, a line each
     #[command(after_help = "Examples:
   nvmx dump demo.nvmx | head
@@ -549,6 +550,16 @@ pub struct QueryArgs {
     /// File to write to instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct TuiArgs {
+    /// Trace
+    #[arg(value_name = "FILE")]
+    pub trace: PathBuf,
+    /// A second trace, to compare with
+    #[arg(value_name = "OTHER")]
+    pub other: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -3,7 +3,7 @@
 use crate::describe::thousands;
 use crate::filter::Plan;
 use crate::findings::Target;
-use crate::keys::{Action, action};
+use crate::keys::{Action, GROUPS, action};
 use crate::layout::{LABEL, Pane, areas, list_rows, side_rows, top};
 use crate::model::{Ask, Mode, Model, Side};
 use crate::panes::{
@@ -64,25 +64,8 @@ pub(crate) fn go_to_mark(model: &mut Model, letter: char) {
 }
 
 fn help_key(model: &mut Model, line: usize, key: &KeyEvent) {
-    let last = help::lines().len().saturating_sub(usize::from(model.size.1.saturating_sub(4)));
-    let page = usize::from(model.size.1 / 2);
-    let line = match action(key) {
-        Some(Action::Down) => line + 1,
-        Some(Action::Up) => line.saturating_sub(1),
-        Some(Action::PageDown | Action::HalfDown) => line + page,
-        Some(Action::PageUp | Action::HalfUp) => line.saturating_sub(page),
-        Some(Action::Home) => 0,
-        Some(Action::End) => last,
-        Some(Action::Redraw) => {
-            model.redraw = true;
-            line
-        }
-        _ => {
-            model.mode = Mode::Browse;
-            return;
-        }
-    };
-    model.mode = Mode::Help(line.min(last));
+    model.redraw |= action(key) == Some(Action::Redraw);
+    model.mode = help::scroll(GROUPS, line, model.size.1, key).map_or(Mode::Browse, Mode::Help);
 }
 
 /// Does what a key stands for.
@@ -157,6 +140,8 @@ pub(crate) fn act(model: &mut Model, action: Action) {
             Some(event) => model.copy = Some(as_text(model.cursor, event)),
             None => note(model, "The event is not read yet."),
         },
+        // Of two traces side by side.
+        Action::NextDifference | Action::PreviousDifference | Action::Strictness | Action::StrictnessBack => {}
         Action::Redraw => model.redraw = true,
         Action::Help => model.mode = Mode::Help(0),
         Action::Quit => model.quit = true,
@@ -510,7 +495,7 @@ fn pan(model: &mut Model, right: bool) {
 }
 
 /// The event as `nvmx dump` prints it.
-fn as_text(number: u64, event: &Event) -> String {
+pub(crate) fn as_text(number: u64, event: &Event) -> String {
     let at = &event.at;
     let mut line = format!("{number} {} {}/{} {}", at.instruction, at.vcpu, at.pcpu, event.what.kind());
     for (field, value) in event.values() {

@@ -57,6 +57,10 @@ pub(crate) enum Action {
     PanLeft,
     PanRight,
     Copy,
+    NextDifference,
+    PreviousDifference,
+    Strictness,
+    StrictnessBack,
     Redraw,
     Help,
     Quit,
@@ -215,10 +219,61 @@ pub(crate) static GROUPS: &[Group] = &[
     },
 ];
 
+/// All keys of two traces side by side. Those that are in both tables mean the same.
+pub(crate) static COMPARE: &[Group] = &[
+    Group {
+        name: "Differences",
+        bindings: &[
+            row(&[ch('d'), ch('n')], Action::NextDifference, "next difference"),
+            row(&[ch('D'), ch('N')], Action::PreviousDifference, "previous difference"),
+            row(&[ch('t')], Action::Strictness, "what counts: all fields, but time and CPU, shape, guests' view"),
+            row(&[ch('T')], Action::StrictnessBack, "what counts, the other way round"),
+        ],
+    },
+    Group {
+        name: "Move",
+        bindings: &[
+            row(&[ch('j'), code(KeyCode::Down)], Action::Down, "next line"),
+            row(&[ch('k'), code(KeyCode::Up)], Action::Up, "previous line"),
+            row(&[ch(' '), code(KeyCode::PageDown), ctrl('f')], Action::PageDown, "a page down"),
+            row(&[code(KeyCode::PageUp), ctrl('b')], Action::PageUp, "a page up"),
+            row(&[ctrl('d')], Action::HalfDown, "half a page down"),
+            row(&[ctrl('u')], Action::HalfUp, "half a page up"),
+            row(&[ch('g'), code(KeyCode::Home)], Action::Home, "first event"),
+            row(&[ch('G'), code(KeyCode::End)], Action::End, "last event"),
+            row(&[ch(':')], Action::GoTo, "go to 1234 or 50% of the chosen trace"),
+        ],
+    },
+    Group {
+        name: "Panes",
+        bindings: &[
+            row(&[code(KeyCode::Tab)], Action::Focus, "the other trace: what : and y are about"),
+            row(&[code(KeyCode::BackTab)], Action::FocusBack, "the other trace"),
+            row(&[code(KeyCode::Enter)], Action::Enter, "scroll the fields, and back"),
+            row(&[ch('z')], Action::Zoom, "the lists or the fields alone, and back"),
+            row(&[code(KeyCode::Esc)], Action::Escape, "back to the lists; stop what runs"),
+        ],
+    },
+    Group {
+        name: "Program",
+        bindings: &[
+            row(&[ch('y')], Action::Copy, "copy the event (OSC 52)"),
+            row(&[ctrl('l')], Action::Redraw, "draw anew"),
+            row(&[ch('?'), code(KeyCode::F(1))], Action::Help, "this help"),
+            row(&[ch('q'), ctrl('c')], Action::Quit, "quit"),
+        ],
+    },
+];
+
 /// What a key does in the main screen.
 pub(crate) fn action(event: &KeyEvent) -> Option<Action> {
+    action_in(GROUPS, event)
+}
+
+/// What a key does by a table.
+pub(crate) fn action_in(groups: &[Group], event: &KeyEvent) -> Option<Action> {
     let key = Key::of(event);
-    let rows = GROUPS.iter().flat_map(|group| group.bindings);
+    let rows = groups.iter().flat_map(|group| group.bindings);
     rows.into_iter().find(|row| row.keys.contains(&key)).map(|row| row.action)
 }
 
@@ -228,19 +283,23 @@ mod tests {
 
     #[test]
     fn each_key_does_one_thing_and_each_thing_has_a_key() {
-        let mut keys = Vec::new();
-        let mut actions = Vec::new();
-        for row in GROUPS.iter().flat_map(|group| group.bindings) {
-            assert!(!row.keys.is_empty() && !row.help.is_empty());
-            assert!(!actions.contains(&row.action), "{:?} twice", row.action);
-            actions.push(row.action);
-            for key in row.keys {
-                assert!(!keys.contains(key), "{} twice", key.name());
-                keys.push(*key);
+        let mut all = std::collections::BTreeSet::new();
+        for table in [GROUPS, COMPARE] {
+            let mut keys = Vec::new();
+            let mut actions = Vec::new();
+            for row in table.iter().flat_map(|group| group.bindings) {
+                assert!(!row.keys.is_empty() && !row.help.is_empty());
+                assert!(!actions.contains(&row.action), "{:?} twice", row.action);
+                actions.push(row.action);
+                all.insert(row.action as usize);
+                for key in row.keys {
+                    assert!(!keys.contains(key), "{} twice", key.name());
+                    keys.push(*key);
+                }
             }
         }
         // The last of the enum is Quit, so that a new action without a key is noticed.
-        assert_eq!(actions.len(), Action::Quit as usize + 1);
+        assert_eq!(all.len(), Action::Quit as usize + 1);
     }
 
     #[test]

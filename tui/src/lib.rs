@@ -4,6 +4,7 @@
 //! trace, on worker threads and in pieces, so that no key waits for it. See docs/inspector.md for its keys.
 
 mod act;
+mod compare;
 mod decode;
 mod describe;
 mod filter;
@@ -38,6 +39,9 @@ pub enum Error {
     /// The trace could not be opened.
     #[error(transparent)]
     Trace(#[from] traces::Error),
+    /// The second of two traces could not be opened.
+    #[error(transparent)]
+    Other(traces::Error),
     /// Standard input or output is not a terminal.
     #[error("the inspector needs a terminal, and standard input or output is none")]
     NoTerminal,
@@ -53,8 +57,29 @@ pub enum Error {
 /// The trace cannot be opened, there is no terminal, or writing to it fails.
 pub fn run(path: &Path) -> Result<(), Error> {
     let reader = Reader::open(path)?;
-    let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-    terminal::run(reader, name)
+    terminal::run(reader, name_of(path))
+}
+
+/// Shows two traces side by side, as [`run`] does one.
+///
+/// # Errors
+/// As of [`run`]; [`Error::Other`] where it is the second trace that cannot be opened.
+pub fn compare(a: &Path, b: &Path) -> Result<(), Error> {
+    let readers = [Reader::open(a)?, Reader::open(b).map_err(Error::Other)?];
+    let stop = terminal::prepare()?;
+    let mut names = [a, b].map(name_of);
+    if names[0] == names[1] {
+        // Where the names do not tell them apart, the ways do.
+        names = [a, b].map(|path| path.display().to_string());
+    }
+    let [name_a, name_b] = names;
+    let abouts = [about(&readers[0], name_a), about(&readers[1], name_b)];
+    let theme = theme::Theme::from_environment(|name| std::env::var(name).ok());
+    compare::run(readers, abouts, theme, &stop).map_err(Error::Terminal)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 fn about(reader: &Reader, name: String) -> About {

@@ -22,10 +22,10 @@ use traces::Reader;
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Gives the terminal back when dropped.
-struct Taken;
+pub(crate) struct Taken;
 
 impl Taken {
-    fn take() -> io::Result<Self> {
+    pub(crate) fn take() -> io::Result<Self> {
         static HOOK: Once = Once::new();
         // A panic's message belongs on a terminal that shows it.
         HOOK.call_once(|| {
@@ -78,7 +78,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// Ends the loop when its thread panics: the terminal is given back by then, and nothing may draw on it.
-struct StopOnPanic(Arc<AtomicBool>);
+pub(crate) struct StopOnPanic(pub(crate) Arc<AtomicBool>);
 
 impl Drop for StopOnPanic {
     fn drop(&mut self) {
@@ -110,9 +110,9 @@ fn worker(
 }
 
 /// How long the loop sleeps when nothing is under way: as late as it notices SIGTERM.
-const IDLE: Duration = Duration::from_millis(200);
+pub(crate) const IDLE: Duration = Duration::from_millis(200);
 /// And when something is.
-const BUSY: Duration = Duration::from_millis(10);
+pub(crate) const BUSY: Duration = Duration::from_millis(10);
 
 /// Ends the process when the loop does not heed `stop` within a second. A terminal that has gone away keeps the loop in
 /// crossterm's poll for ever.
@@ -131,8 +131,8 @@ fn watch(stop: Arc<AtomicBool>) -> io::Result<()> {
     Ok(())
 }
 
-/// Shows a trace until the user quits, or SIGTERM or SIGHUP ask for it.
-pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
+/// What has to be there before the terminal is taken over: what SIGTERM and SIGHUP set.
+pub(crate) fn prepare() -> Result<Arc<AtomicBool>, Error> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Err(Error::NoTerminal);
     }
@@ -141,6 +141,12 @@ pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
         signal_hook::flag::register(signal, stop.clone()).map_err(Error::Terminal)?;
     }
     watch(stop.clone()).map_err(Error::Terminal)?;
+    Ok(stop)
+}
+
+/// Shows a trace until the user quits, or SIGTERM or SIGHUP ask for it.
+pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
+    let stop = prepare()?;
     let theme = Theme::from_environment(|name| std::env::var(name).ok());
     let reader = Arc::new(reader);
     let (done, replies) = mpsc::channel();

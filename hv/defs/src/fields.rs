@@ -591,7 +591,7 @@ fn stamp_values(at: &Stamp) -> [(&'static str, Value); 3] {
     ]
 }
 
-/// The first difference between two events.
+/// A difference between two events.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FieldDiff {
     /// The field's name: one of the kind's, of [`STAMP`], or `kind`.
@@ -604,20 +604,21 @@ pub struct FieldDiff {
 
 /// The first field in which two events differ: the kind, then the stamp, then the kind's fields in order.
 pub fn compare(expected: &Event, got: &Event) -> Option<FieldDiff> {
-    if expected == got {
-        return None;
-    }
-    let (expected_kind, got_kind) = (expected.what.kind(), got.what.kind());
-    if expected_kind != got_kind {
-        let [expected, got] = [expected_kind, got_kind].map(|kind| Value::Word(kind.name().into()));
-        return Some(FieldDiff { field: "kind", expected, got });
-    }
+    if expected == got { None } else { differences(expected, got).next() }
+}
+
+/// All fields in which two events differ, in the order of [`compare`]. Events of two kinds differ in `kind`, and beyond
+/// that in fields of the stamp only.
+pub fn differences(expected: &Event, got: &Event) -> impl Iterator<Item = FieldDiff> {
+    let kinds = [expected, got].map(|event| event.what.kind());
+    let alike = kinds[0] == kinds[1];
+    let [kind_expected, kind_got] = kinds.map(|kind| Value::Word(kind.name().into()));
+    let kind = [FieldDiff { field: "kind", expected: kind_expected, got: kind_got }];
     let stamps = stamp_values(&expected.at).into_iter().zip(stamp_values(&got.at));
-    let values = expected.values().zip(got.values());
-    stamps
-        .map(|((field, expected), (_, got))| FieldDiff { field, expected, got })
-        .chain(values.map(|((field, expected), (_, got))| FieldDiff { field: field.name, expected, got }))
-        .find(|diff| diff.expected != diff.got)
+    let stamps = stamps.map(|((field, expected), (_, got))| FieldDiff { field, expected, got });
+    let values = alike.then(|| expected.values().zip(got.values())).into_iter().flatten();
+    let values = values.map(|((field, expected), (_, got))| FieldDiff { field: field.name, expected, got });
+    kind.into_iter().chain(stamps).chain(values).filter(|diff| diff.expected != diff.got)
 }
 
 #[cfg(test)]
@@ -695,6 +696,16 @@ mod tests {
         let stop = |text: &str| What::Stop(Stop { kind: StopKind::Idle, code: 0, text: text.into() });
         check(stop("here"), stop("there"), Some(("text", "here", "there")));
         check(stop("here"), stop(""), Some(("text", "here", "-")));
+    }
+
+    #[test]
+    fn names_all_differences() {
+        let other =
+            Event { at: Stamp { pcpu: 3, ..event(What::Mark(1)).at }, what: What::Exit(Exit { gpa: 1, ..exit() }) };
+        let names = |a: &Event, b: &Event| differences(a, b).map(|diff| diff.field).collect::<Vec<_>>().join(" ");
+        assert_eq!(names(&event(What::Exit(exit())), &other), "pcpu gpa");
+        assert_eq!(names(&event(What::Mark(1)), &other), "kind pcpu");
+        assert_eq!(names(&other, &other), "");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! once, its screens as text, and random keys.
 
 #[path = "../../../traces/tests/common/nonsense.rs"]
-mod nonsense;
+pub(crate) mod nonsense;
 pub(crate) mod sample;
 mod screens;
 mod sessions;

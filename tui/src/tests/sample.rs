@@ -179,7 +179,12 @@ pub(crate) fn events() -> Vec<Event> {
 pub(crate) fn trace() -> Vec<u8> {
     let mut config = Config::new(Guest::BuiltIn("sample".into()));
     config.vcpus = 2;
-    write(&Header::new(config, Vec::new()))
+    write(&Header::new(config, Vec::new()), &events())
+}
+
+/// Any events as a trace of several blocks.
+pub(crate) fn of(events: &[Event]) -> Vec<u8> {
+    write(&Header::new(Config::new(Guest::BuiltIn("sample".into())), Vec::new()), events)
 }
 
 /// The run as a trace that was imported, whose header says nothing of a machine.
@@ -191,13 +196,13 @@ pub(crate) fn imported() -> Vec<u8> {
         clock: Clock::Nanoseconds,
         note: String::new(),
     });
-    write(&header)
+    write(&header, &events())
 }
 
-fn write(header: &Header) -> Vec<u8> {
+fn write(header: &Header, events: &[Event]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer = Writer::create(&mut bytes, header).expect("memory takes all");
-    for (number, event) in events().iter().enumerate() {
+    for (number, event) in events.iter().enumerate() {
         if number > 0 && number.is_multiple_of(100) {
             writer.end_block().expect("memory takes all");
         }

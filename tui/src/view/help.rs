@@ -2,15 +2,33 @@
 
 use super::Pen;
 use crate::describe::Piece;
-use crate::keys::GROUPS;
+use crate::keys::{Action, COMPARE, Group, action_in};
 use crate::theme::{Role, letter};
+use crossterm::event::KeyEvent;
 use hv_defs::event::Kind;
 use ratatui::layout::Rect;
 
+/// What a key does to the help screen: the first line to show, or `None` to leave it.
+pub(crate) fn scroll(groups: &[Group], line: usize, height: u16, key: &KeyEvent) -> Option<usize> {
+    let last = lines(groups).len().saturating_sub(usize::from(height.saturating_sub(4)));
+    let page = usize::from(height / 2);
+    let line = match action_in(groups, key)? {
+        Action::Down => line + 1,
+        Action::Up => line.saturating_sub(1),
+        Action::PageDown | Action::HalfDown => line + page,
+        Action::PageUp | Action::HalfUp => line.saturating_sub(page),
+        Action::Home => 0,
+        Action::End => last,
+        Action::Redraw => line,
+        _ => return None,
+    };
+    Some(line.min(last))
+}
+
 /// The help screen's lines.
-pub(crate) fn lines() -> Vec<Vec<Piece>> {
+fn lines(groups: &[Group]) -> Vec<Vec<Piece>> {
     let mut lines = Vec::new();
-    for group in GROUPS {
+    for group in groups {
         lines.push(vec![(Role::Strong, format!(" {}", group.name))]);
         for row in group.bindings {
             let keys: Vec<String> = row.keys.iter().map(|key| key.name()).collect();
@@ -28,6 +46,14 @@ pub(crate) fn lines() -> Vec<Vec<Piece>> {
         lines.push(line);
     }
     lines.push(Vec::new());
+    if std::ptr::eq(groups, COMPARE) {
+        let notes = [
+            "Marks: ~ differs, at the right in which fields; - only A has it; + only B has it; ? by order only.",
+            "A difference is a stretch of such lines. Differ: how much of each part of A is in one, a dot: not compared yet.",
+        ];
+        lines.extend(notes.map(|note| vec![(Role::Dim, format!(" {note}"))]));
+        return lines;
+    }
     let notes = [
         "Filters: names are those of the Event pane; == != < <= > >= in a..b in {a, b}, ~ contains,",
         "& has these bits; and, or, not, ( ). exit.rip says whose field; none is no address. Tab completes.",
@@ -44,10 +70,10 @@ pub(crate) fn lines() -> Vec<Vec<Piece>> {
 ///  Move
 ///    j  Down             next line
 /// ```
-pub(super) fn draw(first: usize, pen: &mut Pen, area: Rect) {
+pub(super) fn draw(groups: &[Group], first: usize, pen: &mut Pen, area: Rect) {
     let right = [(Role::Dim, " j k scroll, any other key leaves ".to_owned())];
     let inner = pen.titled(area, &[(Role::Title(true), " Help ".to_owned())], &right);
-    for (row, line) in lines().iter().skip(first).take(usize::from(inner.height)).enumerate() {
+    for (row, line) in lines(groups).iter().skip(first).take(usize::from(inner.height)).enumerate() {
         pen.line(Pen::row(inner, row), line);
     }
 }

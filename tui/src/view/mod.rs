@@ -11,6 +11,7 @@
 //!  hint      ? help  f filter  / search
 //! ```
 
+mod compare;
 pub(crate) mod help;
 mod list;
 mod prompt;
@@ -27,6 +28,8 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
+pub(crate) use compare::draw as compare;
+
 /// Lines above the rows of the cost pane.
 pub(crate) const ROUND_HEAD: usize = 3;
 
@@ -38,9 +41,9 @@ pub(crate) fn view(model: &Model, frame: &mut Frame) {
         return;
     }
     let mut pen = Pen { buffer: frame.buffer_mut(), theme: model.theme };
-    let Some(areas) = areas(model) else { return too_small(model, &mut pen, area) };
+    let Some(areas) = areas(model) else { return too_small(model.size, &mut pen, area) };
     if let Mode::Help(top) = model.mode {
-        return help::draw(top, &mut pen, area);
+        return help::draw(crate::keys::GROUPS, top, &mut pen, area);
     }
     title(model, &mut pen, areas.title);
     strip::draw(model, &mut pen, areas.strip);
@@ -125,9 +128,9 @@ impl Pen<'_> {
 /// The inspector needs 60 by 16:
 /// make it larger, or q quits.
 /// ```
-fn too_small(model: &Model, pen: &mut Pen, area: Rect) {
+fn too_small(size: (u16, u16), pen: &mut Pen, area: Rect) {
     let lines = [
-        format!("This terminal is {} by {}.", model.size.0, model.size.1),
+        format!("This terminal is {} by {}.", size.0, size.1),
         format!("The inspector needs {} by {}:", SMALLEST.0, SMALLEST.1),
         "make it larger, or q quits.".to_owned(),
     ];
@@ -230,6 +233,11 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
             &[("?", "help"), ("j k", "move"), ("Enter", "to the event"), ("z", "larger"), ("Esc", "back to the events")]
         }
     };
+    keys_line(pen, area, keys);
+}
+
+/// Keys and what they do, in a line.
+fn keys_line(pen: &mut Pen, area: Rect, keys: &[(&str, &str)]) {
     let mut pieces = vec![(Role::Plain, " ".to_owned())];
     let mut room = usize::from(area.width).saturating_sub(1);
     for (key, what) in keys {
