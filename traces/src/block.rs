@@ -204,15 +204,32 @@ impl Message {
         }));
     }
 
-    /// The columns of one table into `rows`, which get no numbers and no stamps.
-    pub(crate) fn cells(&self, name: &str, rows: &mut Rows) -> Result<(), Wrong> {
+    /// The columns of one table into `rows`, all or those that are named, which get no numbers and no stamps.
+    pub(crate) fn cells(&self, name: &str, columns: Option<&[&str]>, rows: &mut Rows) -> Result<(), Wrong> {
         rows.clear();
         let Some(at) = self.tables.iter().position(|(table, _)| table == name) else { return Ok(()) };
-        self.columns(at, &|_| true, &mut rows.columns, &mut rows.spare)?;
+        let wanted = |column: &str| columns.is_none_or(|names| names.contains(&column));
+        self.columns(at, &wanted, &mut rows.columns, &mut rows.spare)?;
         if rows.columns.iter().any(|column| has_texts(name, column)) {
             rows.texts.clone_from(&self.texts);
         }
         Ok(())
+    }
+
+    /// How many rows a table has.
+    pub(crate) fn rows_of(&self, name: &str) -> u32 {
+        self.tables.iter().find(|(table, _)| table == name).map_or(0, |(_, rows)| *rows)
+    }
+
+    /// The places in the block of the rows of one table, into `list`.
+    pub(crate) fn places(&self, name: &str, list: &mut Vec<u32>) {
+        list.clear();
+        let Some(at) = self.tables.iter().position(|(table, _)| table == name) else { return };
+        let count = self.tables[at].1 as usize;
+        // As for `rows`.
+        list.resize(count + 1, 0);
+        places(&self.order, at as u8, list);
+        list.truncate(count);
     }
 
     /// The rows of one table, with all columns or those that are named, into `rows`.

@@ -16,6 +16,7 @@ mod reader;
 pub mod seek;
 mod source;
 mod store;
+mod tables;
 #[allow(clippy::all, missing_docs, unreachable_pub, unsafe_code, unused_qualifications)] // Generated.
 #[rustfmt::skip]
 mod trace_capnp;
@@ -33,6 +34,7 @@ pub use image::ImageBytes;
 pub use queue::{Feed, beside};
 pub use reader::{BlockInfo, Events, Reader};
 pub use store::{Collected, Hash, Object, Store, StoreError};
+pub use tables::Tables;
 pub use values::{Iter, Values};
 pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, salvage_bytes, verify};
 pub use writer::{Summary, Writer};

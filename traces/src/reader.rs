@@ -8,6 +8,7 @@ use crate::image;
 use crate::seek;
 use crate::source::Source;
 use crate::store::{Store, StoreError};
+use crate::tables::Tables;
 use crate::wire::{self, Index, Word};
 use hv_defs::event::{Event, Kind};
 use std::path::Path;
@@ -268,7 +269,13 @@ impl Reader {
     /// As [`Reader::block_columns_into`] with all columns, without numbers and stamps of the events, which are in
     /// [`Reader::block_order_into`] for all kinds together.
     pub fn block_cells_into(&self, block: usize, kind: Kind, rows: &mut Rows) -> Result<(), Error> {
-        self.kept_message(block)?.cells(kind.name(), rows).map_err(|why| self.damaged(block, why))
+        self.kept_message(block)?.cells(kind.name(), None, rows).map_err(|why| self.damaged(block, why))
+    }
+
+    /// A block for one thread's use, of which columns are decoded as they are asked for: for who passes over many blocks
+    /// and takes a few columns of each, with memory of its own that is used again.
+    pub fn tables(&self, block: usize) -> Result<Tables<'_>, Error> {
+        Tables::open(self, block)
     }
 
     /// The rows of one table in one block by the table's name, for tables that a newer version added.
@@ -318,7 +325,7 @@ impl Reader {
         block
     }
 
-    fn keep_words(&self, message: Message) {
+    pub(crate) fn keep_words(&self, message: Message) {
         let words = message.into_words();
         let mut spare = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < SPARE_LISTS && words.capacity() <= SPARE_WORDS {
@@ -327,7 +334,7 @@ impl Reader {
     }
 
     /// A block's message, whose frame is as the index says.
-    fn message(&self, number: usize) -> Result<Message, Error> {
+    pub(crate) fn message(&self, number: usize) -> Result<Message, Error> {
         let block = self.blocks.get(number).ok_or(Error::NoBlock { block: number, blocks: self.blocks.len() })?;
         let damaged = |why: String| self.damaged(number, why);
         let head = read_head(&self.source, block.offset)?.ok_or_else(|| damaged("its frame is damaged".into()))?;
@@ -346,7 +353,7 @@ impl Reader {
         Message::read(words, (block.first, block.events)).map_err(damaged)
     }
 
-    fn damaged(&self, block: usize, why: String) -> Error {
+    pub(crate) fn damaged(&self, block: usize, why: String) -> Error {
         Error::Block { block, offset: self.blocks[block].offset, why }
     }
 

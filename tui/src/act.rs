@@ -144,6 +144,7 @@ pub(crate) fn act(model: &mut Model, action: Action) {
         Action::NextDifference | Action::PreviousDifference | Action::Strictness | Action::StrictnessBack => {}
         Action::Redraw => model.redraw = true,
         Action::Help => model.mode = Mode::Help(0),
+        Action::Suspend => model.suspend = true,
         Action::Quit => model.quit = true,
     }
 }

@@ -1,6 +1,10 @@
 //! Which events a filter lets through, as one bit an event, block by block as they are scanned.
 //!
-//! A hundred million events take 12 MB, whatever matches. Blocks that are not scanned yet count as empty.
+//! A hundred million events take 12 MB, whatever matches. Blocks that are not scanned yet count as empty. A
+//! look for a match, and for how many stand before an event, takes some hundreds of steps at most, whatever the size of
+//! the trace: see `Set` and `sums`.
+
+use std::sync::Arc;
 
 /// The matching events of one block.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,15 +15,27 @@ pub(crate) struct Bits {
 
 impl Bits {
     /// The bits of `events` events of which those at `places` are set.
+    #[cfg(test)]
     pub(crate) fn new(events: usize, places: impl IntoIterator<Item = usize>) -> Self {
         let mut words = vec![0_u64; events.div_ceil(64)];
-        for place in places {
-            if let Some(word) = words.get_mut(place / 64) {
-                *word |= 1 << (place % 64);
-            }
-        }
+        places.into_iter().for_each(|place| words[place / 64] |= 1 << (place % 64));
+        Self::of_words(words)
+    }
+
+    /// No bits.
+    pub(crate) fn none() -> Self {
+        Self { words: Vec::new(), count: 0 }
+    }
+
+    /// A bit an event, from the lowest of the first word on.
+    pub(crate) fn of_words(words: Vec<u64>) -> Self {
         let count = words.iter().map(|word| word.count_ones()).sum();
-        Self { words, count }
+        // Most filters let through few events: blocks without any take no memory.
+        if count == 0 { Self::none() } else { Self { words, count } }
+    }
+
+    fn has(&self, place: usize) -> bool {
+        self.words.get(place / 64).is_some_and(|word| word >> (place % 64) & 1 == 1)
     }
 
     /// The first set place at or after `place`.
@@ -53,31 +69,88 @@ impl Bits {
     }
 }
 
+/// A set of blocks, of which the next member is found 64 blocks at a look.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Set(Vec<u64>);
+
+impl Set {
+    fn insert(&mut self, block: usize) {
+        if self.0.len() <= block / 64 {
+            self.0.resize(block / 64 + 1, 0);
+        }
+        self.0[block / 64] |= 1 << (block % 64);
+    }
+
+    fn has(&self, block: usize) -> bool {
+        self.0.get(block / 64).is_some_and(|word| word >> (block % 64) & 1 == 1)
+    }
+
+    /// The first member at or after `block`; of those that are not members if `of` turns bits around.
+    fn at_or_after(&self, block: usize, of: impl Fn(u64) -> u64) -> Option<usize> {
+        let word = |at: usize| of(self.0.get(at).copied().unwrap_or(0));
+        let (mut at, mut found) = (block / 64, word(block / 64) & (u64::MAX << (block % 64)));
+        while found == 0 {
+            at += 1;
+            if at > self.0.len() {
+                return None;
+            }
+            found = word(at);
+        }
+        Some(at * 64 + found.trailing_zeros() as usize)
+    }
+
+    fn at_or_before(&self, block: usize) -> Option<usize> {
+        let mut at = (block / 64).min(self.0.len().checked_sub(1)?);
+        let mut found = self.0[at] & if at == block / 64 { u64::MAX >> (63 - block % 64) } else { u64::MAX };
+        while found == 0 {
+            at = at.checked_sub(1)?;
+            found = self.0[at];
+        }
+        Some(at * 64 + 63 - found.leading_zeros() as usize)
+    }
+}
+
 /// The matching events of a trace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Hits {
     /// The number of each block's first event.
-    firsts: Vec<u64>,
+    firsts: Arc<[u64]>,
     blocks: Vec<Option<Bits>>,
+    /// Blocks that are scanned, and those of them that have a match.
+    done: Set,
+    filled: Set,
+    /// Matches in blocks, as a Fenwick tree: entry `n` has those of the blocks from `n & (n + 1)` to `n`.
+    sums: Vec<u64>,
     scanned: usize,
     count: u64,
 }
 
 impl Hits {
     /// None yet, for blocks whose first events are these.
-    pub(crate) fn new(firsts: Vec<u64>) -> Self {
-        let blocks = vec![None; firsts.len()];
-        Self { firsts, blocks, scanned: 0, count: 0 }
+    pub(crate) fn new(firsts: Arc<[u64]>) -> Self {
+        let (blocks, sums) = (vec![None; firsts.len()], vec![0; firsts.len()]);
+        Self { firsts, blocks, done: Set::default(), filled: Set::default(), sums, scanned: 0, count: 0 }
     }
 
     /// Puts a scanned block in its place.
     pub(crate) fn put(&mut self, block: usize, bits: Bits) {
         let Some(place) = self.blocks.get_mut(block) else { return };
-        if place.is_none() {
-            self.scanned += 1;
-            self.count += u64::from(bits.count);
-            *place = Some(bits);
+        if place.is_some() {
+            return;
         }
+        self.scanned += 1;
+        self.done.insert(block);
+        let count = u64::from(bits.count);
+        if count > 0 {
+            self.count += count;
+            self.filled.insert(block);
+            let mut at = block;
+            while let Some(sum) = self.sums.get_mut(at) {
+                *sum += count;
+                at |= at + 1;
+            }
+        }
+        *place = Some(bits);
     }
 
     /// How many events match, of those scanned.
@@ -92,51 +165,59 @@ impl Hits {
 
     /// The first block that is not scanned, from `block` on and then from the start.
     pub(crate) fn unscanned(&self, block: usize) -> Option<usize> {
-        if self.scanned == self.blocks.len() {
-            return None;
-        }
-        let after = (block..self.blocks.len()).find(|&at| self.blocks[at].is_none());
-        after.or_else(|| self.blocks.iter().position(Option::is_none))
+        let from = |block| self.done.at_or_after(block, |word| !word).filter(|&at| at < self.blocks.len());
+        from(block).or_else(|| from(0))
     }
 
     /// Whether a block is scanned.
     pub(crate) fn scanned(&self, block: usize) -> bool {
-        self.blocks.get(block).is_some_and(Option::is_some)
+        self.done.has(block)
     }
 
     fn block_of(&self, event: u64) -> Option<usize> {
         self.firsts.partition_point(|&first| first <= event).checked_sub(1)
     }
 
+    /// The bits of a block, if it is scanned, and the place of an event in it.
+    fn place_of(&self, event: u64) -> Option<(usize, Option<&Bits>, usize)> {
+        let block = self.block_of(event)?;
+        Some((block, self.blocks[block].as_ref(), (event - self.firsts[block]) as usize))
+    }
+
     /// The first match at or after an event.
     pub(crate) fn at_or_after(&self, event: u64) -> Option<u64> {
-        let start = self.block_of(event)?;
-        (start..self.blocks.len()).find_map(|block| {
-            let bits = self.blocks[block].as_ref().filter(|bits| bits.count > 0)?;
-            let place = event.saturating_sub(self.firsts[block]) as usize;
-            bits.at_or_after(place).map(|place| self.firsts[block] + place as u64)
-        })
+        let (block, bits, place) = self.place_of(event)?;
+        if let Some(found) = bits.and_then(|bits| bits.at_or_after(place)) {
+            return Some(self.firsts[block] + found as u64);
+        }
+        let next = self.filled.at_or_after(block + 1, |word| word)?;
+        Some(self.firsts[next] + self.blocks[next].as_ref()?.at_or_after(0)? as u64)
     }
 
     /// The last match at or before an event.
     pub(crate) fn at_or_before(&self, event: u64) -> Option<u64> {
-        let start = self.block_of(event)?;
-        (0..=start).rev().find_map(|block| {
-            let bits = self.blocks[block].as_ref().filter(|bits| bits.count > 0)?;
-            bits.at_or_before((event - self.firsts[block]) as usize).map(|place| self.firsts[block] + place as u64)
-        })
+        let (block, bits, place) = self.place_of(event)?;
+        if let Some(found) = bits.and_then(|bits| bits.at_or_before(place)) {
+            return Some(self.firsts[block] + found as u64);
+        }
+        let last = self.filled.at_or_before(block.checked_sub(1)?)?;
+        Some(self.firsts[last] + self.blocks[last].as_ref()?.at_or_before(usize::MAX)? as u64)
     }
 
     /// Whether an event is among them.
     pub(crate) fn has(&self, event: u64) -> bool {
-        self.at_or_after(event) == Some(event)
+        self.place_of(event).is_some_and(|(_, bits, place)| bits.is_some_and(|bits| bits.has(place)))
     }
 
     /// How many matches stand before an event, of those scanned.
     pub(crate) fn before(&self, event: u64) -> u64 {
-        let Some(block) = self.block_of(event) else { return 0 };
-        let whole: u64 = self.blocks[..block].iter().flatten().map(|bits| u64::from(bits.count)).sum();
-        whole + self.blocks[block].as_ref().map_or(0, |bits| bits.before((event - self.firsts[block]) as usize))
+        let Some((block, bits, place)) = self.place_of(event) else { return 0 };
+        let (mut sum, mut left) = (0, block);
+        while left > 0 {
+            sum += self.sums[left - 1];
+            left &= left - 1;
+        }
+        sum + bits.map_or(0, |bits| bits.before(place))
     }
 }
 
@@ -146,7 +227,7 @@ mod tests {
 
     /// Two blocks of 100 and 70 events with these matches.
     fn hits(matches: &[u64]) -> Hits {
-        let mut hits = Hits::new(vec![0, 100]);
+        let mut hits = Hits::new(vec![0, 100].into());
         let of = |from: u64, to: u64| {
             let places: Vec<usize> =
                 matches.iter().filter(|n| (from..to).contains(*n)).map(|n| (n - from) as usize).collect();
@@ -182,7 +263,7 @@ mod tests {
 
     #[test]
     fn scanning_goes_on_from_where_one_stands_and_comes_round() {
-        let mut hits = Hits::new(vec![0, 10, 20]);
+        let mut hits = Hits::new(vec![0, 10, 20].into());
         assert_eq!(hits.unscanned(1), Some(1));
         hits.put(1, Bits::new(10, [3]));
         hits.put(1, Bits::new(10, [4]));

@@ -63,6 +63,7 @@ pub(crate) enum Action {
     StrictnessBack,
     Redraw,
     Help,
+    Suspend,
     Quit,
 }
 
@@ -214,6 +215,7 @@ pub(crate) static GROUPS: &[Group] = &[
             row(&[ch('y')], Action::Copy, "copy the line (OSC 52)"),
             row(&[ctrl('l')], Action::Redraw, "draw anew"),
             row(&[ch('?'), code(KeyCode::F(1))], Action::Help, "this help"),
+            row(&[ctrl('z')], Action::Suspend, "back to the shell; fg goes on"),
             row(&[ch('q'), ctrl('c')], Action::Quit, "quit"),
         ],
     },

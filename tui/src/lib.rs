@@ -17,6 +17,8 @@ mod model;
 mod panes;
 mod prompt;
 mod round;
+mod scan;
+mod session;
 mod state;
 mod strip;
 mod terminal;
@@ -45,6 +47,9 @@ pub enum Error {
     /// Standard input or output is not a terminal.
     #[error("the inspector needs a terminal, and standard input or output is none")]
     NoTerminal,
+    /// A thread of the inspector panicked: what it said, and where.
+    #[error("internal error: {0}")]
+    Internal(String),
     /// The terminal could not be used.
     #[error("cannot use the terminal: {0}")]
     Terminal(io::Error),
@@ -57,7 +62,7 @@ pub enum Error {
 /// The trace cannot be opened, there is no terminal, or writing to it fails.
 pub fn run(path: &Path) -> Result<(), Error> {
     let reader = Reader::open(path)?;
-    terminal::run(reader, name_of(path))
+    session::run(reader, name_of(path))
 }
 
 /// Shows two traces side by side, as [`run`] does one.
@@ -66,7 +71,7 @@ pub fn run(path: &Path) -> Result<(), Error> {
 /// As of [`run`]; [`Error::Other`] where it is the second trace that cannot be opened.
 pub fn compare(a: &Path, b: &Path) -> Result<(), Error> {
     let readers = [Reader::open(a)?, Reader::open(b).map_err(Error::Other)?];
-    let stop = terminal::prepare()?;
+    let signals = session::prepare()?;
     let mut names = [a, b].map(name_of);
     if names[0] == names[1] {
         // Where the names do not tell them apart, the ways do.
@@ -75,7 +80,8 @@ pub fn compare(a: &Path, b: &Path) -> Result<(), Error> {
     let [name_a, name_b] = names;
     let abouts = [about(&readers[0], name_a), about(&readers[1], name_b)];
     let theme = theme::Theme::from_environment(|name| std::env::var(name).ok());
-    compare::run(readers, abouts, theme, &stop).map_err(Error::Terminal)
+    let ended = compare::run(readers, abouts, theme, &signals.stop).map_err(Error::Terminal);
+    terminal::last_panic().map_or(ended, |why| Err(Error::Internal(why)))
 }
 
 fn name_of(path: &Path) -> String {

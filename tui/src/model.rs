@@ -25,7 +25,7 @@ pub(crate) struct About {
     /// Events.
     pub(crate) len: u64,
     /// The first event of each block.
-    pub(crate) firsts: Vec<u64>,
+    pub(crate) firsts: Arc<[u64]>,
     /// vCPUs.
     pub(crate) vcpus: u16,
     /// Whether the recording was cut short.
@@ -211,6 +211,8 @@ pub(crate) struct Model {
     pub(crate) busy: [bool; 3],
     /// The whole screen is to be drawn anew.
     pub(crate) redraw: bool,
+    /// The terminal is to be given back until the process goes on.
+    pub(crate) suspend: bool,
     pub(crate) quit: bool,
     /// The last number given to a filter, a search or a timeline.
     pub(crate) ids: u64,
@@ -256,6 +258,7 @@ impl Model {
             copy: None,
             busy: [false; 3],
             redraw: false,
+            suspend: false,
             quit: false,
             ids: 0,
         }
@@ -361,8 +364,8 @@ pub(crate) enum Lane {
 pub(crate) enum Effect {
     /// Read these events.
     Fetch(Vec<u64>),
-    /// Test the events of blocks, from this one on as far as time allows.
-    Scan { id: u64, plan: Arc<Plan>, blocks: Vec<usize> },
+    /// Test the events of blocks, from this one on as far as time allows. `first` asks for a short piece.
+    Scan { id: u64, plan: Arc<Plan>, blocks: Vec<usize>, first: bool },
     /// Look for the next event that the plan holds for, from an event on, itself included.
     Find { id: u64, plan: Arc<Plan>, from: u64, forward: bool },
     /// Look at columns of the timeline, from one on.
@@ -428,4 +431,6 @@ pub(crate) enum Reply {
     },
     Findings(Result<Analysis, String>),
     Copied(Result<(), String>),
+    /// The lane's thread panicked, and is no more.
+    Panicked(String),
 }

@@ -2,6 +2,7 @@
 
 use crate::act;
 use crate::filter::Plan;
+use crate::keys::{self, Action};
 use crate::layout::{areas, list_rows};
 use crate::model::{Effect, Filtered, Find, Mode, Model, Msg, Reply, Side, Strip};
 use crate::prompt;
@@ -13,10 +14,15 @@ use std::sync::Arc;
 /// Events that are kept, at most.
 const KEPT: usize = 20_000;
 
+/// Blocks that are asked for at once, at most: more than a piece of work gets through.
+const SCANNED_AT_ONCE: usize = 512;
+
 /// Takes in a message and says what is to be done. [`Msg::Idle`] asks again, until there is nothing.
 pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
     match msg {
         Msg::Key(key) if key.kind == KeyEventKind::Release => {}
+        // Whatever the keys go to.
+        Msg::Key(key) if keys::action(&key) == Some(Action::Suspend) => model.suspend = true,
         Msg::Key(key) => {
             model.note = None;
             match &model.mode {
@@ -26,6 +32,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
         }
         Msg::Mouse(mouse) => act::mouse(model, &mouse),
         Msg::Resize(width, height) => model.size = (width, height),
+        // Its lane stays busy: nothing answers there any more.
+        Msg::Done(_, Reply::Panicked(why)) => {
+            fail(model, format!("Internal error, a part of the inspector ended: {why}"))
+        }
         Msg::Done(lane, reply) => {
             model.busy[lane as usize] = false;
             done(model, reply);
@@ -113,6 +123,7 @@ fn done(model: &mut Model, reply: Reply) {
                 act::to_finding(model, forward);
             }
         }
+        Reply::Panicked(why) => fail(model, why),
         Reply::Copied(Ok(())) => model.note = Some((Role::Plain, "Copied.".into())),
         Reply::Copied(Err(error)) => fail(model, format!("Cannot copy: {error}")),
     }
@@ -305,9 +316,10 @@ fn long(model: &mut Model) -> Option<Effect> {
     if let Some(filter) = &model.filter
         && let Some(from) = filter.hits.unscanned(block)
     {
-        let (_, blocks) = filter.hits.progress();
+        let (scanned, blocks) = filter.hits.progress();
         let wanted = (from..blocks).chain(0..from).filter(|&at| !filter.hits.scanned(at));
-        return Some(Effect::Scan { id: filter.id, plan: filter.plan.clone(), blocks: wanted.take(64).collect() });
+        let blocks = wanted.take(SCANNED_AT_ONCE).collect();
+        return Some(Effect::Scan { id: filter.id, plan: filter.plan.clone(), blocks, first: scanned == 0 });
     }
     let strip = &model.strip;
     let (window, columns) = strip.asked;

@@ -1,9 +1,8 @@
 //! What the inspector does outside of its model: all reading of the trace. Runs on worker threads.
 
-use crate::filter::Plan;
-use crate::hits::Bits;
 use crate::model::{Effect, Msg, Reply};
 use crate::round::{self, Round, Turn};
+use crate::scan;
 use crate::state::Fold;
 use crate::strip::{self, Cell, Sum};
 use hv_defs::event::{Event, Kind};
@@ -11,17 +10,24 @@ use std::time::{Duration, Instant};
 use traces::{Error, Reader, Values};
 
 /// How long a piece of long work takes, about: after that, the model is asked whether to go on.
-const PIECE: Duration = Duration::from_millis(50);
+pub(crate) const PIECE: Duration = Duration::from_millis(50);
+
+/// And how long the first piece of a filter, so that its first events are seen at once.
+const FIRST_PIECE: Duration = Duration::from_millis(10);
+
+/// Threads that long work is done on.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(16)
+}
 
 /// Does an effect.
 pub(crate) fn perform(reader: &Reader, effect: Effect, tell: &mut dyn FnMut(Msg)) -> Reply {
     match effect {
-        Effect::Fetch(numbers) => {
-            let read = |number| (number, reader.event(number).map_err(|error| error.to_string()));
-            Reply::Events(numbers.into_iter().map(read).collect())
+        Effect::Fetch(numbers) => Reply::Events(fetch(reader, &numbers)),
+        Effect::Scan { id, plan, blocks, first } => {
+            scan::scan(reader, id, &plan, &blocks, if first { FIRST_PIECE } else { PIECE })
         }
-        Effect::Scan { id, plan, blocks } => scan(reader, id, &plan, &blocks),
-        Effect::Find { id, plan, from, forward } => find(reader, id, &plan, from, forward),
+        Effect::Find { id, plan, from, forward } => scan::find(reader, id, &plan, from, forward),
         Effect::Strip { id, window, columns, from, vcpus } => {
             Reply::Strip { id, from, cells: strip(reader, window, columns, from, vcpus) }
         }
@@ -51,72 +57,20 @@ pub(crate) fn perform(reader: &Reader, effect: Effect, tell: &mut dyn FnMut(Msg)
     }
 }
 
-/// The events of a block that a plan holds for.
-pub(crate) fn scan_block(reader: &Reader, plan: &Plan, block: usize) -> Result<Bits, Error> {
-    let info = reader.blocks()[block];
-    let mut places = Vec::new();
-    for &kind in Kind::ALL.iter().filter(|&&kind| plan.wants(kind)) {
-        let rows = reader.block_columns_of(block, kind, &plan.columns(kind))?;
-        let matches = plan.matches(kind, &rows);
-        let hits = rows.event.iter().zip(matches).filter(|(_, held)| *held);
-        places.extend(hits.map(|(event, _)| (event - info.first) as usize));
-    }
-    Ok(Bits::new(info.events as usize, places))
-}
+/// How long events are read before those that were are shown.
+const GLANCE: Duration = Duration::from_millis(20);
 
-fn scan(reader: &Reader, id: u64, plan: &Plan, blocks: &[usize]) -> Reply {
+/// Reads events, the first at least. Those that time does not allow are asked for again.
+fn fetch(reader: &Reader, numbers: &[u64]) -> Vec<(u64, Result<Event, String>)> {
     let began = Instant::now();
-    let mut found = Vec::new();
-    let mut error = None;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    for piece in blocks.chunks(threads) {
-        let scanned: Vec<(usize, Result<Bits, Error>)> = std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                piece.iter().map(|&block| (block, scope.spawn(move || scan_block(reader, plan, block)))).collect();
-            // A worker that panicked has said so; its block counts as empty.
-            workers.into_iter().filter_map(|(block, worker)| Some((block, worker.join().ok()?))).collect()
-        });
-        for (block, bits) in scanned {
-            found.push((
-                block,
-                bits.unwrap_or_else(|damaged| {
-                    error = Some(damaged.to_string());
-                    Bits::new(0, [])
-                }),
-            ));
-        }
-        if began.elapsed() > PIECE {
+    let mut events = Vec::with_capacity(numbers.len());
+    for &number in numbers {
+        events.push((number, reader.event(number).map_err(|error| error.to_string())));
+        if began.elapsed() > GLANCE {
             break;
         }
     }
-    Reply::Scanned { id, blocks: found, error }
-}
-
-fn find(reader: &Reader, id: u64, plan: &Plan, from: u64, forward: bool) -> Reply {
-    let began = Instant::now();
-    let (mut next, mut error) = (Some(from), None);
-    while let Some(from) = next {
-        let bits = reader.block_of(from).and_then(|block| Ok((block, scan_block(reader, plan, block)?)));
-        let (block, bits) = match bits {
-            Ok(found) => found,
-            Err(damaged) => {
-                error = Some(damaged.to_string());
-                break;
-            }
-        };
-        let info = reader.blocks()[block];
-        let place = (from - info.first) as usize;
-        let found = if forward { bits.at_or_after(place) } else { bits.at_or_before(place) };
-        if let Some(place) = found {
-            return Reply::Found { id, found: Some(info.first + place as u64), next: None, error: None };
-        }
-        let end = info.first + u64::from(info.events);
-        next = if forward { Some(end).filter(|end| *end < reader.len()) } else { info.first.checked_sub(1) };
-        if began.elapsed() > PIECE {
-            break;
-        }
-    }
-    Reply::Found { id, found: None, next: next.filter(|_| error.is_none()), error }
+    events
 }
 
 /// Events looked at in one column at most: of a column with more, its first ones stand for it.

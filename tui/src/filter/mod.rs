@@ -3,6 +3,7 @@
 //! Names are those of the trace's tables and words are those that the screen shows, so that what is seen can be typed.
 
 pub(crate) mod complete;
+mod held;
 mod parse;
 mod plan;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A comparison of a field that an event does not have does not hold. A kind that the filter can never hold for is never
 //! read, and of the others only the columns that it asks for.
 
+use super::held::Held;
 use super::parse::{At, Error, Node, Op, Value, parse};
 use hv_defs::event::{Event, Kind, NO_ADDRESS};
 use hv_defs::exit::{EventType, Reason};
@@ -15,6 +16,8 @@ use traces::{Rows, Values};
 pub(crate) struct Plan {
     /// In the order of [`Kind::ALL`].
     kinds: Vec<Test>,
+    /// The names of the columns that are read of each kind, in the same order.
+    columns: Vec<Vec<&'static str>>,
 }
 
 /// What is tested of one event of a known kind.
@@ -87,14 +90,28 @@ impl Plan {
         let node = parse(text)?;
         check_names(&node)?;
         let kinds = Kind::ALL.iter().map(|&kind| compile(&node, kind)).collect::<Result<_, _>>()?;
-        Ok(Self { kinds })
+        Ok(Self::of_tests(kinds))
     }
 
     /// The plan of a search: events of which a name contains `text`, or of which a number is it or begins with its
     /// digits in hexadecimal.
     pub(crate) fn of_search(text: &str) -> Self {
         let text = text.trim();
-        Self { kinds: Kind::ALL.iter().map(|&kind| search(text, kind)).collect() }
+        Self::of_tests(Kind::ALL.iter().map(|&kind| search(text, kind)).collect())
+    }
+
+    fn of_tests(kinds: Vec<Test>) -> Self {
+        let columns = |(&kind, test): (&Kind, &Test)| {
+            let mut wanted = [false; MAX_COLUMNS];
+            test.visit(&mut |cell| {
+                if let Cell::Column(at, ..) = cell {
+                    wanted[at] = true;
+                }
+            });
+            kind.columns().iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(column, _)| column.name).collect()
+        };
+        let columns = Kind::ALL.iter().zip(&kinds).map(columns).collect();
+        Self { kinds, columns }
     }
 
     /// Whether an event of this kind can match at all.
@@ -103,14 +120,8 @@ impl Plan {
     }
 
     /// The names of the columns that are read of this kind.
-    pub(crate) fn columns(&self, kind: Kind) -> Vec<&'static str> {
-        let mut wanted = [false; MAX_COLUMNS];
-        self.kinds[kind as usize].visit(&mut |cell| {
-            if let Cell::Column(at, ..) = cell {
-                wanted[at] = true;
-            }
-        });
-        kind.columns().iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(column, _)| column.name).collect()
+    pub(crate) fn columns(&self, kind: Kind) -> &[&'static str] {
+        &self.columns[kind as usize]
     }
 
     /// Whether an event matches. `number` is its own.
@@ -131,11 +142,17 @@ impl Plan {
         self.kinds[kind as usize].holds(&cell, &texts)
     }
 
-    /// Which rows of a kind match. `rows` has at least the columns that [`Plan::columns`] names.
-    pub(crate) fn matches(&self, kind: Kind, rows: &Rows) -> Vec<bool> {
-        // A column that is not there reads as zeros, which no reader gives for a column of a known kind.
-        let columns = kind.columns().iter().map(|of| rows.column(of.name).map(Values::to_vec).unwrap_or_default());
-        self.kinds[kind as usize].over(rows, &columns.collect::<Vec<_>>())
+    /// Whether the numbers and stamps of a kind's events are asked for, besides columns.
+    pub(crate) fn wants_stamps(&self, kind: Kind) -> bool {
+        let mut wanted = false;
+        self.kinds[kind as usize].visit(&mut |cell| wanted |= !matches!(cell, Cell::Column(..)));
+        wanted
+    }
+
+    /// Which rows of a kind match, of so many. `rows` has at least the columns that [`Plan::columns`] names, and the
+    /// events' numbers and stamps if [`Plan::wants_stamps`] says so.
+    pub(crate) fn matches(&self, kind: Kind, rows: &Rows, count: usize) -> Held {
+        self.kinds[kind as usize].over(kind, rows, count)
     }
 }
 
@@ -162,42 +179,40 @@ impl Test {
         }
     }
 
-    fn over(&self, rows: &Rows, columns: &[Vec<u64>]) -> Vec<bool> {
+    fn over(&self, kind: Kind, rows: &Rows, count: usize) -> Held {
         match self {
-            Self::Const(constant) => vec![*constant; rows.len()],
-            Self::And(a, b) => zip(a.over(rows, columns), b.over(rows, columns), |a, b| a & b),
-            Self::Or(a, b) => zip(a.over(rows, columns), b.over(rows, columns), |a, b| a | b),
-            Self::Not(a) => a.over(rows, columns).into_iter().map(|held| !held).collect(),
+            Self::Const(constant) => Held::constant(*constant),
+            Self::And(a, b) => a.over(kind, rows, count).and(|| b.over(kind, rows, count)),
+            Self::Or(a, b) => a.over(kind, rows, count).or(|| b.over(kind, rows, count)),
+            Self::Not(a) => a.over(kind, rows, count).not(count),
             Self::Cell(cell, test) => {
-                let texts = &rows.texts;
-                match *cell {
-                    Cell::Event => rows.event.iter().map(|number| test.holds(number, texts)).collect(),
-                    Cell::Instruction => rows.instruction.iter().map(|number| test.holds(number, texts)).collect(),
-                    Cell::Vcpu => rows.vcpu.iter().map(|number| test.holds(number, texts)).collect(),
-                    Cell::Pcpu => rows.pcpu.iter().map(|number| test.holds(number, texts)).collect(),
-                    Cell::Column(at, shift, mask) => over_column(&columns[at], rows.len(), shift, mask, test, texts),
-                }
+                let (values, shift, mask) = match *cell {
+                    Cell::Event => (Some(&rows.event), 0, u64::MAX),
+                    Cell::Instruction => (Some(&rows.instruction), 0, u64::MAX),
+                    Cell::Vcpu => (Some(&rows.vcpu), 0, u64::MAX),
+                    Cell::Pcpu => (Some(&rows.pcpu), 0, u64::MAX),
+                    Cell::Column(at, shift, mask) => (rows.column(kind.columns()[at].name), shift, mask),
+                };
+                // A column that is not there reads as zeros, which no reader gives for a column of a known kind.
+                let Some(values) = values.filter(|values| values.len() == count) else {
+                    return Held::constant(test.holds(0, &rows.texts));
+                };
+                over_column(values, shift, mask, test, &rows.texts)
             }
         }
     }
 }
 
-fn over_column(column: &[u64], rows: usize, shift: u32, mask: u64, test: &Match, texts: &Texts) -> Vec<bool> {
-    if column.len() != rows {
-        return vec![test.holds(0, texts); rows];
+fn over_column(values: &Values, shift: u32, mask: u64, test: &Match, texts: &Texts) -> Held {
+    let of = |number: u64| number >> shift & mask;
+    // The tests that filters are mostly made of get loops of their own, which the compiler can vectorise.
+    match (test, mask) {
+        (Match::Range(from, to), u64::MAX) => Held::of(values, |number| (*from..=*to).contains(&number)),
+        (Match::Range(from, to), _) => Held::of(values, |number| (*from..=*to).contains(&of(number))),
+        (Match::Set(set), u64::MAX) if set.len() == 1 => Held::of(values, |number| number == set[0]),
+        (Match::Set(set), _) if set.len() == 1 => Held::of(values, |number| of(number) == set[0]),
+        _ => Held::of(values, |number| test.holds(of(number), texts)),
     }
-    let of = |number: &u64| number >> shift & mask;
-    // The two tests that filters are mostly made of get loops that the compiler can vectorise.
-    match test {
-        Match::Range(from, to) => column.iter().map(|number| (*from..=*to).contains(&of(number))).collect(),
-        Match::Set(set) if set.len() == 1 => column.iter().map(|number| of(number) == set[0]).collect(),
-        _ => column.iter().map(|number| test.holds(of(number), texts)).collect(),
-    }
-}
-
-fn zip(mut a: Vec<bool>, b: Vec<bool>, both: impl Fn(bool, bool) -> bool) -> Vec<bool> {
-    a.iter_mut().zip(b).for_each(|(a, b)| *a = both(*a, b));
-    a
 }
 
 fn and(a: Test, b: Test) -> Test {

@@ -20,8 +20,7 @@ fn by_columns(plan: &Plan, reader: &Reader) -> Vec<u64> {
     for block in 0..reader.blocks().len() {
         for &kind in Kind::ALL.iter().filter(|&&kind| plan.wants(kind)) {
             let rows = reader.block_columns_of(block, kind, &plan.columns(kind)).expect("the sample is whole");
-            let matches = plan.matches(kind, &rows);
-            found.extend(rows.event.iter().zip(matches).filter(|(_, held)| *held).map(|(event, _)| event));
+            plan.matches(kind, &rows, rows.len()).each(rows.len(), |row| found.push(rows.event.at(row)));
         }
     }
     found.sort_unstable();

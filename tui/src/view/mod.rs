@@ -169,7 +169,6 @@ fn status(model: &Model, pen: &mut Pen, area: Rect) {
         }
         (None, None) => position(model),
     };
-    let end = pen.line(area, &left);
     let mut right = Vec::new();
     if let Some(filter) = &model.filter {
         let (done, all) = filter.hits.progress();
@@ -184,6 +183,13 @@ fn status(model: &Model, pen: &mut Pen, area: Rect) {
     } else if let Some((text, _)) = &model.search {
         right.push((Role::Dim, format!("search: {text}  n next  N previous ")));
     }
+    // What a filter lets through is told whatever its event's numbers: those go first, from the last on.
+    let width = |pieces: &[Piece]| pieces.iter().map(|(_, text)| text.chars().count()).sum::<usize>();
+    let mut left = left;
+    while model.note.is_none() && left.len() > 4 && width(&left) + 2 + width(&right) > usize::from(area.width) {
+        left.truncate(left.len() - 2);
+    }
+    let end = pen.line(area, &left);
     pen.right(area, end + 1, &right);
 }
 

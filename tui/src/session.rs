@@ -1,0 +1,233 @@
+//! A session: the threads around the model, and the loop that draws it.
+//!
+//! One thread reads the terminal and one for each lane does effects; all send to the loop, which takes in what there is
+//! and draws once. It sleeps while nothing comes.
+
+use crate::model::{Effect, Lane, Model, Msg, Reply};
+use crate::terminal::{self, Taken};
+use crate::theme::Theme;
+use crate::update::update;
+use crate::view::view;
+use crate::work::perform;
+use crate::{Error, about};
+use crossterm::event::{self, Event};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+use std::io::{self, IsTerminal};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+use traces::Reader;
+
+/// What comes to the loop.
+enum Wake {
+    Msg(Msg),
+    /// The terminal cannot be read any more.
+    Hangup,
+}
+
+/// What signals ask for.
+#[derive(Clone, Default)]
+pub(crate) struct Signals {
+    /// To end.
+    pub(crate) stop: Arc<AtomicBool>,
+    suspend: Arc<AtomicBool>,
+    resumed: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn register() -> io::Result<Self> {
+        let signals = Self::default();
+        for (signal, flag) in [
+            (SIGTERM, &signals.stop),
+            (SIGHUP, &signals.stop),
+            (SIGINT, &signals.stop),
+            (SIGTSTP, &signals.suspend),
+            (SIGCONT, &signals.resumed),
+        ] {
+            signal_hook::flag::register(signal, flag.clone())?;
+        }
+        Ok(signals)
+    }
+}
+
+/// A thread that does the effects of a lane, one after another. One that panics ends its lane and says so.
+fn worker(lane: Lane, reader: Arc<Reader>, wake: Sender<Wake>) -> io::Result<Sender<Effect>> {
+    let (ask, asked) = mpsc::channel::<Effect>();
+    thread::Builder::new().name(format!("tui {lane:?}")).spawn(move || {
+        while let Ok(effect) = asked.recv() {
+            // Who no longer listens needs no telling.
+            let mut tell = |msg| drop(wake.send(Wake::Msg(msg)));
+            let done = catch_unwind(AssertUnwindSafe(|| perform(&reader, effect, &mut tell)));
+            let ended = done.is_err();
+            let reply = done.unwrap_or_else(|_| Reply::Panicked(terminal::last_panic().unwrap_or_default()));
+            if wake.send(Wake::Msg(Msg::Done(lane, reply))).is_err() || ended {
+                return;
+            }
+        }
+    })?;
+    Ok(ask)
+}
+
+/// A thread that reads the terminal.
+fn listen(wake: Sender<Wake>) -> io::Result<()> {
+    thread::Builder::new().name("tui input".into()).spawn(move || {
+        loop {
+            let msg = match event::read() {
+                Ok(Event::Key(key)) => Wake::Msg(Msg::Key(key)),
+                Ok(Event::Mouse(mouse)) => Wake::Msg(Msg::Mouse(mouse)),
+                Ok(Event::Resize(width, height)) => Wake::Msg(Msg::Resize(width, height)),
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => Wake::Hangup,
+            };
+            let ended = matches!(msg, Wake::Hangup);
+            if wake.send(msg).is_err() || ended {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// As late as the loop notices a signal.
+pub(crate) const IDLE: Duration = Duration::from_millis(200);
+
+/// How long a loop sleeps that is not woken by what it waits for.
+pub(crate) const BUSY: Duration = Duration::from_millis(10);
+
+/// Messages that are taken in before the screen is drawn again, at most: all that is typed ahead.
+const AHEAD: usize = 1000;
+
+/// Ends the process when the loop does not heed `stop` within a second: a terminal that takes nothing more keeps it for
+/// ever.
+fn watch(stop: Arc<AtomicBool>) -> io::Result<()> {
+    const HANGUP: i32 = 129;
+    thread::Builder::new().name("tui watch".into()).spawn(move || {
+        while !stop.load(Ordering::SeqCst) {
+            thread::sleep(IDLE);
+        }
+        thread::sleep(Duration::from_secs(1));
+        if terminal::is_taken() {
+            terminal::give_back();
+            std::process::exit(HANGUP);
+        }
+    })?;
+    Ok(())
+}
+
+/// Ends a loop when a thread of its panics.
+pub(crate) struct StopOnPanic(pub(crate) Arc<AtomicBool>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What has to be there before the terminal is taken over: a terminal, and what signals set.
+pub(crate) fn prepare() -> Result<Signals, Error> {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return Err(Error::NoTerminal);
+    }
+    let signals = Signals::register().map_err(Error::Terminal)?;
+    watch(signals.stop.clone()).map_err(Error::Terminal)?;
+    Ok(signals)
+}
+
+/// Shows a trace until the user quits, or SIGTERM or SIGHUP ask for it.
+pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
+    let signals = prepare()?;
+    let theme = Theme::from_environment(|name| std::env::var(name).ok());
+    let size = crossterm::terminal::size().map_err(Error::Terminal)?;
+    let mut model = Model::new(about(&reader, name), theme, size);
+    let reader = Arc::new(reader);
+    let (wake, woken) = mpsc::channel();
+    let start = |lane| worker(lane, reader.clone(), wake.clone()).map_err(Error::Terminal);
+    let lanes = [start(Lane::Screen)?, start(Lane::Long)?, start(Lane::Whole)?];
+    let taken = Taken::take().map_err(Error::Terminal)?;
+    listen(wake).map_err(Error::Terminal)?;
+    let ended = event_loop(&mut model, &lanes, &woken, &signals, &taken).map_err(Error::Terminal);
+    drop(taken);
+    ended
+}
+
+/// Takes in a message and hands out what is to be done for it.
+fn send(model: &mut Model, lanes: &[Sender<Effect>; 3], msg: Msg) {
+    let mut next = update(model, msg);
+    while let Some(effect) = next {
+        next = match effect {
+            // Between two screens: what is written in the midst of one would end up on it.
+            Effect::Copy(text) => {
+                let copied = terminal::copy(&text).map_err(|error| error.to_string());
+                update(model, Msg::Done(Lane::Screen, Reply::Copied(copied)))
+            }
+            effect => {
+                // A lane whose thread is gone has said so.
+                let _ = lanes[effect.lane() as usize].send(effect);
+                update(model, Msg::Idle)
+            }
+        };
+    }
+}
+
+fn event_loop(
+    model: &mut Model,
+    lanes: &[Sender<Effect>; 3],
+    woken: &Receiver<Wake>,
+    signals: &Signals,
+    taken: &Taken,
+) -> io::Result<()> {
+    let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+    send(model, lanes, Msg::Idle);
+    let mut draw = true;
+    loop {
+        if signals.suspend.swap(false, Ordering::SeqCst) || std::mem::take(&mut model.suspend) {
+            taken.suspend()?;
+            signals.resumed.store(false, Ordering::SeqCst);
+            model.redraw = true;
+        } else if signals.resumed.swap(false, Ordering::SeqCst) {
+            taken.again()?;
+            model.redraw = true;
+        }
+        if std::mem::take(&mut model.redraw) {
+            // The terminal may have another size by now. (`clear` would ask it for the cursor's place, and the answer
+            // would come as keys.)
+            let size = terminal.size()?;
+            send(model, lanes, Msg::Resize(size.width, size.height));
+            terminal.resize(size.into())?;
+            draw = true;
+        }
+        if std::mem::take(&mut draw) {
+            terminal.draw(|frame| view(model, frame))?;
+        }
+        if model.quit || signals.stop.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut next = match woken.recv_timeout(IDLE) {
+            Ok(wake) => Some(wake),
+            // A terminal that is gone without a signal.
+            Err(RecvTimeoutError::Timeout) if !io::stdin().is_terminal() => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        for _ in 0..AHEAD {
+            match next {
+                Some(Wake::Msg(msg)) => send(model, lanes, msg),
+                Some(Wake::Hangup) => return Ok(()),
+                None => break,
+            }
+            draw = true;
+            next = woken.try_recv().ok();
+        }
+        if let Some(Wake::Msg(msg)) = next {
+            send(model, lanes, msg);
+        }
+    }
+}
