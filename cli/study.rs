@@ -229,7 +229,7 @@ pub fn tui(args: &TuiArgs) -> Result<Status> {
             let what = format!("cannot show {}", path.display());
             Failure::new(Status::Usage, what, error, "run it on a terminal, or use `nvmx dump` and `nvmx report`")
         }
-        tui::Error::Terminal(_) => {
+        tui::Error::Terminal(_) | tui::Error::Internal(_) => {
             Failure::new(Status::Failed, format!("cannot show {}", path.display()), error, "try another terminal")
         }
     })
