@@ -4,6 +4,7 @@
 //! trace, on worker threads and in pieces, so that no key waits for it. See docs/inspector.md for its keys.
 
 mod act;
+mod ansi;
 mod compare;
 mod decode;
 mod describe;

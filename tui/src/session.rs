@@ -11,8 +11,6 @@ use crate::view::view;
 use crate::work::perform;
 use crate::{Error, about};
 use crossterm::event::{self, Event};
-use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -184,7 +182,7 @@ fn event_loop(
     signals: &Signals,
     taken: &Taken,
 ) -> io::Result<()> {
-    let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+    let mut terminal = crate::ansi::screen(model.theme)?;
     send(model, lanes, Msg::Idle);
     let mut draw = true;
     loop {

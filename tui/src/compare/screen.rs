@@ -9,8 +9,6 @@ use crate::terminal::Taken;
 use crate::theme::Theme;
 use crate::view;
 use crossterm::event::{self, Event};
-use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -55,7 +53,7 @@ fn event_loop(
     replies: &mpsc::Receiver<Msg>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
-    let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+    let mut terminal = crate::ansi::screen(model.theme)?;
     let send = |model: &mut Model, msg: Msg| {
         let mut next = update(model, msg);
         while let Some(effect) = next {

@@ -1,0 +1,115 @@
+//! The inspector in a terminal, as a user sees it.
+
+mod common;
+#[path = "common/tmux.rs"]
+mod tmux;
+
+use common::{folder, nvmx, record, word};
+use std::fs;
+use std::process::Command;
+use tmux::Terminal;
+
+#[test]
+fn it_opens_and_quits_at_any_size() {
+    if !tmux::is_there() {
+        return;
+    }
+    let folder = folder("inspector");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let words = format!("tui {}", word(&trace));
+    for (size, wanted) in
+        [((80, 24), "1 Event"), ((200, 60), "2 VMCS"), ((60, 16), "Events"), ((40, 10), "make it larger")]
+    {
+        let terminal = Terminal::new(size, &folder);
+        terminal.start("", &words);
+        let screen = terminal.wait(wanted);
+        assert!(screen.lines().all(|line| line.chars().count() <= usize::from(size.0)), "{screen}");
+        terminal.key("q");
+        let screen = terminal.wait("status 0");
+        // The screen of before is back.
+        assert!(screen.contains("shell>") && !screen.contains(wanted), "{screen}");
+    }
+    let terminal = Terminal::new((80, 24), &folder);
+    terminal.start("", &words);
+    terminal.wait("1 Event");
+    terminal.resize(40, 10);
+    terminal.wait("make it larger");
+    terminal.resize(160, 40);
+    terminal.wait("2 VMCS");
+    terminal.key("?");
+    terminal.wait("any other key leaves");
+}
+
+#[test]
+fn colours_are_what_the_environment_asks_for() {
+    if !tmux::is_there() {
+        return;
+    }
+    let folder = folder("inspector-colours");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let words = format!("tui {}", word(&trace));
+    let check = |before: &str, has: &[&str], lacks: &[&str]| {
+        let terminal = Terminal::new((80, 24), &folder);
+        terminal.start(before, &words);
+        terminal.wait("L0 clears vmcs01");
+        let screen = terminal.coloured();
+        for sequence in has {
+            assert!(screen.contains(sequence), "{before}: no {sequence:?} in {screen:?}");
+        }
+        for sequence in lacks {
+            assert!(!screen.contains(sequence), "{before}: {sequence:?} in {screen:?}");
+        }
+    };
+    check("TERM=xterm-256color COLORTERM=", &["38;5;"], &["38;2;"]);
+    check("TERM=xterm COLORTERM=", &["\x1b[36m", "\x1b[90m"], &["38;5;", "38;2;"]);
+    check("NO_COLOR=1", &["\x1b[1m"], &["38;", "\x1b[31m", "\x1b[36m"]);
+}
+
+#[test]
+fn whatever_ends_it_the_terminal_is_sane() {
+    if !tmux::is_there() {
+        return;
+    }
+    let folder = folder("inspector-signals");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    for signal in ["TERM", "INT", "HUP"] {
+        let terminal = Terminal::new((80, 24), &folder);
+        terminal.start("", &format!("tui {}", word(&trace)));
+        terminal.wait("1 Event");
+        let child = terminal.child().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &child]).status().expect("kill runs").success());
+        terminal.wait("status ");
+        // What is typed is shown again, a line is a line, and the mouse is the terminal's own.
+        terminal.text("stty -a; echo \"a\"b");
+        terminal.key("Enter");
+        let screen = terminal.wait("ab");
+        for word in [" echo ", " icanon ", " isig "] {
+            assert!(screen.replace('\n', " ").contains(word), "{signal}: no{word}in {screen}");
+        }
+        assert!(!screen.contains("1 Event"), "{signal}: {screen}");
+    }
+}
+
+#[test]
+fn awkward_files_are_said_in_a_line() {
+    if !tmux::is_there() {
+        return;
+    }
+    let folder = folder("inspector-files");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let bytes = fs::read(&trace).expect("it was recorded");
+    let cut = folder.join("cut.nvmx");
+    fs::write(&cut, &bytes[..bytes.len() * 2 / 3]).expect("the folder can be written to");
+    let terminal = Terminal::new((80, 24), &folder);
+    terminal.start("", &format!("tui {}", word(&cut)));
+    terminal.wait("cut short");
+    terminal.key("q");
+    terminal.wait("status 0");
+    for (name, bytes) in [("foreign.nvmx", &b"no trace at all"[..]), ("empty.nvmx", &[])] {
+        let file = folder.join(name);
+        fs::write(&file, bytes).expect("the folder can be written to");
+        nvmx(&["tui", word(&file)]).expect(2).one_line(&[name]);
+    }
+    // Without a terminal there is nothing to show it on.
+    nvmx(&["tui", word(&trace)]).expect(2).one_line(&["terminal"]);
+}
