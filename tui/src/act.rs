@@ -96,6 +96,8 @@ pub(crate) fn act(model: &mut Model, action: Action) {
         Action::PreviousVmcs => jump(model, false, of_vmcs),
         Action::NextField => jump_field(model, true),
         Action::PreviousField => jump_field(model, false),
+        Action::NextGroup => to_group(model, true),
+        Action::PreviousGroup => to_group(model, false),
         Action::NextFinding => to_finding(model, true),
         Action::PreviousFinding => to_finding(model, false),
         Action::NextPhase => jump(model, true, |_| Ok(("mark".into(), "phase marker".into()))),
@@ -312,6 +314,47 @@ fn follow(model: &mut Model, to: fn(&Round, u64) -> Option<u64>, none: &str) {
             note(model, "Open the Event or the Cost pane (1, 3): they look for causes.");
         }
         None => note(model, "Its exit is still being looked for."),
+    }
+}
+
+/// Goes to the next group of rows in the pane that has the keys; among the events, to the next exit of a nested guest.
+fn to_group(model: &mut Model, forward: bool) {
+    // The first row of each group, as the number by which the pane knows it.
+    let firsts = |heads: &mut dyn Iterator<Item = Option<usize>>| -> Vec<usize> {
+        let mut firsts = Vec::new();
+        let mut fresh = false;
+        for row in heads {
+            match row {
+                None => fresh = true,
+                Some(row) if std::mem::take(&mut fresh) => firsts.push(row),
+                Some(_) => {}
+            }
+        }
+        firsts
+    };
+    let next = |firsts: Vec<usize>, at: usize| match forward {
+        true => firsts.into_iter().find(|first| *first > at),
+        false => firsts.into_iter().rev().find(|first| *first < at),
+    };
+    match model.side {
+        Side::State if model.in_side => {
+            let rows = state_rows(model);
+            let at = state_row(&rows, model.state.row);
+            let mut heads = rows.iter().enumerate().map(|(at, row)| match row {
+                StateRow::Group(_) => None,
+                StateRow::Field(..) => Some(at),
+            });
+            model.state.row = next(firsts(&mut heads), at).unwrap_or(at);
+        }
+        Side::Findings if model.in_side => {
+            let lines = finding_lines(model);
+            let mut heads = lines.iter().map(|line| match line {
+                FindingLine::Group(_) => None,
+                FindingLine::Finding(at) => Some(*at),
+            });
+            model.finding_row = next(firsts(&mut heads), model.finding_row).unwrap_or(model.finding_row);
+        }
+        _ => jump(model, forward, |_| Ok(("exit and level >= 2".into(), "exit of L2 or deeper".into()))),
     }
 }
 

@@ -74,6 +74,19 @@ fn causes_and_findings_are_gone_to() {
     let behind = |at: usize, level| (at..).find(|&at| entry(level)(&sample::events()[at].what)).expect("it is entered");
     check("/vmread\nU", behind(vmread, 1));
     check("/vmread\nuU", behind(l2, 2));
+    check("}", l2);
+    check("}}{", l2);
+    // In a pane, groups are gone through.
+    let mut session = Session::of_sample((80, 24));
+    session.keys("4}");
+    let found = session.model.findings.clone().expect("found").expect("the sample is whole");
+    let group = |row: usize| found.findings[row].group;
+    let second = session.model.finding_row;
+    assert!(second > 0 && group(second) != group(second - 1), "{}", session.screen());
+    session.keys("}{");
+    assert_eq!(session.model.finding_row, second);
+    session.keys("{");
+    assert_eq!(session.model.finding_row, 0);
     // What is found is stopped at, both ways; the status line says what it is.
     let mut session = Session::of_sample((80, 24));
     session.keys("]");
