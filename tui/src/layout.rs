@@ -37,8 +37,7 @@ pub(crate) fn areas(model: &Model) -> Option<Areas> {
         return None;
     }
     let row = |y: u16, rows: u16| Rect::new(0, y, width, rows);
-    let lanes = model.about.vcpus.clamp(1, (height / 12).clamp(1, 8));
-    let strip = row(1, lanes * bands(model) + 2);
+    let strip = row(1, Lanes::of(model).rows() + 2);
     let top = strip.bottom();
     let rest = row(top, height - 2 - top);
     let focused = if model.in_side { Pane::Side(model.side) } else { Pane::List };
@@ -64,9 +63,42 @@ pub(crate) fn areas(model: &Model) -> Option<Areas> {
     Some(Areas { title: row(0, 1), strip, panes, status: row(height - 2, 1), hint: row(height - 1, 1) })
 }
 
-/// Rows of the timeline that each vCPU has: one for the level that ran, or where there is room one each for L2 and L1.
-pub(crate) fn bands(model: &Model) -> u16 {
-    if model.size.1 >= 36 && model.about.vcpus <= 4 { 2 } else { 1 }
+/// The rows of the timeline above those of exits and of what happened once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lanes {
+    /// The first vCPU that is shown, and how many are, with a lane each.
+    pub(crate) first: u16,
+    pub(crate) shown: u16,
+    /// How many others there are, which have a lane together.
+    pub(crate) others: u16,
+    /// The deepest level that has a row of its own in each lane, if each level has one; else a lane is one row.
+    pub(crate) deepest: Option<u8>,
+    /// Whether a row of event numbers stands under them.
+    pub(crate) ruler: bool,
+}
+
+impl Lanes {
+    pub(crate) fn of(model: &Model) -> Self {
+        let (height, vcpus) = (model.size.1, model.about.vcpus.max(1));
+        let levels = u16::from(model.strip.deepest()) + 1;
+        // A row each where the events keep most of the screen.
+        let deepest = (height >= 36 && vcpus.saturating_mul(levels) <= height / 5).then_some(model.strip.deepest());
+        let most = if deepest.is_some() { vcpus } else { (height / 12).clamp(1, 8) };
+        let shown = if vcpus <= most { vcpus } else { most - 1 };
+        // The lane of the selected event is among those that are shown.
+        let vcpu = model.selected().map_or(0, |event| event.at.vcpu);
+        let first = (vcpu + 1).saturating_sub(shown).min(vcpus - shown);
+        Self { first, shown, others: vcpus - shown, deepest, ruler: height >= 30 }
+    }
+
+    /// Rows of one lane.
+    pub(crate) fn each(&self) -> u16 {
+        self.deepest.map_or(1, |deepest| u16::from(deepest) + 1)
+    }
+
+    fn rows(&self) -> u16 {
+        (self.shown + u16::from(self.others > 0)) * self.each() + u16::from(self.ruler)
+    }
 }
 
 impl Areas {

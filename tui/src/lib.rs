@@ -22,6 +22,7 @@ mod scan;
 mod session;
 mod state;
 mod strip;
+mod survey;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -31,10 +32,13 @@ mod view;
 mod work;
 
 use hv_defs::config::{Clock, Guest};
+use hv_defs::event::Kind;
 use model::About;
 use std::io;
 use std::path::Path;
-use traces::Reader;
+use std::sync::Arc;
+use strip::Counts;
+use traces::{Order, Reader};
 
 /// Why the inspector could not run.
 #[derive(Debug, thiserror::Error)]
@@ -111,16 +115,30 @@ fn about(reader: &Reader, name: String) -> About {
         },
         len: reader.len(),
         firsts: reader.blocks().iter().map(|block| block.first).collect(),
+        counts: counts(reader).map(Arc::new),
         // A header may claim more than a screen could show.
-        vcpus: vcpus.clamp(1, 64),
+        vcpus: vcpus.clamp(1, strip::MAX_VCPUS as u16),
+        timed: header.clock() != Clock::Instructions,
         truncated: reader.truncated(),
     }
 }
 
-/// How many vCPUs a trace has whose configuration does not say: what some of its blocks, all over it, show.
+/// What the index counts in each block, if there is one.
+fn counts(reader: &Reader) -> Option<Counts> {
+    let of = |kind| (0..reader.blocks().len()).map(|block| reader.rows_in(block, kind)).collect::<Option<Vec<u32>>>();
+    Some(Counts { exits: of(Kind::Exit)?, flushes: of(Kind::Flush)?, marks: of(Kind::Mark)?, lost: of(Kind::Lost)? })
+}
+
+/// How many vCPUs a trace has whose configuration does not say: what some of its blocks, all over it, show. The timeline
+/// finds the others.
 fn vcpus_seen(reader: &Reader) -> u16 {
     let step = (reader.blocks().len() / 16).max(1);
-    let blocks = (0..reader.blocks().len()).step_by(step).filter_map(|block| reader.block(block).ok());
-    let most = blocks.map(|block| (0..block.len()).filter_map(|place| block.stamp(place)).map(|at| at.vcpu).max());
-    most.flatten().max().unwrap_or(0).saturating_add(1)
+    let mut order = Order::default();
+    let mut most = 0;
+    for block in (0..reader.blocks().len()).step_by(step) {
+        if reader.block_order_into(block, &mut order).is_ok() {
+            most = order.stamps.iter().map(|(_, at)| at.vcpu).fold(most, u16::max);
+        }
+    }
+    most.saturating_add(1)
 }

@@ -6,7 +6,7 @@ use crate::hits::{Bits, Hits};
 use crate::line::Line;
 use crate::round::Round;
 use crate::state::Fold;
-use crate::strip;
+use crate::strip::{Counts, Look, Part, Strip};
 use crate::theme::{Role, Theme};
 use crossterm::event::{KeyEvent, MouseEvent};
 use hv_defs::event::Event;
@@ -26,8 +26,12 @@ pub(crate) struct About {
     pub(crate) len: u64,
     /// The first event of each block.
     pub(crate) firsts: Arc<[u64]>,
+    /// What the index counts in each block; `None` where there is no index.
+    pub(crate) counts: Option<Arc<Counts>>,
     /// vCPUs.
     pub(crate) vcpus: u16,
+    /// Whether L0 takes time of the trace's clock, which counts no instructions then.
+    pub(crate) timed: bool,
     /// Whether the recording was cut short.
     pub(crate) truncated: bool,
 }
@@ -125,18 +129,6 @@ pub(crate) struct Find {
     pub(crate) jump: bool,
 }
 
-/// The timeline's stretch and what is known of it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Strip {
-    /// The events that it shows.
-    pub(crate) window: (u64, u64),
-    /// The window and the number of columns that the cells are of, and their number.
-    pub(crate) asked: ((u64, u64), u16),
-    pub(crate) id: u64,
-    /// Columns known so far, from the left.
-    pub(crate) cells: Vec<strip::Cell>,
-}
-
 /// The VMCSs at the event.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct StateView {
@@ -225,7 +217,7 @@ impl Model {
             .truncated
             .then(|| (Role::Notice, "The recording was cut short: this is up to its last whole block.".to_owned()));
         Self {
-            strip: Strip { window: (0, about.len), ..Strip::default() },
+            strip: Strip::new(&about),
             about,
             theme,
             size,
@@ -368,8 +360,8 @@ pub(crate) enum Effect {
     Scan { id: u64, plan: Arc<Plan>, blocks: Vec<usize>, first: bool },
     /// Look for the next event that the plan holds for, from an event on, itself included.
     Find { id: u64, plan: Arc<Plan>, from: u64, forward: bool },
-    /// Look at columns of the timeline, from one on.
-    Strip { id: u64, window: (u64, u64), columns: u16, from: u16, vcpus: usize },
+    /// Look at blocks for the timeline, as far as time allows.
+    Strip(Look),
     /// Fold the block of the event up to it.
     Near { event: u64 },
     /// Fold blocks before `block`, backwards from `from`, under what is known.
@@ -410,10 +402,11 @@ pub(crate) enum Reply {
         next: Option<u64>,
         error: Option<String>,
     },
+    /// What came of the first blocks that were asked for; whether they were looked at as wholes.
     Strip {
         id: u64,
-        from: u16,
-        cells: Vec<strip::Cell>,
+        whole: bool,
+        parts: Vec<Part>,
     },
     Near {
         event: u64,

@@ -9,13 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use traces::{Error, Reader, Rows};
+use traces::{Error, Order, Reader, Rows};
 
 /// Memory that a thread uses for one block after another.
 #[derive(Default)]
 pub(crate) struct Room {
-    rows: Rows,
-    places: Vec<u32>,
+    pub(crate) rows: Rows,
+    pub(crate) places: Vec<u32>,
+    pub(crate) order: Order,
 }
 
 /// Memory of threads that are done, for those to come.
@@ -37,7 +38,7 @@ pub(crate) fn scan_block(reader: &Reader, plan: &Plan, block: usize, room: &mut 
         if count == 0 {
             continue;
         }
-        let Room { rows, places } = room;
+        let Room { rows, places, .. } = room;
         match plan.wants_stamps(kind) {
             true => tables.columns_into(kind, plan.columns(kind), rows)?,
             false => tables.cells_into(kind, plan.columns(kind), rows)?,

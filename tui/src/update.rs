@@ -4,9 +4,10 @@ use crate::act;
 use crate::filter::Plan;
 use crate::keys::{self, Action};
 use crate::layout::{areas, list_rows};
-use crate::model::{Effect, Filtered, Find, Mode, Model, Msg, Reply, Side, Strip};
+use crate::model::{Effect, Filtered, Find, Mode, Model, Msg, Reply, Side};
 use crate::prompt;
 use crate::state::Fold;
+use crate::strip;
 use crate::theme::Role;
 use crossterm::event::KeyEventKind;
 use std::sync::Arc;
@@ -80,10 +81,11 @@ fn done(model: &mut Model, reply: Reply) {
                 model.note = Some((Role::Notice, text));
             }
         }
-        Reply::Strip { id, from, cells } => {
-            if model.strip.id == id && model.strip.cells.len() == usize::from(from) {
-                model.strip.cells.extend(cells);
-            }
+        Reply::Strip { id, whole, parts } => {
+            model.strip.put(&model.about, id, whole, parts);
+            // A trace whose configuration does not say how many vCPUs there are shows it by and by.
+            let seen = model.strip.vcpus().min(strip::MAX_VCPUS) as u16;
+            model.about.vcpus = model.about.vcpus.max(seen);
         }
         Reply::Near { event, fold } => match fold {
             Ok(fold) => {
@@ -224,8 +226,8 @@ fn settle(model: &mut Model) {
     let columns = areas(model).map_or(0, |areas| areas.columns());
     let asked = (model.strip.window, columns);
     if model.strip.asked != asked {
-        let id = model.fresh_id();
-        model.strip = Strip { window: asked.0, asked, id, cells: Vec::new() };
+        let (id, near) = (model.fresh_id(), model.block_of(model.cursor));
+        model.strip.ask(&model.about, asked, id, near);
     }
 }
 
@@ -313,19 +315,19 @@ fn long(model: &mut Model) -> Option<Effect> {
     {
         return Some(Effect::Round { event: model.cursor, vcpu });
     }
-    if let Some(filter) = &model.filter
-        && let Some(from) = filter.hits.unscanned(block)
-    {
+    let scan = |filter: &Filtered| {
+        let from = filter.hits.unscanned(block)?;
         let (scanned, blocks) = filter.hits.progress();
         let wanted = (from..blocks).chain(0..from).filter(|&at| !filter.hits.scanned(at));
         let blocks = wanted.take(SCANNED_AT_ONCE).collect();
-        return Some(Effect::Scan { id: filter.id, plan: filter.plan.clone(), blocks, first: scanned == 0 });
+        Some(Effect::Scan { id: filter.id, plan: filter.plan.clone(), blocks, first: scanned == 0 })
+    };
+    let scan = model.filter.as_ref().and_then(scan);
+    let begins = scan.as_ref().is_some_and(|scan| matches!(scan, Effect::Scan { first: true, .. }));
+    // The first events of a filter, the timeline's first picture, and then the rest of each.
+    if begins {
+        return scan;
     }
-    let strip = &model.strip;
-    let (window, columns) = strip.asked;
-    if strip.cells.len() < usize::from(columns) && window.0 < window.1 {
-        let (from, vcpus) = (strip.cells.len() as u16, usize::from(model.about.vcpus));
-        return Some(Effect::Strip { id: strip.id, window, columns, from, vcpus });
-    }
-    far_effect
+    let strip = |urgent| model.strip.look(urgent).map(Effect::Strip);
+    strip(true).or(scan).or(far_effect).or_else(|| strip(false))
 }

@@ -4,7 +4,7 @@ use crate::model::{Effect, Msg, Reply};
 use crate::round::{self, Round, Turn};
 use crate::scan;
 use crate::state::Fold;
-use crate::strip::{self, Cell, Sum};
+use crate::survey;
 use hv_defs::event::{Event, Kind};
 use std::time::{Duration, Instant};
 use traces::{Error, Reader, Values};
@@ -28,8 +28,9 @@ pub(crate) fn perform(reader: &Reader, effect: Effect, tell: &mut dyn FnMut(Msg)
             scan::scan(reader, id, &plan, &blocks, if first { FIRST_PIECE } else { PIECE })
         }
         Effect::Find { id, plan, from, forward } => scan::find(reader, id, &plan, from, forward),
-        Effect::Strip { id, window, columns, from, vcpus } => {
-            Reply::Strip { id, from, cells: strip(reader, window, columns, from, vcpus) }
+        Effect::Strip(look) => {
+            let (id, whole) = (look.id, look.columns.is_none());
+            Reply::Strip { id, whole, parts: survey::look(reader, &look) }
         }
         Effect::Near { event } => {
             let first = reader.block_of(event).map(|block| reader.blocks()[block].first);
@@ -71,28 +72,6 @@ fn fetch(reader: &Reader, numbers: &[u64]) -> Vec<(u64, Result<Event, String>)> 
         }
     }
     events
-}
-
-/// Events looked at in one column at most: of a column with more, its first ones stand for it.
-const SAMPLE: u64 = 8192;
-
-fn strip(reader: &Reader, window: (u64, u64), columns: u16, from: u16, vcpus: usize) -> Vec<Cell> {
-    let began = Instant::now();
-    let mut cells = Vec::new();
-    for column in from..columns {
-        let range = strip::range(window, columns, column);
-        let mut sum = Sum::new(range, vcpus);
-        let length = (range.1 - range.0).min(SAMPLE);
-        // What cannot be read stays blank; reading it in the list says why.
-        for event in reader.events(range.0).take(length as usize).map_while(Result::ok) {
-            sum.add(&event);
-        }
-        cells.push(sum.finish());
-        if began.elapsed() > PIECE {
-            break;
-        }
-    }
-    cells
 }
 
 fn numbered(reader: &Reader, from: u64) -> impl Iterator<Item = Result<(u64, Event), Error>> {

@@ -187,6 +187,22 @@ pub(crate) fn of(events: &[Event]) -> Vec<u8> {
     write(&Header::new(Config::new(Guest::BuiltIn("sample".into())), Vec::new()), events)
 }
 
+/// The run so many times over, in blocks as recordings have them.
+pub(crate) fn long(times: u64) -> Vec<u8> {
+    let (events, mut bytes) = (events(), Vec::new());
+    let config = Config::new(Guest::BuiltIn("sample".into()));
+    let mut writer = Writer::create(&mut bytes, &Header::new(config, Vec::new())).expect("memory takes all");
+    let each = events.last().map_or(0, |event| event.at.instruction + 100);
+    for time in 0..times {
+        for event in &events {
+            let at = Stamp { instruction: event.at.instruction + time * each, ..event.at };
+            writer.push(&Event { at, what: event.what.clone() }).expect("memory takes all");
+        }
+    }
+    writer.finish().expect("memory takes all");
+    bytes
+}
+
 /// The run as a trace that was imported, whose header says nothing of a machine.
 pub(crate) fn imported() -> Vec<u8> {
     let mut header = Header::new(Config::new(Guest::BuiltIn("perf.data".into())), Vec::new());
