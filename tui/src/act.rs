@@ -313,7 +313,7 @@ fn follow(model: &mut Model, to: fn(&Round, u64) -> Option<u64>, none: &str) {
         None if !shows(model, Side::Detail) && !shows(model, Side::Round) => {
             note(model, "Open the Event or the Cost pane (1, 3): they look for causes.");
         }
-        None => note(model, "Its exit is still being looked for."),
+        None => note(model, "The event cannot be read."),
     }
 }
 

@@ -69,6 +69,35 @@ pub(crate) enum Action {
     Quit,
 }
 
+impl Action {
+    /// Whether it goes by what the selected event is.
+    pub(crate) const fn goes_by_event(self) -> bool {
+        use Action::*;
+        matches!(
+            self,
+            Partner
+                | Cause
+                | Effect
+                | NextKind
+                | PreviousKind
+                | NextReason
+                | PreviousReason
+                | NextVmcs
+                | PreviousVmcs
+                | NextField
+                | PreviousField
+                | NextGroup
+                | PreviousGroup
+                | NextPhase
+                | PreviousPhase
+                | NextHit
+                | PreviousHit
+                | FilterByThis
+                | Copy
+        )
+    }
+}
+
 /// A key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Key(KeyCode, KeyModifiers);

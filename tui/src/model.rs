@@ -10,7 +10,7 @@ use crate::strip::{Counts, Look, Part, Strip};
 use crate::theme::{Role, Theme};
 use crossterm::event::{KeyEvent, MouseEvent};
 use hv_defs::event::Event;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What is known of a trace from its header and index alone.
@@ -190,6 +190,8 @@ pub(crate) struct Model {
     pub(crate) to_finding: Option<bool>,
     pub(crate) marks: BTreeMap<char, u64>,
     pub(crate) jumps: Vec<u64>,
+    /// Keys that wait for what they go by.
+    pub(crate) ahead: VecDeque<KeyEvent>,
     pub(crate) undone: Vec<u64>,
     /// What was typed at each prompt.
     pub(crate) past: BTreeMap<Ask, Vec<String>>,
@@ -243,6 +245,7 @@ impl Model {
             to_finding: None,
             marks: BTreeMap::new(),
             jumps: Vec::new(),
+            ahead: VecDeque::new(),
             undone: Vec::new(),
             past: BTreeMap::new(),
             note,
@@ -418,7 +421,10 @@ pub(crate) enum Reply {
         fold: Result<Fold, String>,
         from: usize,
     },
-    Round(Result<Box<Round>, String>),
+    Round {
+        event: u64,
+        round: Result<Box<Round>, String>,
+    },
     Located {
         event: Result<Option<u64>, String>,
     },

@@ -142,16 +142,7 @@ pub(crate) fn find_start<E>(of: u64, before: impl Iterator<Item = Result<Turn, E
 
 /// The round that begins with the first of these events, an exit.
 pub(crate) fn follow<E>(of: u64, mut events: impl Iterator<Item = Result<(u64, Event), E>>) -> Result<Round, E> {
-    let mut round = Round {
-        of,
-        began: None,
-        ended: None,
-        rows: Vec::new(),
-        exits: 0,
-        from_l1: 0,
-        work: Work::default(),
-        instructions: 0,
-    };
+    let mut round = Round::none(of);
     let Some(first) = events.next().transpose()? else { return Ok(round) };
     let level = round_level(&first.1);
     let vcpu = first.1.at.vcpu;
@@ -204,6 +195,20 @@ fn round_level(began: &Event) -> u8 {
 }
 
 impl Round {
+    /// That of an event that belongs to none.
+    pub(crate) fn none(of: u64) -> Self {
+        Self {
+            of,
+            began: None,
+            ended: None,
+            rows: Vec::new(),
+            exits: 0,
+            from_l1: 0,
+            work: Work::default(),
+            instructions: 0,
+        }
+    }
+
     /// How often each reason occurs among the exits that it caused, the commonest first.
     pub(crate) fn reasons(&self) -> Vec<(String, u64)> {
         let mut reasons: Vec<(String, u64)> = Vec::new();

@@ -6,11 +6,15 @@ use crate::keys::{self, Action};
 use crate::layout::{areas, list_rows};
 use crate::model::{Effect, Filtered, Find, Mode, Model, Msg, Reply, Side};
 use crate::prompt;
+use crate::round::Round;
 use crate::state::Fold;
 use crate::strip;
 use crate::theme::Role;
-use crossterm::event::KeyEventKind;
+use crossterm::event::{KeyEvent, KeyEventKind};
 use std::sync::Arc;
+
+/// Keys that wait, at most.
+const AHEAD: usize = 64;
 
 /// Events that are kept, at most.
 const KEPT: usize = 20_000;
@@ -25,10 +29,13 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
         // Whatever the keys go to.
         Msg::Key(key) if keys::action(&key) == Some(Action::Suspend) => model.suspend = true,
         Msg::Key(key) => {
-            model.note = None;
-            match &model.mode {
-                Mode::Prompt(_) => prompt::key(model, &key),
-                _ => act::key(model, &key),
+            if matches!(keys::action(&key), Some(Action::Escape | Action::Quit)) {
+                model.ahead.clear();
+            }
+            if model.ahead.is_empty() && !waits(model, &key) {
+                press(model, &key);
+            } else if model.ahead.len() < AHEAD {
+                model.ahead.push_back(key);
             }
         }
         Msg::Mouse(mouse) => act::mouse(model, &mouse),
@@ -40,12 +47,36 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
         Msg::Done(lane, reply) => {
             model.busy[lane as usize] = false;
             done(model, reply);
+            while let Some(key) = model.ahead.front().copied().filter(|key| !waits(model, key)) {
+                model.ahead.pop_front();
+                press(model, &key);
+            }
         }
         Msg::Analysed(events) => model.analysed = events,
         Msg::Idle => {}
     }
     settle(model);
     want(model)
+}
+
+fn press(model: &mut Model, key: &KeyEvent) {
+    model.note = None;
+    match &model.mode {
+        Mode::Prompt(_) => prompt::key(model, key),
+        _ => act::key(model, key),
+    }
+}
+
+/// Whether a key has to wait for what it goes by: the selected event, the exit that it belongs to, or the event that is
+/// being looked for. So what is typed ahead does what it would do if it were typed slowly.
+fn waits(model: &Model, key: &KeyEvent) -> bool {
+    let Some(action) = keys::action(key).filter(|action| model.mode == Mode::Browse && action.goes_by_event()) else {
+        return false;
+    };
+    let unread = model.cursor < model.about.len && !model.events.contains_key(&model.cursor);
+    let tree = matches!(action, Action::Cause | Action::Effect);
+    let shown = shows(model, Side::Round) || shows(model, Side::Detail);
+    unread || model.find.is_some() || (tree && shown && model.selected().is_some() && model.round_here().is_none())
 }
 
 fn fail(model: &mut Model, error: String) {
@@ -110,7 +141,7 @@ fn done(model: &mut Model, reply: Reply) {
                 fail(model, error);
             }
         },
-        Reply::Round(Ok(round)) => {
+        Reply::Round { round: Ok(round), .. } => {
             model.round = Some(Arc::new(*round));
             model.round_row = 0;
         }
@@ -118,7 +149,12 @@ fn done(model: &mut Model, reply: Reply) {
             let last = model.about.len.saturating_sub(1);
             go_to(model, found.unwrap_or(last), true);
         }
-        Reply::Round(Err(error)) | Reply::Located { event: Err(error) } => fail(model, error),
+        Reply::Round { event, round: Err(error) } => {
+            // Not asked for again until the cursor moves.
+            model.round = Some(Arc::new(Round::none(event)));
+            fail(model, error);
+        }
+        Reply::Located { event: Err(error) } => fail(model, error),
         Reply::Findings(findings) => {
             model.findings = Some(findings.map(Arc::new));
             if let Some(forward) = model.to_finding.take() {

@@ -39,7 +39,8 @@ pub(crate) fn perform(reader: &Reader, effect: Effect, tell: &mut dyn FnMut(Msg)
         }
         Effect::Far { block, fold, from } => far(reader, block, &fold, from),
         Effect::Round { event, vcpu } => {
-            Reply::Round(round(reader, event, vcpu).map(Box::new).map_err(|error| error.to_string()))
+            let round = round(reader, event, vcpu).map(Box::new).map_err(|error| error.to_string());
+            Reply::Round { event, round }
         }
         Effect::Locate { instruction } => {
             Reply::Located { event: locate(reader, instruction).map_err(|error| error.to_string()) }

@@ -40,19 +40,25 @@ impl Session {
 
     /// Takes in a message and does all that follows from it.
     fn send(&mut self, msg: Msg) {
-        let mut msgs = VecDeque::from([msg]);
+        self.send_all([msg].into());
+    }
+
+    /// Takes in messages as if they came before any effect is done.
+    fn send_all(&mut self, mut msgs: VecDeque<Msg>) {
+        let mut effects = VecDeque::new();
         // Far more than any key needs; an effect that is asked for again and again would run into it.
         for _ in 0..20_000 {
-            let Some(msg) = msgs.pop_front() else { return };
-            if let Some(effect) = update(&mut self.model, msg) {
+            if let Some(msg) = msgs.pop_front() {
+                effects.extend(update(&mut self.model, msg));
+            } else if let Some(effect) = effects.pop_front() {
                 let lane = effect.lane();
-                let mut told = Vec::new();
-                let reply = perform(&self.reader, effect, &mut |msg| told.push(msg));
-                msgs.extend(told);
+                let reply = perform(&self.reader, effect, &mut |msg| msgs.push_back(msg));
                 msgs.push_back(Msg::Done(lane, reply));
+            } else {
+                return;
             }
         }
-        panic!("effects without end: {msgs:?}");
+        panic!("effects without end: {effects:?}");
     }
 
     fn code(&mut self, code: KeyCode, modifiers: KeyModifiers) {

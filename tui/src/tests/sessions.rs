@@ -149,6 +149,19 @@ fn costs_and_findings_lead_to_their_events() {
     assert_eq!(session.model.cursor, wanted as u64);
 }
 
+/// What is typed before anything was read does what it would do if it were typed slowly.
+#[test]
+fn keys_are_taken_ahead() {
+    let mut session = Session::of_sample((80, 24));
+    session.model.events.clear();
+    let key = |letter| Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE));
+    session.send_all("jrrjjuU".chars().map(key).collect());
+    let mut slowly = Session::of_sample((80, 24));
+    slowly.keys("jrrjjuU");
+    assert!(session.model.ahead.is_empty());
+    assert_eq!(session.model.cursor, slowly.model.cursor);
+}
+
 #[test]
 fn what_a_filter_hides_is_shown_without_it() {
     let mut session = Session::of_sample((80, 24));
