@@ -65,7 +65,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Query(args) => query::query(&args, print),
         Command::Check(args) => check::check(&args, print),
         Command::Diff(args) => diff::diff(&args, print),
-        Command::Tui(args) => study::tui(&args),
+        Command::Tui(args) => study::tui(&args, print),
         Command::Dump(args) => dump::dump(&args, print),
         Command::Info(args) => trace::info(&args, print),
         Command::Verify(args) => trace::verify(&args, print),

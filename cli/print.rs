@@ -13,6 +13,8 @@ pub struct Print {
     verbose: bool,
     /// Whether stdout is coloured.
     pub color: bool,
+    /// What `--color` says, if it does.
+    pub color_asked: Option<bool>,
 }
 
 impl Print {
@@ -24,12 +26,17 @@ impl Print {
             ColorChoice::Never => false,
             ColorChoice::Auto => io::stdout().is_terminal() && !plain,
         };
-        Self { quiet: manner.quiet, verbose: manner.verbose, color }
+        let color_asked = match manner.color {
+            ColorChoice::Always => Some(true),
+            ColorChoice::Never => Some(false),
+            ColorChoice::Auto => None,
+        };
+        Self { quiet: manner.quiet, verbose: manner.verbose, color, color_asked }
     }
 
     /// One that says nothing.
     pub fn silent() -> Self {
-        Self { quiet: true, verbose: false, color: false }
+        Self { quiet: true, verbose: false, color: false, color_asked: None }
     }
 
     /// Stdout, buffered: flush it at the end, for a drop hides errors.

@@ -216,13 +216,18 @@ pub fn draw(format: ReportFormat, found: &[Findings], color: bool) -> String {
 }
 
 /// `nvmx tui`.
-pub fn tui(args: &TuiArgs) -> Result<Status> {
+pub fn tui(args: &TuiArgs, print: &Print) -> Result<Status> {
     let path = &args.trace;
+    let options = tui::Options { color: print.color_asked, fresh: args.fresh };
     let shown = match &args.other {
-        None => tui::run(path),
-        Some(other) => tui::compare(path, other),
+        None => tui::run(path, &options),
+        Some(other) => tui::compare(path, other, &options).map(|()| None),
     };
-    shown.map(|()| Status::Done).map_err(|error| match error {
+    // What the screen could not show any more.
+    if let Ok(Some(unkept)) = &shown {
+        eprintln!("nvmx: {unkept}");
+    }
+    shown.map(|_| Status::Done).map_err(|error| match error {
         tui::Error::Trace(error) => unreadable(path, error),
         tui::Error::Other(error) => unreadable(args.other.as_deref().unwrap_or(path), error),
         tui::Error::NoTerminal => {

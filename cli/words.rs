@@ -145,7 +145,8 @@ order of the names, and the column `trace` has the name without the ending. docs
     /// Look at a trace in the terminal
     #[command(after_help = "Examples:
   nvmx tui demo.nvmx            ? shows the keys, q leaves
-  nvmx tui old.nvmx new.nvmx    side by side: d goes to the next difference, t sets what counts as one")]
+  nvmx tui old.nvmx new.nvmx    side by side: d goes to the next difference, t sets what counts as one
+  nvmx tui --fresh demo.nvmx    without what was kept of the last time")]
     Tui(TuiArgs),
     /// Print a trace's events, a line each
     #[command(after_help = "Examples:
@@ -560,6 +561,9 @@ pub struct TuiArgs {
     /// A second trace, to compare with
     #[arg(value_name = "OTHER")]
     pub other: Option<PathBuf>,
+    /// Without the bookmarks, the place and the columns that are kept beside the trace, and keep none
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 #[derive(Args)]

@@ -1,11 +1,13 @@
 //! What keys and the mouse do outside of input lines.
 
 use crate::describe::thousands;
+use crate::export;
 use crate::filter::Plan;
 use crate::findings::Target;
 use crate::keys::{Action, GROUPS, action};
 use crate::layout::{LABEL, Pane, areas, list_rows, side_rows, top};
 use crate::model::{Ask, Mode, Model, Side};
+use crate::overlay;
 use crate::panes::{
     FindingLine, StateRow, detail_lines, finding_line, finding_lines, finding_rows, state_field, state_row, state_rows,
 };
@@ -35,13 +37,18 @@ pub(crate) fn key(model: &mut Model, key: &KeyEvent) {
         (Mode::SetMark, Some(letter)) => {
             model.mode = Mode::Browse;
             model.marks.insert(letter, model.cursor);
-            note(model, format!("Bookmark {letter} is on event {}.", thousands(model.cursor)));
+            // What was said of another event is not said of this one.
+            model.mark_notes.remove(&letter);
+            model.keep_now = true;
+            note(model, format!("Bookmark {letter} is on event {}; M lists and names them.", thousands(model.cursor)));
         }
         (Mode::GoMark, Some(letter)) => {
             model.mode = Mode::Browse;
             go_to_mark(model, letter);
         }
         (Mode::SetMark | Mode::GoMark, None) => model.mode = Mode::Browse,
+        (Mode::Columns(row), _) => overlay::columns_key(model, *row, key),
+        (Mode::Marks(row), _) => overlay::marks_key(model, *row, key),
         (Mode::Help(line), _) => help_key(model, *line, key),
         _ => {
             if let Some(action) = action(key) {
@@ -132,7 +139,10 @@ pub(crate) fn act(model: &mut Model, action: Action) {
             note(model, shown);
         }
         Action::NextAddress => next_address(model),
-        Action::Columns => model.wide_list = !model.wide_list,
+        Action::Columns => overlay::choose_columns(model),
+        Action::Marks => overlay::list_marks(model),
+        Action::Save => export::ask(model),
+        Action::CopyPane => copy_pane(model),
         Action::ZoomIn => zoom(model, true),
         Action::ZoomOut => zoom(model, false),
         Action::ZoomWhole => model.strip.window = (0, model.about.len),
@@ -484,7 +494,23 @@ fn enter(model: &mut Model) {
     }
 }
 
+/// As much as terminals take at once, about: xterm and its like stop at some 100 KB of base64.
+const MOST_COPIED: usize = 70_000;
+
+fn copy_pane(model: &mut Model) {
+    let text = export::pane_text(model);
+    if text.len() > MOST_COPIED {
+        return note(model, "The pane is too long to be copied through a terminal; s saves it.");
+    }
+    model.copy = Some(text);
+}
+
 fn escape(model: &mut Model) {
+    if let Some(export) = model.export.take() {
+        note(model, format!("Stopped: {} is not saved.", export.path.display()));
+        model.unsaved = Some(export.path);
+        return;
+    }
     if model.find.take().is_some() || model.to_finding.take().is_some() {
         note(model, "Stopped.");
     } else if model.zoomed {
@@ -560,23 +586,48 @@ pub(crate) fn mouse(model: &mut Model, mouse: &MouseEvent) {
     }
     let Some(areas) = areas(model).filter(|_| model.mode == Mode::Browse) else { return };
     let at = Position::new(mouse.column, mouse.row);
-    let by = match mouse.kind {
-        MouseEventKind::ScrollDown => 3,
-        MouseEventKind::ScrollUp => -3,
-        MouseEventKind::Down(MouseButton::Left) => 0,
-        MouseEventKind::Drag(MouseButton::Left) if areas.strip.contains(at) => 0,
+    let (window, columns) = (model.strip.window, areas.columns());
+    let by = match (mouse.kind, model.drawn) {
+        (MouseEventKind::ScrollDown, _) => 3,
+        (MouseEventKind::ScrollUp, _) => -3,
+        (MouseEventKind::Down(MouseButton::Left), _) => 0,
+        (MouseEventKind::Drag(MouseButton::Left), Some((from, _))) => {
+            let column = mouse.column.saturating_sub(LABEL).min(columns.saturating_sub(1));
+            model.drawn = Some((from, column));
+            if column != from {
+                let (first, last) = (from.min(column), from.max(column));
+                let (from, to) = (strip::range(window, columns, first).0, strip::range(window, columns, last).1);
+                note(
+                    model,
+                    format!("Let go to zoom to events {} to {}.", thousands(from), thousands(to.saturating_sub(1))),
+                );
+            }
+            return;
+        }
+        (MouseEventKind::Up(_), Some((from, to))) => {
+            model.drawn = None;
+            model.note = None;
+            if from != to {
+                let (first, last) = (from.min(to), from.max(to));
+                stretch(
+                    model,
+                    (strip::range(window, columns, first).0, strip::range(window, columns, last).1),
+                    columns,
+                );
+            }
+            return;
+        }
         _ => return,
     };
     model.note = None;
+    model.drawn = None;
     if areas.strip.contains(at) {
         if by != 0 {
             return zoom(model, by < 0);
         }
-        let (window, columns) = (model.strip.window, areas.columns());
         if let Some(column) = mouse.column.checked_sub(LABEL).filter(|column| *column < columns) {
-            let event = strip::range(window, columns, column).0;
-            // Clicks that scrub along the timeline leave no trail of jumps.
-            go_to(model, event, matches!(mouse.kind, MouseEventKind::Down(_)));
+            go_to(model, strip::range(window, columns, column).0, true);
+            model.drawn = Some((column, column));
         }
         return;
     }
@@ -588,6 +639,12 @@ pub(crate) fn mouse(model: &mut Model, mouse: &MouseEvent) {
                 return step_list(model, by);
             }
             model.in_side = false;
+            if line.is_none() {
+                // The names of the columns are there.
+                return if mouse.column > area.x + 10 {
+                    overlay::choose_columns(model)
+                };
+            }
             let window = model.window(list_rows(model));
             if let Some((line, event)) = line.and_then(|line| Some((line, *window.get(line)?))) {
                 model.cursor = event;
@@ -596,13 +653,28 @@ pub(crate) fn mouse(model: &mut Model, mouse: &MouseEvent) {
             }
         }
         Pane::Side(side) => {
+            let tab =
+                if by == 0 && line.is_none() { crate::view::tab_at(model, side, area, mouse.column) } else { None };
             model.in_side = true;
-            model.side = side;
+            model.side = tab.unwrap_or(side);
+            if tab.is_some() {
+                return;
+            }
             if by != 0 {
                 return step(model, by);
             }
             click_side(model, side, line);
         }
+    }
+}
+
+/// Shows a stretch of events on the timeline, of an event a column at least.
+fn stretch(model: &mut Model, (from, to): (u64, u64), columns: u16) {
+    let length = (to - from).max(u64::from(columns)).min(model.about.len);
+    let from = from.min(model.about.len - length);
+    model.strip.window = (from, from + length);
+    if !(from..from + length).contains(&model.cursor) {
+        go_to(model, from, false);
     }
 }
 

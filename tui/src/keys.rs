@@ -59,6 +59,9 @@ pub(crate) enum Action {
     PanLeft,
     PanRight,
     Copy,
+    CopyPane,
+    Save,
+    Marks,
     NextDifference,
     PreviousDifference,
     Strictness,
@@ -213,6 +216,7 @@ pub(crate) static GROUPS: &[Group] = &[
             row(&[ch('F')], Action::ClearFilter, "drop the filter, or bring it back"),
             row(&[ch('m')], Action::SetMark, "bookmark: m and a letter"),
             row(&[ch('\'')], Action::GoMark, "to a bookmark: ' and its letter"),
+            row(&[ch('M')], Action::Marks, "all bookmarks: go to, name, drop"),
         ],
     },
     Group {
@@ -229,7 +233,7 @@ pub(crate) static GROUPS: &[Group] = &[
             row(&[code(KeyCode::Esc)], Action::Escape, "back to the events; stop what runs"),
             row(&[ch('a')], Action::AllFields, "State: unknown fields too"),
             row(&[ch('x')], Action::NextAddress, "State: another vmcs12"),
-            row(&[ch('c')], Action::Columns, "other columns"),
+            row(&[ch('c')], Action::Columns, "choose the columns"),
         ],
     },
     Group {
@@ -246,6 +250,8 @@ pub(crate) static GROUPS: &[Group] = &[
         name: "Program",
         bindings: &[
             row(&[ch('y')], Action::Copy, "copy the line (OSC 52)"),
+            row(&[ch('Y')], Action::CopyPane, "copy the pane"),
+            row(&[ch('s')], Action::Save, "save the list or the pane as .csv or .txt"),
             row(&[ctrl('l')], Action::Redraw, "draw anew"),
             row(&[ch('?'), code(KeyCode::F(1))], Action::Help, "this help"),
             row(&[ctrl('z')], Action::Suspend, "back to the shell; fg goes on"),

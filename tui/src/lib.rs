@@ -5,16 +5,20 @@
 
 mod act;
 mod ansi;
+mod columns;
 mod compare;
 mod decode;
 mod describe;
+mod export;
 mod filter;
 mod findings;
 mod hits;
+mod keep;
 mod keys;
 mod layout;
 mod line;
 mod model;
+mod overlay;
 mod panes;
 mod prompt;
 mod round;
@@ -60,21 +64,43 @@ pub enum Error {
     Terminal(io::Error),
 }
 
+/// How the inspector is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// With colours or without; `None` for what the environment asks for.
+    pub color: Option<bool>,
+    /// As if the trace had never been looked at, and nothing is kept.
+    pub fresh: bool,
+}
+
+impl Options {
+    fn theme(self) -> theme::Theme {
+        theme::Theme::from_environment(|name| std::env::var(name).ok(), self.color)
+    }
+}
+
 /// Shows the trace in a file on this terminal until the user leaves. Blocks; the terminal is given back on return, on
 /// an error, on SIGTERM, and on a panic.
 ///
 /// # Errors
 /// The trace cannot be opened, there is no terminal, or writing to it fails.
-pub fn run(path: &Path) -> Result<(), Error> {
+///
+/// Bookmarks, the place and the like are kept beside the trace for the next time; where that could not be done, the text
+/// that comes back says so.
+pub fn run(path: &Path, options: &Options) -> Result<Option<String>, Error> {
     let reader = Reader::open(path)?;
-    session::run(reader, name_of(path))
+    let place = match options.fresh {
+        true => None,
+        false => keep::Place::of(path, &reader, |name| std::env::var_os(name)),
+    };
+    session::run(reader, name_of(path), place, options.theme())
 }
 
 /// Shows two traces side by side, as [`run`] does one.
 ///
 /// # Errors
 /// As of [`run`]; [`Error::Other`] where it is the second trace that cannot be opened.
-pub fn compare(a: &Path, b: &Path) -> Result<(), Error> {
+pub fn compare(a: &Path, b: &Path, options: &Options) -> Result<(), Error> {
     let readers = [Reader::open(a)?, Reader::open(b).map_err(Error::Other)?];
     let signals = session::prepare()?;
     let mut names = [a, b].map(name_of);
@@ -84,8 +110,7 @@ pub fn compare(a: &Path, b: &Path) -> Result<(), Error> {
     }
     let [name_a, name_b] = names;
     let abouts = [about(&readers[0], name_a), about(&readers[1], name_b)];
-    let theme = theme::Theme::from_environment(|name| std::env::var(name).ok());
-    let ended = compare::run(readers, abouts, theme, &signals.stop).map_err(Error::Terminal);
+    let ended = compare::run(readers, abouts, options.theme(), &signals.stop).map_err(Error::Terminal);
     terminal::last_panic().map_or(ended, |why| Err(Error::Internal(why)))
 }
 

@@ -1,8 +1,11 @@
 //! What the inspector knows and shows. Nothing here touches a trace.
 
+use crate::columns::Column;
+use crate::export::{Export, Step};
 use crate::filter::{self, Plan, complete::Completions};
 use crate::findings::Analysis;
 use crate::hits::{Bits, Hits};
+use crate::keep::{Kept, Place};
 use crate::line::Line;
 use crate::round::Round;
 use crate::state::Fold;
@@ -11,6 +14,7 @@ use crate::theme::{Role, Theme};
 use crossterm::event::{KeyEvent, MouseEvent};
 use hv_defs::event::Event;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What is known of a trace from its header and index alone.
@@ -49,6 +53,10 @@ pub(crate) enum Mode {
     SetMark,
     /// The letter of a bookmark to go to.
     GoMark,
+    /// The chooser of columns, with the selected row.
+    Columns(usize),
+    /// The list of bookmarks, with the selected row.
+    Marks(usize),
 }
 
 /// What a line of input is for.
@@ -62,6 +70,10 @@ pub(crate) enum Ask {
     GoTo,
     /// A field of the state pane.
     Field,
+    /// A file to save what is shown in.
+    Save,
+    /// What to say of a bookmark.
+    Mark,
 }
 
 /// A line of input.
@@ -161,8 +173,8 @@ pub(crate) struct Model {
     pub(crate) side: Side,
     /// Whether the pane with the keys fills the screen.
     pub(crate) zoomed: bool,
-    /// More columns in the list.
-    pub(crate) wide_list: bool,
+    /// All columns in their order and whether they are shown, once they were chosen.
+    pub(crate) columns: Option<Vec<(Column, bool)>>,
     /// The selected event.
     pub(crate) cursor: u64,
     /// The row of the list that it is on.
@@ -189,6 +201,19 @@ pub(crate) struct Model {
     /// A finding to go to as soon as the analyzer is done: whether forwards.
     pub(crate) to_finding: Option<bool>,
     pub(crate) marks: BTreeMap<char, u64>,
+    /// What was said of bookmarks.
+    pub(crate) mark_notes: BTreeMap<char, String>,
+    /// The bookmark that something is being said of.
+    pub(crate) renamed: Option<char>,
+    /// Where all this is kept, if anywhere.
+    pub(crate) place: Option<Arc<Place>>,
+    /// It is to be kept at once.
+    pub(crate) keep_now: bool,
+    /// What is being saved, and a file that is not to be after all.
+    pub(crate) export: Option<Export>,
+    pub(crate) unsaved: Option<PathBuf>,
+    /// Columns of the timeline that the mouse was drawn over, from where and to where.
+    pub(crate) drawn: Option<(u16, u16)>,
     pub(crate) jumps: Vec<u64>,
     /// Keys that wait for what they go by.
     pub(crate) ahead: VecDeque<KeyEvent>,
@@ -227,7 +252,7 @@ impl Model {
             in_side: false,
             side: Side::Detail,
             zoomed: false,
-            wide_list: false,
+            columns: None,
             cursor: 0,
             anchor: 0,
             events: BTreeMap::new(),
@@ -244,6 +269,13 @@ impl Model {
             analysed: 0,
             to_finding: None,
             marks: BTreeMap::new(),
+            mark_notes: BTreeMap::new(),
+            renamed: None,
+            place: None,
+            keep_now: false,
+            export: None,
+            unsaved: None,
+            drawn: None,
             jumps: Vec::new(),
             ahead: VecDeque::new(),
             undone: Vec::new(),
@@ -377,12 +409,18 @@ pub(crate) enum Effect {
     Findings,
     /// Hand a text to the terminal's clipboard.
     Copy(String),
+    /// Save the next piece of what is shown.
+    Export(Export),
+    /// Drop what was saved of a file.
+    Unsave(PathBuf),
+    /// Keep bookmarks and the place.
+    Keep(Arc<Place>, Box<Kept>),
 }
 
 impl Effect {
     pub(crate) const fn lane(&self) -> Lane {
         match self {
-            Self::Fetch(_) | Self::Copy(_) => Lane::Screen,
+            Self::Fetch(_) | Self::Copy(_) | Self::Unsave(_) | Self::Keep(..) => Lane::Screen,
             Self::Findings => Lane::Whole,
             _ => Lane::Long,
         }
@@ -430,6 +468,12 @@ pub(crate) enum Reply {
     },
     Findings(Result<Analysis, String>),
     Copied(Result<(), String>),
+    Exported {
+        id: u64,
+        step: Step,
+    },
+    Unsaved,
+    Kept(Result<(), String>),
     /// The lane's thread panicked, and is no more.
     Panicked(String),
 }

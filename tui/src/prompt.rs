@@ -1,6 +1,7 @@
 //! The lines of input: filter, search, place, field.
 
 use crate::act::go_to_mark;
+use crate::export;
 use crate::filter::{self, Plan, complete::complete};
 use crate::line::Line;
 use crate::model::{Ask, Mode, Model, Prompt};
@@ -90,7 +91,7 @@ pub(crate) fn key(model: &mut Model, key: &KeyEvent) {
             model.state.query = text;
             find_field(model, true, true);
         }
-        Ask::Filter | Ask::GoTo => {}
+        Ask::Filter | Ask::GoTo | Ask::Save | Ask::Mark => {}
     }
 }
 
@@ -176,6 +177,16 @@ fn accept(model: &mut Model, mut prompt: Prompt) {
         }
         Ask::GoTo => go(model, &text),
         Ask::Field => {}
+        Ask::Save => export::begin(model, &text),
+        Ask::Mark => {
+            if let Some(letter) = model.renamed.take().filter(|letter| model.marks.contains_key(letter)) {
+                match text.is_empty() {
+                    true => drop(model.mark_notes.remove(&letter)),
+                    false => drop(model.mark_notes.insert(letter, text)),
+                }
+                model.keep_now = true;
+            }
+        }
     }
 }
 

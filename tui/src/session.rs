@@ -3,9 +3,11 @@
 //! One thread reads the terminal and one for each lane does effects; all send to the loop, which takes in what there is
 //! and draws once. It sleeps while nothing comes.
 
+use crate::export;
+use crate::keep::{self, Kept, Place};
 use crate::model::{Effect, Lane, Model, Msg, Reply};
 use crate::terminal::{self, Taken};
-use crate::theme::Theme;
+use crate::theme::{Role, Theme};
 use crate::update::update;
 use crate::view::view;
 use crate::work::perform;
@@ -140,11 +142,18 @@ pub(crate) fn prepare() -> Result<Signals, Error> {
 }
 
 /// Shows a trace until the user quits, or SIGTERM or SIGHUP ask for it.
-pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
+/// Says what could not be kept.
+pub(crate) fn run(reader: Reader, name: String, place: Option<Place>, theme: Theme) -> Result<Option<String>, Error> {
     let signals = prepare()?;
-    let theme = Theme::from_environment(|name| std::env::var(name).ok());
     let size = crossterm::terminal::size().map_err(Error::Terminal)?;
     let mut model = Model::new(about(&reader, name), theme, size);
+    let before = Kept::of(&model);
+    model.place = place.map(Arc::new);
+    match model.place.as_deref().map(keep::load) {
+        Some(Ok(Some(kept))) => kept.put(&mut model),
+        Some(Err(why)) => model.note = Some((Role::Notice, why)),
+        _ => {}
+    }
     let reader = Arc::new(reader);
     let (wake, woken) = mpsc::channel();
     let start = |lane| worker(lane, reader.clone(), wake.clone()).map_err(Error::Terminal);
@@ -153,7 +162,21 @@ pub(crate) fn run(reader: Reader, name: String) -> Result<(), Error> {
     listen(wake).map_err(Error::Terminal)?;
     let ended = event_loop(&mut model, &lanes, &woken, &signals, &taken).map_err(Error::Terminal);
     drop(taken);
-    ended
+    ended.map(|()| leave(&model, &before))
+}
+
+/// Keeps what is to be kept. A trace that nothing was done with gets no file.
+fn leave(model: &Model, before: &Kept) -> Option<String> {
+    // What is saved in part is not saved.
+    for path in model.export.iter().map(|export| &export.path).chain(&model.unsaved) {
+        export::cancel(path);
+    }
+    let place = model.place.as_deref()?;
+    let kept = Kept::of(model);
+    if kept.is_like(before) && keep::load(place) == Ok(None) {
+        return None;
+    }
+    keep::save(place, &kept).err()
 }
 
 /// Takes in a message and hands out what is to be done for it.

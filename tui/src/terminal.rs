@@ -90,8 +90,29 @@ pub(crate) fn last_panic() -> Option<String> {
 /// Hands a text to the terminal's clipboard, by OSC 52.
 pub(crate) fn copy(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    write!(out, "\x1b]52;c;{}\x07", base64(text.as_bytes()))?;
+    out.write_all(clipboard(text, |name| std::env::var_os(name).is_some()).as_bytes())?;
     out.flush()
+}
+
+/// What has the clipboard of the terminal, or of that around a terminal multiplexer, take a text. `set` says whether a
+/// variable of the environment is set.
+///
+/// tmux takes the sequence itself where `set-clipboard` is on, and hands it on in its own envelope where
+/// `allow-passthrough` is; it ignores the other form, so both are sent. screen takes only its envelope, which it limits to
+/// some 700 bytes.
+fn clipboard(text: &str, set: impl Fn(&str) -> bool) -> String {
+    const ENVELOPE: usize = 600;
+    let plain = format!("\x1b]52;c;{}\x07", base64(text.as_bytes()));
+    if set("TMUX") {
+        let inner = plain.replace('\x1b', "\x1b\x1b");
+        return format!("{plain}\x1bPtmux;{inner}\x1b\\");
+    }
+    if set("STY") {
+        // All of it is ASCII.
+        let parts = plain.as_bytes().chunks(ENVELOPE);
+        return parts.map(|part| format!("\x1bP{}\x1b\\", String::from_utf8_lossy(part))).collect();
+    }
+    plain
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -109,7 +130,17 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::base64;
+    use super::{base64, clipboard};
+
+    #[test]
+    fn multiplexers_are_seen_through() {
+        let check = |variable: &str, wanted: &str| assert_eq!(clipboard("foo", |name| name == variable), wanted);
+        check("", "\x1b]52;c;Zm9v\x07");
+        check("TMUX", "\x1b]52;c;Zm9v\x07\x1bPtmux;\x1b\x1b]52;c;Zm9v\x07\x1b\\");
+        check("STY", "\x1bP\x1b]52;c;Zm9v\x07\x1b\\");
+        let long = clipboard(&"x".repeat(1500), |name| name == "STY");
+        assert_eq!(long.matches("\x1bP").count(), 4);
+    }
 
     #[test]
     fn base64_pads() {

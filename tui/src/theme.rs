@@ -1,7 +1,8 @@
 //! What colours and glyphs this terminal can show, and what each thing looks like in them.
 //!
 //! A colour never says anything alone: whatever it marks has a letter, a word or a place of its own as well. The hues
-//! are those of the Okabe-Ito palette, which readers with the common colour deficiencies tell apart.
+//! are those of the Okabe-Ito palette, which readers with the common colour deficiencies tell apart, in shades that can be
+//! read on black as on white: what lies behind the text is the terminal's own.
 
 use hv_defs::event::Kind;
 use ratatui::style::{Color, Modifier, Style};
@@ -22,13 +23,13 @@ pub(crate) enum Depth {
 /// A hue, in each depth.
 struct Hue(Color, u8, (u8, u8, u8));
 
-const SKY: Hue = Hue(Color::Cyan, 74, (0x56, 0xb4, 0xe9));
-const ORANGE: Hue = Hue(Color::Yellow, 214, (0xe6, 0x9f, 0x00));
-const GREEN: Hue = Hue(Color::Green, 36, (0x00, 0x9e, 0x73));
+const SKY: Hue = Hue(Color::Cyan, 31, (0x1c, 0x93, 0xb8));
+const ORANGE: Hue = Hue(Color::Yellow, 136, (0xb9, 0x82, 0x00));
+const GREEN: Hue = Hue(Color::Green, 29, (0x00, 0x9e, 0x73));
 const VERMILION: Hue = Hue(Color::Red, 166, (0xd5, 0x5e, 0x00));
-const PURPLE: Hue = Hue(Color::Magenta, 175, (0xcc, 0x79, 0xa7));
-const BLUE: Hue = Hue(Color::LightBlue, 68, (0x4a, 0x90, 0xd9));
-const GREY: Hue = Hue(Color::DarkGray, 245, (0x8a, 0x8a, 0x8a));
+const PURPLE: Hue = Hue(Color::Magenta, 169, (0xc4, 0x6d, 0x9c));
+const BLUE: Hue = Hue(Color::LightBlue, 68, (0x4a, 0x86, 0xd4));
+const GREY: Hue = Hue(Color::DarkGray, 245, (0x85, 0x85, 0x85));
 
 /// What a piece of the screen is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,10 +73,11 @@ pub(crate) struct Theme {
 
 impl Theme {
     /// From the environment: `NO_COLOR`, `COLORTERM`, `TERM`, and the locale for the glyphs. `get` reads a variable.
-    pub(crate) fn from_environment(get: impl Fn(&str) -> Option<String>) -> Self {
+    /// `color` says that there are to be colours or none, whatever `NO_COLOR` and `TERM` say.
+    pub(crate) fn from_environment(get: impl Fn(&str) -> Option<String>, color: Option<bool>) -> Self {
         let set = |name: &str| get(name).filter(|value| !value.is_empty());
         let term = set("TERM").unwrap_or_default();
-        let depth = if set("NO_COLOR").is_some() || term == "dumb" {
+        let depth = if !color.unwrap_or(set("NO_COLOR").is_none() && term != "dumb") {
             Depth::None
         } else if matches!(set("COLORTERM").as_deref(), Some("truecolor" | "24bit")) || term.ends_with("-direct") {
             Depth::True
@@ -90,6 +92,8 @@ impl Theme {
             let locale = locale.to_ascii_lowercase();
             locale.contains("utf-8") || locale.contains("utf8")
         });
+        // The console of Linux has no more glyphs than its font, which has no bars.
+        let unicode = unicode && term != "linux";
         Self { depth, unicode }
     }
 
@@ -185,7 +189,57 @@ mod tests {
     #[track_caller]
     fn check(variables: &[(&str, &str)], depth: Depth, unicode: bool) {
         let get = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        assert_eq!(Theme::from_environment(get), Theme { depth, unicode }, "{variables:?}");
+        assert_eq!(Theme::from_environment(get, None), Theme { depth, unicode }, "{variables:?}");
+    }
+
+    #[test]
+    fn the_command_line_is_stronger() {
+        let depth = |color, variables: &[(&str, &str)]| {
+            let get = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into());
+            Theme::from_environment(get, color).depth
+        };
+        assert_eq!(depth(Some(false), &[("COLORTERM", "truecolor")]), Depth::None);
+        assert_eq!(depth(Some(true), &[("NO_COLOR", "1"), ("TERM", "xterm-256color")]), Depth::Indexed);
+        assert_eq!(depth(Some(true), &[("TERM", "dumb")]), Depth::Ansi);
+    }
+
+    /// The contrast of a colour to black and to white, as the Web Content Accessibility Guidelines count it.
+    fn contrasts((red, green, blue): (u8, u8, u8)) -> (f64, f64) {
+        let part = |value: u8| {
+            let value = f64::from(value) / 255.0;
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        let light = 0.2126 * part(red) + 0.7152 * part(green) + 0.0722 * part(blue);
+        ((light + 0.05) / 0.05, 1.05 / (light + 0.05))
+    }
+
+    #[test]
+    fn all_hues_can_be_read_on_black_and_on_white() {
+        let cube = |index: u8| match index {
+            16..=231 => {
+                let level = |step: u8| if step == 0 { 0 } else { 55 + 40 * step };
+                let at = index - 16;
+                (level(at / 36), level(at / 6 % 6), level(at % 6))
+            }
+            _ => {
+                let grey = 8 + 10 * index.saturating_sub(232);
+                (grey, grey, grey)
+            }
+        };
+        for (name, hue) in [
+            ("sky", &SKY),
+            ("orange", &ORANGE),
+            ("green", &GREEN),
+            ("vermilion", &VERMILION),
+            ("purple", &PURPLE),
+            ("blue", &BLUE),
+            ("grey", &GREY),
+        ] {
+            for colour in [cube(hue.1), hue.2] {
+                let (on_black, on_white) = contrasts(colour);
+                assert!(on_black >= 3.0 && on_white >= 3.0, "{name} {colour:?}: {on_black:.2} {on_white:.2}");
+            }
+        }
     }
 
     #[test]

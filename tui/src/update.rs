@@ -1,7 +1,9 @@
 //! What each message does to the model, and what is to be done next. Pure: equal models and messages give equal models.
 
 use crate::act;
+use crate::export;
 use crate::filter::Plan;
+use crate::keep::Kept;
 use crate::keys::{self, Action};
 use crate::layout::{areas, list_rows};
 use crate::model::{Effect, Filtered, Find, Mode, Model, Msg, Reply, Side};
@@ -162,6 +164,13 @@ fn done(model: &mut Model, reply: Reply) {
             }
         }
         Reply::Panicked(why) => fail(model, why),
+        Reply::Exported { id, step } => export::stepped(model, id, step),
+        Reply::Unsaved | Reply::Kept(Ok(())) => {}
+        Reply::Kept(Err(error)) => {
+            // Said once: what cannot be kept now cannot be kept later.
+            model.place = None;
+            model.note = Some((Role::Notice, error));
+        }
         Reply::Copied(Ok(())) => model.note = Some((Role::Plain, "Copied.".into())),
         Reply::Copied(Err(error)) => fail(model, format!("Cannot copy: {error}")),
     }
@@ -286,6 +295,14 @@ fn screen(model: &mut Model) -> Option<Effect> {
     if let Some(text) = model.copy.take() {
         return Some(Effect::Copy(text));
     }
+    if let Some(path) = model.unsaved.take() {
+        return Some(Effect::Unsave(path));
+    }
+    if std::mem::take(&mut model.keep_now)
+        && let Some(place) = &model.place
+    {
+        return Some(Effect::Keep(place.clone(), Box::new(Kept::of(model))));
+    }
     let rows = list_rows(model);
     let window = model.window(rows);
     let missing = |model: &Model, events: &[u64]| -> Vec<u64> {
@@ -294,6 +311,11 @@ fn screen(model: &mut Model) -> Option<Effect> {
     let mut wanted = window.clone();
     if model.cursor < model.about.len && !wanted.contains(&model.cursor) {
         wanted.push(model.cursor);
+    }
+    // The event above, which some columns count from.
+    wanted.extend(window.first().and_then(|&first| model.before(first)));
+    if matches!(model.mode, Mode::Marks(_)) {
+        wanted.extend(model.marks.values());
     }
     let now = missing(model, &wanted);
     if !now.is_empty() {
@@ -326,6 +348,9 @@ fn whole(model: &Model) -> Option<Effect> {
 fn long(model: &mut Model) -> Option<Effect> {
     if model.about.len == 0 {
         return None;
+    }
+    if let Some(export) = &model.export {
+        return Some(Effect::Export(export.clone()));
     }
     if let Some(instruction) = model.locate.take() {
         return Some(Effect::Locate { instruction });

@@ -5,6 +5,7 @@ use crate::round::{self, Round, Turn};
 use crate::scan;
 use crate::state::Fold;
 use crate::survey;
+use crate::{export, keep};
 use hv_defs::event::{Event, Kind};
 use std::time::{Duration, Instant};
 use traces::{Error, Reader, Values};
@@ -55,6 +56,12 @@ pub(crate) fn perform(reader: &Reader, effect: Effect, tell: &mut dyn FnMut(Msg)
                 }
             }))
         }
+        Effect::Export(export) => Reply::Exported { id: export.id, step: export::step(reader, &export) },
+        Effect::Unsave(path) => {
+            export::cancel(&path);
+            Reply::Unsaved
+        }
+        Effect::Keep(place, kept) => Reply::Kept(keep::save(&place, &kept)),
         Effect::Copy(text) => Reply::Copied(crate::terminal::copy(&text).map_err(|error| error.to_string())),
     }
 }

@@ -8,7 +8,8 @@ mod screens;
 mod sessions;
 
 use crate::about;
-use crate::model::{Model, Msg};
+use crate::export::Step;
+use crate::model::{Effect, Model, Msg, Reply};
 use crate::theme::{Depth, Theme};
 use crate::update::update;
 use crate::view::view;
@@ -20,21 +21,30 @@ use std::collections::VecDeque;
 use traces::Reader;
 
 /// A model with its trace.
-struct Session {
-    model: Model,
+pub(crate) struct Session {
+    pub(crate) model: Model,
     reader: Reader,
+    /// The last text that was copied.
+    pub(crate) copied: Option<String>,
+    /// Whether what is saved is.
+    pub(crate) writes: bool,
 }
 
 impl Session {
     fn open(bytes: Vec<u8>, size: (u16, u16)) -> Self {
         let reader = Reader::from_bytes(bytes).expect("a trace");
         let theme = Theme { depth: Depth::None, unicode: true };
-        let mut session = Self { model: Model::new(about(&reader, "sample.nvmx".into()), theme, size), reader };
+        let mut session = Self {
+            model: Model::new(about(&reader, "sample.nvmx".into()), theme, size),
+            reader,
+            copied: None,
+            writes: false,
+        };
         session.send(Msg::Idle);
         session
     }
 
-    fn of_sample(size: (u16, u16)) -> Self {
+    pub(crate) fn of_sample(size: (u16, u16)) -> Self {
         Self::open(sample::trace(), size)
     }
 
@@ -52,7 +62,15 @@ impl Session {
                 effects.extend(update(&mut self.model, msg));
             } else if let Some(effect) = effects.pop_front() {
                 let lane = effect.lane();
-                let reply = perform(&self.reader, effect, &mut |msg| msgs.push_back(msg));
+                let reply = match effect {
+                    // Tests write neither to the terminal that they run on nor, unless they mean to, to files.
+                    Effect::Copy(text) => {
+                        self.copied = Some(text);
+                        Reply::Copied(Ok(()))
+                    }
+                    Effect::Export(export) if !self.writes => Reply::Exported { id: export.id, step: Step::Done(0) },
+                    effect => perform(&self.reader, effect, &mut |msg| msgs.push_back(msg)),
+                };
                 msgs.push_back(Msg::Done(lane, reply));
             } else {
                 return;
@@ -66,7 +84,7 @@ impl Session {
     }
 
     /// Types a text; `\n` is Enter, `\t` Tab, `\u{1b}` Escape.
-    fn keys(&mut self, text: &str) -> &mut Self {
+    pub(crate) fn keys(&mut self, text: &str) -> &mut Self {
         for character in text.chars() {
             let code = match character {
                 '\n' => KeyCode::Enter,

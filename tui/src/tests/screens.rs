@@ -68,3 +68,12 @@ fn an_imported_trace_names_its_origin_and_its_clock() {
     assert!(screen.contains("ns ") && !screen.contains("policy"), "{screen}");
     assert_eq!(session.model.about.vcpus, 2, "the header does not say it, the events do");
 }
+
+#[test]
+fn what_lies_over_the_panes() {
+    check("columns", SMALL, "c");
+    check("columns_chosen", SMALL, "cj jj JJJ\u{1b}");
+    check("bookmarks", SMALL, ":57\nma:120\nmbMjrthe slow one\nM");
+    check("bookmark_named", SMALL, ":57\nma:120\nmbMjrthe slow one\n");
+    check("save", SMALL, "s");
+}

@@ -194,6 +194,143 @@ fn the_mouse_selects_and_the_wheel_moves() {
     assert!(session.model.in_side && session.model.side == Side::Detail);
 }
 
+/// A file of a test's own, gone afterwards.
+struct File(std::path::PathBuf);
+
+impl File {
+    fn new(name: &str) -> Self {
+        let file = Self(std::env::temp_dir().join(format!("nvmx-{}-{name}", std::process::id())));
+        let _ = std::fs::remove_file(&file.0);
+        file
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.0).expect("it is there")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn what_is_shown_is_saved() {
+    let mut session = Session::of_sample((80, 24));
+    session.writes = true;
+    let save = |session: &mut Session, file: &File| {
+        session.keys("s");
+        if let Mode::Prompt(prompt) = &mut session.model.mode {
+            prompt.line = crate::line::Line::new(&file.0.display().to_string());
+        }
+        session.keys("\n").note().to_owned()
+    };
+    let csv = File::new("events.csv");
+    session.keys("freason == CPUID and level == 2\n");
+    let said = save(&mut session, &csv);
+    let hits = nth_count(|what| matches!(what, What::Exit(exit) if exit.level == 2 && exit.basic() == Reason::CPUID));
+    assert!(said.ends_with(&format!("{hits} lines.")), "{said}");
+    let text = csv.text();
+    assert_eq!(text.lines().next(), Some("event,vcpu,level,letter,what"));
+    assert_eq!(text.lines().count(), hits + 1);
+    assert!(text.lines().skip(1).all(|line| line.contains(",2,<,CPUID to L1  rip")), "{text}");
+    // What is there is not written over unless it is asked for.
+    let said = save(&mut session, &csv);
+    assert!(said.contains("is there already"), "{said}");
+    assert_eq!(csv.text(), text);
+    session.keys("!\n");
+    assert!(session.note().starts_with("Saved"), "{}", session.note());
+    session.keys("F");
+    let all = File::new("all.txt");
+    let said = save(&mut session, &all);
+    assert_eq!(said.rsplit(", ").next(), Some(format!("{} lines.", sample::events().len()).as_str()));
+    assert_eq!(all.text().lines().count(), sample::events().len() + 1);
+    // A folder that is missing is told of, and nothing is left behind.
+    session.keys("s");
+    if let Mode::Prompt(prompt) = &mut session.model.mode {
+        prompt.line = crate::line::Line::new("/nonexistent/x.csv");
+    }
+    session.keys("\n");
+    assert_eq!(session.note(), "Cannot save /nonexistent/x.csv: no such file or directory");
+}
+
+fn nth_count(such: impl Fn(&What) -> bool) -> usize {
+    sample::events().iter().filter(|event| such(&event.what)).count()
+}
+
+#[test]
+fn a_pane_is_copied_as_a_whole() {
+    let mut session = Session::of_sample((80, 24));
+    session.keys(":60\n2Y");
+    let text = session.copied.clone().expect("copied");
+    assert!(text.contains("Guest state") && text.lines().count() > 3, "{text}");
+    session.keys("\u{1b}gY");
+    let rows = usize::from(crate::layout::list_rows(&session.model));
+    assert_eq!(session.copied.as_ref().map(|text| text.lines().count()), Some(rows), "the list as it is on the screen");
+    session.keys("y");
+    assert!(session.copied.is_some_and(|text| text.starts_with("0 0 0/0 entry level=1")));
+}
+
+#[test]
+fn columns_are_chosen_and_put_in_order() {
+    use crate::columns::{Column, shown};
+    let mut session = Session::of_sample((80, 24));
+    let names = |session: &Session| shown(&session.model, 80).iter().map(|column| column.name()).collect::<Vec<_>>();
+    assert_eq!(names(&session), ["event", "vcpu", "level", "letter", "what"]);
+    session.keys("cj ");
+    assert_eq!(names(&session), ["event", "time", "vcpu", "level", "letter", "what"]);
+    session.keys("K");
+    assert_eq!(names(&session), ["time", "event", "vcpu", "level", "letter", "what"]);
+    session.keys("0");
+    assert_eq!(names(&session), ["event", "vcpu", "level", "letter", "what"]);
+    // The last one that is shown stays.
+    session.keys("g").keys(&" j".repeat(Column::ALL.len()));
+    assert_eq!(names(&session).len(), Column::ALL.len() - 5);
+    session.keys("\u{1b}j");
+    assert_eq!((session.model.cursor, &session.model.mode), (1, &Mode::Browse));
+}
+
+#[test]
+fn bookmarks_are_listed_named_and_dropped() {
+    let mut session = Session::of_sample((80, 24));
+    session.keys("M");
+    assert_eq!(session.note(), "There are no bookmarks; m and a letter sets one.");
+    session.keys(":57\nma:120\nmb:200\nMk\n");
+    assert_eq!(session.model.cursor, 57);
+    session.keys("Mrnear the start\n");
+    assert_eq!(session.model.mark_notes.get(&'a').map(String::as_str), Some("near the start"));
+    session.keys("Mb");
+    assert_eq!(session.model.cursor, 120);
+    session.keys("Mkx\u{1b}'a");
+    assert_eq!((session.model.marks.len(), session.model.cursor), (1, 120));
+    assert!(session.model.mark_notes.is_empty());
+}
+
+#[test]
+fn the_mouse_draws_a_stretch_of_the_timeline_and_finds_tabs() {
+    let mut session = Session::of_sample((80, 24));
+    let mouse = |kind, column, row| Msg::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE });
+    session.send(mouse(MouseEventKind::Down(MouseButton::Left), 20, 2));
+    session.send(mouse(MouseEventKind::Drag(MouseButton::Left), 50, 2));
+    assert!(session.note().starts_with("Let go to zoom to events "), "{}", session.note());
+    session.send(mouse(MouseEventKind::Up(MouseButton::Left), 50, 2));
+    let (from, to) = session.model.strip.window;
+    assert!(from > 0 && to < session.model.about.len && to - from > 200, "{from} {to}");
+    assert!((from..to).contains(&session.model.cursor));
+    let areas = crate::layout::areas(&session.model).expect("it fits");
+    let side = areas.of(crate::layout::Pane::Side(Side::Detail)).expect("is shown");
+    let title = (0..80).map(|x| crate::view::tab_at(&session.model, Side::Detail, side, x)).collect::<Vec<_>>();
+    let findings = title.iter().position(|tab| *tab == Some(Side::Findings)).expect("has a tab");
+    session.send(mouse(MouseEventKind::Down(MouseButton::Left), findings as u16, side.y));
+    assert!(session.model.in_side && session.model.side == Side::Findings);
+    // The names of the columns.
+    let list =
+        crate::layout::areas(&session.model).and_then(|areas| areas.of(crate::layout::Pane::List)).expect("shown");
+    session.send(mouse(MouseEventKind::Down(MouseButton::Left), 40, list.y));
+    assert_eq!(session.model.mode, Mode::Columns(0));
+}
+
 /// Keys, the mouse and sizes at random, from a fixed seed: nothing panics, nothing is asked for without end, and the
 /// selected event is one of the trace.
 #[test]
@@ -305,11 +442,10 @@ impl Random {
                 let letter = word.chars().nth(self.below(word.chars().count() as u64) as usize).unwrap_or('x');
                 Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE))
             }
-            // What copies would write to the terminal that the tests run on.
-            _ => match char::from(b' ' + self.below(95) as u8) {
-                'y' => Msg::Idle,
-                letter => Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE)),
-            },
+            _ => {
+                let letter = char::from(b' ' + self.below(95) as u8);
+                Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE))
+            }
         }
     }
 }

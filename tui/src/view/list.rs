@@ -1,10 +1,10 @@
 //! The list of events.
 
 use super::Pen;
-use crate::describe::{Piece, describe, level, thousands};
+use crate::columns::{self, Column};
+use crate::describe::thousands;
 use crate::model::{Mode, Model};
-use crate::theme::{Role, letter};
-use hv_defs::event::Event;
+use crate::theme::Role;
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 
@@ -39,7 +39,8 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
         };
         pen.line(inner, &[(Role::Dim, text.into())]);
     }
-    let wide = model.wide_list || inner.width >= 100;
+    let columns = columns::shown(model, inner.width);
+    heading(model, pen, area, &columns);
     let search = model.search.as_ref().filter(|_| !matches!(&model.mode, Mode::Help(_)));
     for (row, number) in window.into_iter().enumerate() {
         let line = Pen::row(inner, row);
@@ -53,10 +54,10 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
         match model.events.get(&number) {
             Some(Ok(event)) => {
                 let hit = search.is_some_and(|(_, plan)| plan.holds(number, event));
-                let role = if hit { Role::Notice } else { Role::Dim };
-                pieces.push((role, format!("{:>11}{}", thousands(number), if hit { "*" } else { " " })));
-                pieces.extend(columns(model, event, wide));
-                pieces.extend(describe(event));
+                let width = inner.width.saturating_sub(1);
+                pieces.extend(columns::line(model, number, event, &columns, width, hit));
+                let note = model.mark_notes.get(&bookmark.unwrap_or(' ')).filter(|_| bookmark.is_some());
+                pieces.extend(note.map(|note| (Role::Strong, format!("  {} {note}", pen.theme.glyph("◂", "<")))));
             }
             Some(Err(error)) => {
                 pieces.push((Role::Dim, format!("{:>11} ", thousands(number))));
@@ -68,29 +69,26 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
     }
 }
 
-/// The columns between an event's number and its description.
-fn columns(model: &Model, event: &Event, wide: bool) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    if wide {
-        pieces.push((Role::Dim, format!("{:>15} ", thousands(event.at.instruction))));
+/// The names of the columns that were chosen, on the rule over the list, where there is room for them.
+fn heading(model: &Model, pen: &mut Pen, area: Rect, columns: &[Column]) {
+    if model.columns.is_none() || model.filter.is_some() {
+        return;
     }
-    if model.about.vcpus > 1 {
-        pieces.push((Role::Plain, format!("{:>2}", event.at.vcpu)));
-        if wide {
-            pieces.push((Role::Dim, format!("/{}", event.at.pcpu)));
+    let mut x = area.x + 1;
+    for column in columns {
+        let name = column.name();
+        let Some(width) = column.width(model) else {
+            // What takes the rest has no end to align its name with.
+            if x > area.x + 12 {
+                pen.line(Rect { x, width: area.right().saturating_sub(x), ..area }, &[(Role::Dim, format!("{name} "))]);
+            }
+            return;
+        };
+        let width = width as u16;
+        if name.len() <= usize::from(width) && x > area.x + 10 && x + width < area.right() {
+            let place = if column.right() { x + width - name.len() as u16 } else { x };
+            pen.line(Rect { x: place, width, ..area }, &[(Role::Dim, name.to_owned())]);
         }
-        pieces.push((Role::Plain, " ".into()));
+        x = x.saturating_add(width + 1);
     }
-    let level = level(event);
-    for step in 0..4 {
-        let text = if step == level { level.to_string() } else { pieces_of_ladder(model).to_owned() };
-        pieces.push((if step == level { Role::Level(level) } else { Role::Dim }, text));
-    }
-    let kind = event.what.kind();
-    pieces.push((Role::Kind(kind), format!(" {} ", letter(kind))));
-    pieces
-}
-
-fn pieces_of_ladder(model: &Model) -> &'static str {
-    model.theme.glyph("·", ".")
 }

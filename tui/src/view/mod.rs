@@ -14,6 +14,7 @@
 mod compare;
 pub(crate) mod help;
 mod list;
+mod overlay;
 mod prompt;
 mod side;
 mod state;
@@ -26,7 +27,7 @@ use crate::theme::{Role, Theme};
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::Style;
+use ratatui::style::{Modifier, Style};
 
 pub(crate) use compare::draw as compare;
 
@@ -47,12 +48,15 @@ pub(crate) fn view(model: &Model, frame: &mut Frame) {
     }
     title(model, &mut pen, areas.title);
     strip::draw(model, &mut pen, areas.strip);
+    drawn(model, &mut pen, areas.strip);
     for (pane, area) in &areas.panes {
-        match pane {
-            Pane::List => list::draw(model, &mut pen, *area),
-            Pane::Side(Side::State) => state::draw(model, &mut pen, *area),
-            Pane::Side(side) => side::draw(model, *side, &mut pen, *area),
-        }
+        draw_pane(model, *pane, &mut pen, *area);
+    }
+    let under = Rect { y: areas.strip.bottom(), height: areas.status.y - areas.strip.bottom(), ..areas.status };
+    match &model.mode {
+        Mode::Columns(row) => overlay::columns(model, *row, &mut pen, under),
+        Mode::Marks(row) => overlay::marks(model, *row, &mut pen, under),
+        _ => {}
     }
     match &model.mode {
         Mode::Prompt(prompt) => {
@@ -64,6 +68,47 @@ pub(crate) fn view(model: &Model, frame: &mut Frame) {
             hint(model, &mut pen, areas.hint);
         }
     }
+}
+
+fn draw_pane(model: &Model, pane: Pane, pen: &mut Pen, area: Rect) {
+    match pane {
+        Pane::List => list::draw(model, pen, area),
+        Pane::Side(Side::State) => state::draw(model, pen, area),
+        Pane::Side(side) => side::draw(model, side, pen, area),
+    }
+}
+
+/// The lines of the pane that has the keys, as they would be drawn.
+pub(crate) fn pane_lines(model: &Model) -> Vec<String> {
+    let pane = if model.in_side { Pane::Side(model.side) } else { Pane::List };
+    let Some(area) = areas(model).and_then(|areas| areas.of(pane)) else { return Vec::new() };
+    let mut buffer = Buffer::empty(Rect::new(0, 0, model.size.0, model.size.1));
+    draw_pane(model, pane, &mut Pen { buffer: &mut buffer, theme: model.theme }, area);
+    let rows = area.y + 1..area.bottom();
+    let text =
+        |y| (area.x..area.right()).filter_map(|x| buffer.cell((x, y))).map(|cell| cell.symbol()).collect::<String>();
+    rows.map(|y| text(y).trim_end().to_owned()).collect()
+}
+
+/// The tab that stands at a column of a side pane's title.
+pub(crate) fn tab_at(model: &Model, side: Side, area: Rect, column: u16) -> Option<Side> {
+    let mut x = area.x + 2;
+    for (_, text) in side::tabs(model, side) {
+        let width = text.chars().count() as u16;
+        if (x..x + width).contains(&column) {
+            return Side::ALL.into_iter().find(|side| text.trim().ends_with(side.name()));
+        }
+        x += width;
+    }
+    None
+}
+
+/// The stretch of the timeline that the mouse was drawn over.
+fn drawn(model: &Model, pen: &mut Pen, area: Rect) {
+    let Some((from, to)) = model.drawn.filter(|(from, to)| from != to) else { return };
+    let (first, last) = (from.min(to), from.max(to));
+    let stretch = Rect { x: area.x + crate::layout::LABEL + first, width: last - first + 1, ..area };
+    pen.buffer.set_style(stretch.intersection(area), Style::new().add_modifier(Modifier::REVERSED));
 }
 
 /// Writes into the buffer, never over an edge: what is cut there ends in an ellipsis.
@@ -162,6 +207,14 @@ fn title(model: &Model, pen: &mut Pen, area: Rect) {
 /// ```
 fn status(model: &Model, pen: &mut Pen, area: Rect) {
     let left = match (&model.note, &model.find) {
+        (None, None) if model.export.is_some() => {
+            let export = model.export.iter().map(|export| {
+                let part = export.next * 100 / model.about.firsts.len().max(1);
+                let path = export.path.display();
+                (Role::Notice, format!(" Saving {path}: {part}%, {} lines; Esc stops", thousands(export.lines)))
+            });
+            export.collect()
+        }
         (Some((role, text)), _) => vec![(*role, format!(" {text}"))],
         (None, Some(find)) => {
             let at = find.from as f64 * 100.0 / model.about.len.max(1) as f64;
@@ -215,6 +268,12 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
     let keys: &[(&str, &str)] = match (&model.mode, model.in_side.then_some(model.side)) {
         (Mode::SetMark, _) => &[("a-z", "set this bookmark"), ("Esc", "none")],
         (Mode::GoMark, _) => &[("a-z", "go to this bookmark"), ("Esc", "stay")],
+        (Mode::Columns(_), _) => {
+            &[("Space", "show or hide"), ("J K", "move down, up"), ("0", "as the width allows"), ("Esc", "done")]
+        }
+        (Mode::Marks(_), _) => {
+            &[("Enter", "go to it"), ("r", "say something of it"), ("x", "drop it"), ("Esc", "back")]
+        }
         (_, None) => &[
             ("?", "help"),
             ("f", "filter"),

@@ -17,6 +17,8 @@ pub(super) fn draw(prompt: &Prompt, pen: &mut Pen, line: Rect, under: Rect) -> P
         Ask::Search => " search: ",
         Ask::GoTo => " go to: ",
         Ask::Field => " field: ",
+        Ask::Save => " save as: ",
+        Ask::Mark => " say of it: ",
     };
     let text = prompt.line.text();
     let room = usize::from(line.width).saturating_sub(label.len() + 1);
@@ -71,6 +73,8 @@ fn help(prompt: &Prompt, pen: &mut Pen, under: Rect) {
         Ask::Search => " a name, or a number's first digits in hexadecimal; Enter keeps the place, Esc goes back",
         Ask::GoTo => " 1234 an event, @1234 an instruction, 50% a part of the trace, 'a a bookmark",
         Ask::Field => " a part of a field's name; n and N go on",
+        Ask::Save => " .csv with commas, else text; Esc leaves it",
+        Ask::Mark => " a line about the bookmark; Esc leaves it as it was",
         Ask::Filter => "",
     };
     if !text.is_empty() {
