@@ -180,14 +180,22 @@ impl<'a> Cursor<'a> {
     /// Goes somewhere; if the replay differs on the way from a checkpoint beside the trace, once more and without: a
     /// difference is the trace's only if it is met from the start.
     fn surely(&mut self, go: impl Fn(&mut Self) -> Result<Arrived, Error>) -> Result<Arrived, Error> {
-        let arrived = go(self)?;
-        if !matches!(arrived, Arrived::Diverged(_)) || self.world.digest().is_some() {
-            return Ok(arrived);
+        match go(self)? {
+            Arrived::Diverged(_) if self.doubt() => go(self),
+            arrived => Ok(arrived),
         }
-        self.beside = None;
-        self.checkpoints.retain(|checkpoint| checkpoint.progress.is_of_all());
-        self.jump(0);
-        go(self)
+    }
+
+    /// Where the replay differs on the way from a checkpoint beside the trace: goes back to the start, and does without them.
+    /// `false` where it came from the start, and the difference is the trace's.
+    fn doubt(&mut self) -> bool {
+        let doubted = self.world.digest().is_none();
+        if doubted {
+            self.beside = None;
+            self.checkpoints.retain(|checkpoint| checkpoint.progress.is_of_all());
+            self.jump(0);
+        }
+        doubted
     }
 
     /// Goes to where the mark with this value was set for the `count`th time, counted from 1.

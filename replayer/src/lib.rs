@@ -11,6 +11,7 @@ mod cursor;
 pub mod gdb;
 pub mod judge;
 mod l0only;
+pub mod look;
 mod part;
 mod recorded;
 mod scene;

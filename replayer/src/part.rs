@@ -6,16 +6,14 @@
 
 use crate::checkpoint::Checkpoints;
 use crate::recorded::{Progress, inputs};
-use crate::{Error, images};
+use crate::{Error, images, look};
 use core::ops::ControlFlow;
-use hv::disassemble::disassemble;
 use hv::l0::{Guest, L0_MEMORY};
 use hv::machine::{Advance, Machine};
 use hv::world::World;
 use hv_defs::config::Config;
 use hv_defs::event::{Event, Input, InputKind, Kind, VmcsAccess, VmcsOp, What, Which};
 use hv_defs::vmcs::{self, Class, TABLE, VmcsField};
-use hv_defs::x86::AccessRights;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use traces::Reader;
@@ -294,28 +292,13 @@ fn before(machine: &Machine, instruction: u64) -> Parting {
         vcpu,
         level,
         rip,
-        instruction_text: guest.as_ref().and_then(|guest| text(machine, guest)),
+        instruction_text: guest.as_ref().and_then(|guest| look::text_at(machine.l0(), guest, rip)),
         registers: Vec::new(),
         memory: Vec::new(),
         pages: 0,
         fields: Vec::new(),
         writer: None,
     }
-}
-
-/// The instruction at a guest's RIP.
-pub(crate) fn text(machine: &Machine, guest: &Guest) -> Option<String> {
-    let mut bytes = [0; 15];
-    let rights = AccessRights::from_bits(guest.vmcs.get(vmcs::GUEST_CS_ACCESS_RIGHTS));
-    let bits = match (rights.long(), rights.big()) {
-        (true, _) => 64,
-        (false, true) => 32,
-        (false, false) => 16,
-    };
-    let rip = guest.vmcs.get(vmcs::GUEST_RIP);
-    let base = if bits == 64 { 0 } else { guest.vmcs.get(vmcs::GUEST_CS_BASE) };
-    let count = machine.l0().look_at(guest, base.wrapping_add(rip), &mut bytes);
-    Some(disassemble(bits, rip, &bytes[..count])?.0)
 }
 
 /// What differs.

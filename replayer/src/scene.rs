@@ -1,6 +1,6 @@
 //! What there is to say of a place in a run.
 
-use crate::Cursor;
+use crate::{Cursor, look};
 use hv::silicon::Silicon;
 use hv_defs::vmcs;
 
@@ -27,13 +27,6 @@ pub struct Scene {
     pub state: u64,
 }
 
-/// The general registers by their numbers.
-const GPR: [&str; 16] =
-    ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
-
-/// Their numbers in the order that is shown.
-const ORDER: [usize; 16] = [0, 3, 1, 2, 6, 7, 5, 4, 8, 9, 10, 11, 12, 13, 14, 15];
-
 impl Cursor<'_> {
     /// What there is to say of this place.
     pub fn scene(&mut self) -> Scene {
@@ -44,11 +37,7 @@ impl Cursor<'_> {
         let guest = machine.l0().guest(vcpu, level);
         let mut registers = Vec::new();
         if let Some(guest) = &guest {
-            let gpr = guest.registers.as_ref().map_or([0; 16], |registers| registers.gpr);
-            let rsp = guest.vmcs.get(vmcs::GUEST_RSP);
-            registers.extend(ORDER.map(|number| (GPR[number], if number == 4 { rsp } else { gpr[number] })));
-            registers.push(("rip", guest.vmcs.get(vmcs::GUEST_RIP)));
-            registers.push(("rflags", guest.vmcs.get(vmcs::GUEST_RFLAGS)));
+            registers.extend(look::general(guest).map(|(name, value)| (name, value.unwrap_or(0))));
             registers.push(("cr0", guest.vmcs.row(vmcs::GUEST_CR0.index())));
             registers.push(("cr3", guest.vmcs.row(vmcs::GUEST_CR3.index())));
             registers.push(("cr4", guest.vmcs.row(vmcs::GUEST_CR4.index())));
@@ -56,7 +45,7 @@ impl Cursor<'_> {
             registers.push(("ss", guest.vmcs.row(vmcs::GUEST_SS_SELECTOR.index())));
         }
         let rip = guest.as_ref().map_or(0, |guest| guest.vmcs.get(vmcs::GUEST_RIP));
-        let next = guest.as_ref().and_then(|guest| crate::part::text(machine, guest));
+        let next = guest.as_ref().and_then(|guest| look::text_at(machine.l0(), guest, rip));
         let state = machine.silicon().digest();
         Scene { event, instruction, vcpu, pcpu, level, rip, registers, next, state }
     }

@@ -5,17 +5,16 @@
 
 use super::L0;
 use super::depth::DEEPEST;
-use super::ept12::{index, is_leaf, is_misconfigured, leaf_base, span};
 use super::vcpu::{VMCS01, Vcpu};
 use crate::silicon::Registers;
 use crate::soft::SoftSilicon;
 use crate::vmcs::{REVISION, SIZE, Vmcs};
 use core::cmp::Ordering;
-use hv_defs::addr::{Gpa, Hpa, L2Gpa, PAGE_SIZE, is_canonical};
+use hv_defs::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_defs::controls::{EntryControls, PrimaryControls, SecondaryControls};
-use hv_defs::ept::{EptEntry, Eptp};
+use hv_defs::ept::Eptp;
 use hv_defs::vmcs;
-use hv_defs::x86::{Cr0, Cr4, Efer, Pte};
+use hv_defs::x86::Efer;
 
 /// A guest's state at this moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +31,8 @@ pub struct Guest {
     pub eptp12: Option<Eptp>,
     /// Its vmcs12's L1-physical address; `None` for L1.
     pub vmcs12: Option<Gpa>,
-    mode_based: bool,
+    /// Whether EPT12 has mode-based execute control.
+    pub(super) mode_based: bool,
 }
 
 impl Guest {
@@ -162,83 +162,24 @@ impl L0<SoftSilicon> {
         })
     }
 
-    /// The L1-physical address of a guest's physical one; `None` where EPT12 maps nothing.
-    pub fn look_physical(&self, guest: &Guest, at: u64) -> Option<Gpa> {
-        let Some(eptp12) = guest.eptp12 else { return Some(Gpa(at)) };
-        let at = L2Gpa(at);
-        let mut table = Gpa(eptp12.ep4ta());
-        for level in (1..=4u8).rev() {
-            let entry = EptEntry::from_bits(self.look_word(table.offset(index(at.0, level) * 8), 8)?);
-            let bits = self.shared.address_bits;
-            if !entry.present_in(guest.mode_based) || is_misconfigured(entry, level, self.shared.execute_only, bits) {
-                return None;
-            }
-            if is_leaf(entry, level) {
-                return Some(Gpa(leaf_base(entry, level) | at.0 & (span(level) - 1)));
-            }
-            table = Gpa(entry.address());
-        }
-        None
-    }
-
-    /// The physical address, as the guest has it, of one of its linear addresses; `None` where its paging structures map
-    /// nothing. Rights are not looked at: it is not the guest who looks.
-    pub fn look_linear(&self, guest: &Guest, gva: u64) -> Option<u64> {
-        let cr0 = Cr0::from_bits_retain(guest.vmcs.get(vmcs::GUEST_CR0));
-        let cr4 = Cr4::from_bits_retain(guest.vmcs.get(vmcs::GUEST_CR4));
-        let cr3 = guest.vmcs.get(vmcs::GUEST_CR3);
-        if !cr0.contains(Cr0::PG) {
-            return Some(gva & u64::from(u32::MAX));
-        }
-        let long = guest.efer() & Efer::LMA.bits() != 0;
-        let wide = long || cr4.contains(Cr4::PAE);
-        const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-        let (levels, mut table): (u32, u64) = match (long, wide) {
-            (true, _) => (if cr4.contains(Cr4::LA57) { 5 } else { 4 }, cr3 & ADDRESS),
-            (false, true) => (3, cr3 & 0xffff_ffe0),
-            (false, false) => (2, cr3 & 0xffff_f000),
-        };
-        if long && !is_canonical(gva, levels == 5) {
-            return None;
-        }
-        let gva = if long { gva } else { gva & u64::from(u32::MAX) };
-        let (bits, size) = if wide { (9, 8) } else { (10, 4) };
-        for level in (1..=levels).rev() {
-            let shift = 12 + bits * (level - 1);
-            let at = self.look_physical(guest, table + (gva >> shift & ((1 << bits) - 1)) * size)?;
-            let raw = self.look_word(at, size as usize)?;
-            let entry = Pte::from_bits_retain(raw);
-            if !entry.contains(Pte::PRESENT) {
-                return None;
-            }
-            let maps = match level {
-                1 => true,
-                2 => entry.contains(Pte::LARGE) && (wide || cr4.contains(Cr4::PSE)),
-                3 => entry.contains(Pte::LARGE) && long,
-                _ => false,
-            };
-            if maps {
-                let within = (1u64 << shift) - 1;
-                let base = match (wide, level) {
-                    (true, _) => raw & ADDRESS,
-                    (false, 1) => raw & 0xffff_f000,
-                    (false, _) => raw & 0xffc0_0000 | (raw >> 13 & 0xff) << 32,
-                };
-                return Some(base & !within | gva & within);
-            }
-            table = raw & if wide { ADDRESS } else { 0xffff_f000 };
-        }
-        None
-    }
-
     /// Reads a guest's linear memory up to the first byte that is not mapped, or is not in L1's RAM. Returns how many bytes
     /// it read.
     pub fn look_at(&self, guest: &Guest, gva: u64, into: &mut [u8]) -> usize {
+        self.look_by(gva, into, |from| self.look_linear(guest, from).and_then(|at| self.look_physical(guest, at)))
+    }
+
+    /// As [`L0::look_at`], of the guest's physical memory.
+    pub fn look_at_physical(&self, guest: &Guest, at: u64, into: &mut [u8]) -> usize {
+        self.look_by(at, into, |from| self.look_physical(guest, from))
+    }
+
+    /// Reads memory page by page, up to the first page of which `place` says that it is nowhere.
+    fn look_by(&self, at: u64, into: &mut [u8], place: impl Fn(u64) -> Option<Gpa>) -> usize {
         let mut done = 0;
         while done < into.len() {
-            let from = gva.wrapping_add(done as u64);
+            let from = at.wrapping_add(done as u64);
             let count = (into.len() - done).min((PAGE_SIZE - from % PAGE_SIZE) as usize);
-            let found = self.look_linear(guest, from).and_then(|at| self.look_physical(guest, at));
+            let found = place(from);
             let hpa = found.and_then(|at| super::ram(self.shared.ram, at, count as u64));
             let Some(bytes) = hpa.and_then(|hpa| self.silicon.bytes(hpa, count)) else { break };
             into[done..done + count].copy_from_slice(bytes);
@@ -248,7 +189,7 @@ impl L0<SoftSilicon> {
     }
 
     /// Bytes of L1's RAM as a number; `None` where there is none.
-    fn look_word(&self, at: Gpa, bytes: usize) -> Option<u64> {
+    pub(super) fn look_word(&self, at: Gpa, bytes: usize) -> Option<u64> {
         let hpa = super::ram(self.shared.ram, at, bytes as u64)?;
         let mut word = [0; 8];
         word[..bytes].copy_from_slice(self.silicon.bytes(hpa, bytes)?);

@@ -116,6 +116,16 @@ impl Pool {
         set
     }
 
+    /// The slots by number in the order in which [`Pool::take`] gives them to a vmcs12 that has none.
+    pub(super) fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.slots.len()).collect();
+        order.sort_by_key(|slot| (self.slots[*slot].vmcs12.is_some(), self.slots[*slot].used));
+        // Of free ones the first is taken, whenever it was used.
+        let free = self.slots.iter().filter(|slot| slot.vmcs12.is_none()).count();
+        order[..free].sort_unstable();
+        order
+    }
+
     /// Gives up the slot of a vmcs12. Returns its number.
     pub(super) fn free(&mut self, vmcs12: Gpa) -> Option<usize> {
         let number = self.find(vmcs12)?;
@@ -165,6 +175,30 @@ mod tests {
         let check = |size, sequence, expected| check_by(PoolRecycle::Fifo, size, sequence, expected);
         check(2, "abacab", "m0 m1 h0 r0 r1 r0");
         check(3, "abcadab", "m0 m1 m2 h0 r0 r1 r2");
+    }
+
+    /// After some vmcs12s, the order says which slot each of as many new ones gets.
+    #[test]
+    fn the_order_is_that_of_recycling() {
+        for rule in [PoolRecycle::Lru, PoolRecycle::Fifo] {
+            let mut pool = Pool::default();
+            for (at, name) in b"abcadbca".iter().enumerate() {
+                let vmcs12 = Gpa(u64::from(*name) << 12);
+                let new = pool.wants_new(vmcs12, 3).then_some((at + 1, Hpa(0)));
+                pool.take(vmcs12, new, rule).unwrap();
+            }
+            let (last, order) = (pool.slots[2].vmcs12.unwrap(), pool.order());
+            for (new, slot) in (1..).zip(&order) {
+                assert_eq!(pool.take(Gpa(new << 24), None, rule).unwrap(), (PoolOp::Recycle, *slot));
+            }
+            assert_eq!(pool.find(last), None);
+            pool.free(Gpa(1 << 24));
+            pool.free(Gpa(2 << 24));
+            let mut free = order[..2].to_vec();
+            free.sort_unstable();
+            assert_eq!(pool.order()[..2], free);
+            assert_eq!(pool.take(Gpa(9 << 24), None, rule).unwrap(), (PoolOp::Miss, free[0]));
+        }
     }
 
     #[test]

@@ -117,6 +117,19 @@ struct Pair {
     used: u64,
 }
 
+/// The VPIDs that a vCPU holds, for a look from outside.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VpidMap {
+    /// L1's; 0 without VPIDs.
+    pub vpid01: u16,
+    /// The one for all L2s, under [`Tags::Single`]; 0 when there is none.
+    pub single: u16,
+    /// The vpid12 that L2 ran under last; 0 for none.
+    pub last: u16,
+    /// Each vpid12 with its vpid02, under [`Tags::Mapped`]: what is recycled first comes first.
+    pub pairs: Vec<(u16, u16)>,
+}
+
 /// A vCPU's VPIDs.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Tagging {
@@ -152,6 +165,14 @@ impl Tagging {
                 self.pairs.iter().filter(wanted).map(|pair| pair.vpid02).collect()
             }
         }
+    }
+
+    /// The VPIDs, for a look from outside.
+    pub(super) fn shown(&self) -> VpidMap {
+        let mut pairs = self.pairs.clone();
+        pairs.sort_by_key(|pair| pair.used);
+        let pairs = pairs.into_iter().map(|pair| (pair.vpid12, pair.vpid02)).collect();
+        VpidMap { vpid01: self.vpid01, single: self.vpid02, last: self.last, pairs }
     }
 
     /// Every VPID that the vCPU holds.

@@ -105,6 +105,29 @@ impl Cursor<'_> {
         Ok(())
     }
 
+    /// Goes nearer to where `event` has just happened, as [`Cursor::to_event`] goes there, until `enough` says so: it is asked
+    /// every few million instructions. `None` while it is on its way. Called again and again it arrives.
+    ///
+    /// # Errors
+    /// As [`Cursor::to_event`].
+    pub fn toward(&mut self, event: u64, enough: &mut dyn FnMut() -> bool) -> Result<Option<Arrived>, Error> {
+        let Some(last) = self.reader.len().checked_sub(1) else { return Ok(Some(Arrived::End(None))) };
+        let broken = |source| Error::Trace { event, source };
+        let at = self.reader.event(event.min(last)).map_err(broken)?.at.instruction;
+        let back = self.event() > event || self.at_end();
+        self.near(back, |_, events| events <= event);
+        let before = Place { instruction: at.saturating_sub(SPAN), event: 0 };
+        let mut walk = Walk { stops: &Stops::default(), wanted: &|_, _| true, interrupted: enough };
+        match self.walk_on(&mut walk, before)? {
+            Came::Interrupted => Ok(None),
+            Came::Over(Arrived::Diverged(_)) if self.doubt() => Ok(None),
+            Came::There | Came::Met(_) | Came::Over(_) => match self.go_to_event(event)? {
+                Arrived::Diverged(_) if self.doubt() => Ok(None),
+                arrived => Ok(Some(arrived)),
+            },
+        }
+    }
+
     /// Goes forwards to `limit`, or to the first stop that is met before it. None is met at this place itself.
     ///
     /// # Errors

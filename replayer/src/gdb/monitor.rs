@@ -2,7 +2,8 @@
 
 use super::fields::{self, FieldWatch, On};
 use super::target::Debugged;
-use crate::{Arrived, Error};
+use crate::look::{self, Ended, Space};
+use crate::{Arrived, Error, Runner};
 use hv::l0::DEEPEST;
 use hv_defs::event::{Event, Kind, Which};
 use hv_defs::vmcs::{self, TABLE, VmcsField};
@@ -165,12 +166,8 @@ impl Debugged<'_, '_, '_> {
 
     fn tlb(&mut self, vpid: Option<u64>) -> Answer {
         let pcpu = self.cursor.machine().turn().1;
-        let mmu = self.cursor.machine().silicon().mmu(pcpu);
-        let mut rows: Vec<_> = mmu
-            .cached()
-            .filter(|it| vpid.is_none_or(|vpid| !it.guest_physical && u64::from(it.tag.vpid) == vpid))
-            .collect();
-        rows.sort_unstable_by_key(|it| (it.guest_physical, it.tag.vpid, it.tag.pcid, it.tag.ep4ta, it.address));
+        let mut rows = look::tlb(self.cursor.machine(), pcpu);
+        rows.retain(|it| vpid.is_none_or(|vpid| !it.guest_physical && u64::from(it.tag.vpid) == vpid));
         let mut lines = vec![format!("{} cached translations on CPU {pcpu}", rows.len())];
         lines.extend(rows.into_iter().map(|it| {
             let tag = match (it.guest_physical, it.tag.pcid) {
@@ -189,19 +186,17 @@ impl Debugged<'_, '_, '_> {
     }
 
     fn translate(&mut self, at: u64) -> Answer {
-        let runner = self.cursor.runner();
-        let l0 = self.cursor.machine().l0();
-        let Some(guest) = l0.guest(runner.vcpu, runner.level) else { return Err("no guest runs".to_owned()) };
-        let level = runner.level;
-        let Some(physical) = l0.look_linear(&guest, at) else {
-            return one(format!("L{level}-linear {at:#x} is not mapped by L{level}'s paging"));
-        };
-        let mut lines = vec![format!("L{level}-linear {at:#x} is L{level}-physical {physical:#x}")];
-        if guest.eptp12.is_some() {
-            lines.push(match l0.look_physical(&guest, physical) {
-                Some(gpa) => format!("L{level}-physical {physical:#x} is L1-physical {:#x}", gpa.0),
-                None => format!("L{level}-physical {physical:#x} is not mapped by EPT12"),
+        let Runner { vcpu, level } = self.cursor.runner();
+        let walks = look::walk(self.cursor.machine().l0(), vcpu, Space::Linear(level), at);
+        let mut lines = Vec::new();
+        for stage in walks.ok_or("no guest runs")? {
+            let look::Stage { structure, from, to, address, trail } = stage;
+            lines.push(match trail.ended {
+                Ended::At { address: found, .. } => format!("{from} {address:#x} is {to} {found:#x} by {structure}"),
+                _ => format!("{from} {address:#x} is not mapped by {structure}"),
             });
+            let entry = |step: &look::Step| format!("  level {} entry at {:#x}: {:#x}", step.level, step.at, step.entry);
+            lines.extend(trail.steps.iter().map(entry));
         }
         Ok(lines)
     }
@@ -304,16 +299,14 @@ impl Debugged<'_, '_, '_> {
     }
 
     fn list_guests(&mut self) -> Vec<String> {
-        let l0 = self.cursor.machine().l0();
-        let all = (0..l0.vcpus()).flat_map(|vcpu| (1..=DEEPEST).map(move |level| (vcpu, level)));
-        let found = all.filter_map(|(vcpu, level)| Some((vcpu, l0.guest(vcpu, level)?)));
-        found
-            .map(|(vcpu, guest)| {
+        look::guests(self.cursor.machine().l0())
+            .map(|(runner, guest)| {
                 let under = guest.vmcs12.map_or(String::new(), |at| format!(", vmcs12 at L1-physical {:#x}", at.0));
                 let ept = guest.eptp12.map_or(String::new(), |eptp| format!(", EPT12 at {:#x}", eptp.ep4ta()));
                 let [rip, cr3] = [vmcs::GUEST_RIP, vmcs::GUEST_CR3].map(|field| guest.vmcs.get(field));
                 let runs = if guest.runs { ", runs" } else { "" };
-                format!("L{} of vCPU {vcpu}{runs}: rip {rip:#x}, cr3 {cr3:#x}{under}{ept}", guest.level)
+                let Runner { vcpu, level } = runner;
+                format!("L{level} of vCPU {vcpu}{runs}: rip {rip:#x}, cr3 {cr3:#x}{under}{ept}")
             })
             .collect()
     }

@@ -3,7 +3,7 @@
 use super::fields::FieldWatch;
 use super::registers::{Values, X86};
 use super::run::{Action, runner, thread};
-use crate::{Cursor, Error, Runner};
+use crate::{Cursor, Error, Runner, look};
 use gdbstub::common::{Signal, Tid};
 use gdbstub::target::ext::base::BaseOps;
 use gdbstub::target::ext::base::multithread::*;
@@ -13,7 +13,6 @@ use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use hv::cpu::Watch;
-use hv::l0::DEEPEST;
 use std::time::{Duration, Instant};
 
 /// The error numbers of replies, which GDB shows as such.
@@ -79,9 +78,8 @@ impl<'c, 't, 's> Debugged<'c, 't, 's> {
     /// The guests that there are, the running one first.
     fn guests(&mut self) -> Vec<Runner> {
         let running = self.cursor.runner();
-        let l0 = self.cursor.machine().l0();
-        let all = (0..l0.vcpus()).flat_map(|vcpu| (1..=DEEPEST).map(move |level| Runner { vcpu, level }));
-        let others = all.filter(|it| *it != running && l0.guest(it.vcpu, it.level).is_some());
+        let all = look::guests(self.cursor.machine().l0()).map(|(runner, _)| runner);
+        let others = all.filter(|it| *it != running);
         std::iter::once(running).chain(others).collect()
     }
 
