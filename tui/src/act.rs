@@ -12,11 +12,12 @@ use crate::panes::{
     FindingLine, StateRow, detail_lines, finding_line, finding_lines, finding_rows, state_field, state_row, state_rows,
 };
 use crate::prompt;
+use crate::replay::{self, rows};
 use crate::round::Round;
 use crate::strip;
 use crate::theme::Role;
 use crate::update::{find, find_from, go_to, moved, set_filter, shows};
-use crate::view::help;
+use crate::view::{help, replay::head_rows};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use hv_defs::event::{Event, NO_ADDRESS, VmcsOp, What, Which};
 use hv_defs::vmcs::VmcsField;
@@ -121,15 +122,23 @@ pub(crate) fn act(model: &mut Model, action: Action) {
         },
         Action::ClearFilter => clear_filter(model),
         Action::Search if model.in_side && model.side == Side::State => prompt::open(model, Ask::Field, ""),
+        Action::Search if model.in_side && matches!(model.side, Side::Regs | Side::Tlb | Side::Pool) => {
+            prompt::open(model, Ask::Row, "");
+        }
+        Action::Search if model.in_side && model.side == Side::Memory => prompt::open(model, Ask::Address, ""),
         Action::Search => prompt::open(model, Ask::Search, ""),
         Action::NextHit => next_hit(model, true),
         Action::PreviousHit => next_hit(model, false),
         Action::Focus => focus(model, 1),
-        Action::FocusBack => focus(model, 4),
+        Action::FocusBack => focus(model, Side::ALL.len()),
         Action::Detail => show(model, Side::Detail),
         Action::State => show(model, Side::State),
         Action::Round => show(model, Side::Round),
         Action::Findings => show(model, Side::Findings),
+        Action::Regs => show(model, Side::Regs),
+        Action::Tlb => show(model, Side::Tlb),
+        Action::Pool => show(model, Side::Pool),
+        Action::Memory => show(model, Side::Memory),
         Action::Zoom => model.zoomed = !model.zoomed,
         Action::Enter => enter(model),
         Action::Escape => escape(model),
@@ -192,6 +201,15 @@ fn step(model: &mut Model, by: i64) {
         Side::Findings => {
             let len = model.findings.iter().flatten().map(|found| found.findings.len()).sum();
             model.finding_row = moved(model.finding_row, len);
+        }
+        side @ (Side::Regs | Side::Tlb | Side::Pool) => {
+            let len = rows::lines(model, side).len();
+            let row = model.replay.row(side);
+            *row = moved((*row).min(len.saturating_sub(1)), len);
+        }
+        Side::Memory => {
+            let by = if by.unsigned_abs() > u64::from(u32::MAX) { 0 } else { by as u64 };
+            model.replay.memory.scrolled = model.replay.memory.scrolled.wrapping_add(by);
         }
     }
 }
@@ -389,6 +407,10 @@ pub(crate) fn to_finding(model: &mut Model, forward: bool) {
 }
 
 fn next_hit(model: &mut Model, forward: bool) {
+    let listed = model.in_side && matches!(model.side, Side::Regs | Side::Tlb | Side::Pool);
+    if listed && !model.replay.query.is_empty() {
+        return prompt::find_row(model, forward, false);
+    }
     if model.in_side && model.side == Side::State && !model.state.query.is_empty() {
         return prompt::find_field(model, forward, false);
     }
@@ -431,7 +453,7 @@ fn like_this(event: &Event) -> String {
 fn focus(model: &mut Model, by: usize) {
     // The list, then the side panes in their order.
     let at = if model.in_side { 1 + Side::ALL.iter().position(|side| *side == model.side).unwrap_or(0) } else { 0 };
-    let to = (at + by) % 5;
+    let to = (at + by) % (Side::ALL.len() + 1);
     model.in_side = to > 0;
     if let Some(side) = to.checked_sub(1).and_then(|at| Side::ALL.get(at)) {
         model.side = *side;
@@ -491,6 +513,15 @@ fn enter(model: &mut Model) {
                 _ => note(model, "This one is of no single event."),
             }
         }
+        side @ (Side::Regs | Side::Tlb | Side::Pool) => {
+            let row = *model.replay.row(side);
+            let event = rows::lines(model, side).get(row).and_then(|line| line.event);
+            match event {
+                Some(event) => to_event(model, Some(event)),
+                None => note(model, "This line is of no single event."),
+            }
+        }
+        Side::Memory => prompt::open(model, Ask::Address, ""),
     }
 }
 
@@ -513,6 +544,8 @@ fn escape(model: &mut Model) {
     }
     if model.find.take().is_some() || model.to_finding.take().is_some() {
         note(model, "Stopped.");
+    } else if replay::stop(model) {
+        note(model, "The replay is stopped.");
     } else if model.zoomed {
         model.zoomed = false;
     } else if model.in_side {
@@ -526,6 +559,12 @@ fn escape(model: &mut Model) {
 }
 
 fn next_address(model: &mut Model) {
+    if model.in_side && matches!(model.side, Side::Regs | Side::Tlb | Side::Pool | Side::Memory) {
+        return match replay::next(model) {
+            Some(text) => note(model, text),
+            None => note(model, "A replay alone shows others."),
+        };
+    }
     let Some((_, fold)) = &model.state.whole else { return };
     let known = fold.addresses(Which::Vmcs12);
     let shown = crate::panes::addresses(model)[1];
@@ -682,7 +721,16 @@ fn click_side(model: &mut Model, side: Side, line: Option<usize>) {
     let Some(line) = line else { return };
     let rows = side_rows(model, side);
     match side {
-        Side::Detail => {}
+        Side::Detail | Side::Memory => {}
+        Side::Regs | Side::Tlb | Side::Pool => {
+            let head = head_rows(model, side);
+            let len = rows::lines(model, side).len();
+            let row = *model.replay.row(side);
+            let first = top(row, rows.saturating_sub(head), len);
+            if let Some(at) = line.checked_sub(head).map(|line| first + line).filter(|at| *at < len) {
+                *model.replay.row(side) = at;
+            }
+        }
         Side::State => {
             // One line more is the heading of the columns.
             let known = state_rows(model);

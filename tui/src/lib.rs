@@ -21,6 +21,7 @@ mod model;
 mod overlay;
 mod panes;
 mod prompt;
+mod replay;
 mod round;
 mod scan;
 mod session;
@@ -93,7 +94,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Option<String>, Error> {
         true => None,
         false => keep::Place::of(path, &reader, |name| std::env::var_os(name)),
     };
-    session::run(reader, name_of(path), place, options.theme())
+    session::run(reader, path, place, options.theme())
 }
 
 /// Shows two traces side by side, as [`run`] does one.
@@ -114,7 +115,7 @@ pub fn compare(a: &Path, b: &Path, options: &Options) -> Result<(), Error> {
     terminal::last_panic().map_or(ended, |why| Err(Error::Internal(why)))
 }
 
-fn name_of(path: &Path) -> String {
+pub(crate) fn name_of(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
@@ -145,6 +146,7 @@ fn about(reader: &Reader, name: String) -> About {
         vcpus: vcpus.clamp(1, strip::MAX_VCPUS as u16),
         timed: header.clock() != Clock::Instructions,
         truncated: reader.truncated(),
+        pool: header.origin.is_none().then_some((config.policy.pool, config.policy.pool_recycle)),
     }
 }
 

@@ -7,12 +7,14 @@ use crate::findings::Analysis;
 use crate::hits::{Bits, Hits};
 use crate::keep::{Kept, Place};
 use crate::line::Line;
+use crate::replay::{self, Peek, ReplayView};
 use crate::round::Round;
 use crate::state::Fold;
 use crate::strip::{Counts, Look, Part, Strip};
 use crate::theme::{Role, Theme};
 use crossterm::event::{KeyEvent, MouseEvent};
 use hv_defs::event::Event;
+use hv_defs::policy::PoolRecycle;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub(crate) struct About {
     pub(crate) timed: bool,
     /// Whether the recording was cut short.
     pub(crate) truncated: bool,
+    /// The size of the vmcs02 pool and what it recycles first; `None` of an imported trace.
+    pub(crate) pool: Option<(u16, PoolRecycle)>,
 }
 
 /// What the keys go to.
@@ -74,6 +78,10 @@ pub(crate) enum Ask {
     Save,
     /// What to say of a bookmark.
     Mark,
+    /// A text in a pane with registers, the TLB or the pool.
+    Row,
+    /// An address of the memory pane.
+    Address,
 }
 
 /// A line of input.
@@ -102,10 +110,15 @@ pub(crate) enum Side {
     State,
     Round,
     Findings,
+    Regs,
+    Tlb,
+    Pool,
+    Memory,
 }
 
 impl Side {
-    pub(crate) const ALL: [Self; 4] = [Self::Detail, Self::State, Self::Round, Self::Findings];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Detail, Self::State, Self::Round, Self::Findings, Self::Regs, Self::Tlb, Self::Pool, Self::Memory];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -113,6 +126,19 @@ impl Side {
             Self::State => "VMCS",
             Self::Round => "Cost",
             Self::Findings => "Findings",
+            Self::Regs => "Regs",
+            Self::Tlb => "TLB",
+            Self::Pool => "Pool",
+            Self::Memory => "Memory",
+        }
+    }
+
+    /// Its name where there is little room.
+    pub(crate) const fn short(self) -> &'static str {
+        match self {
+            Self::Findings => "Found",
+            Self::Memory => "Mem",
+            _ => self.name(),
         }
     }
 }
@@ -189,6 +215,7 @@ pub(crate) struct Model {
     pub(crate) find: Option<Find>,
     pub(crate) strip: Strip,
     pub(crate) state: StateView,
+    pub(crate) replay: ReplayView,
     /// The first line that the detail pane shows.
     pub(crate) detail_top: usize,
     pub(crate) round: Option<Arc<Round>>,
@@ -227,7 +254,7 @@ pub(crate) struct Model {
     /// A text that is to be copied.
     pub(crate) copy: Option<String>,
     /// Effects under way, one a lane.
-    pub(crate) busy: [bool; 3],
+    pub(crate) busy: [bool; 4],
     /// The whole screen is to be drawn anew.
     pub(crate) redraw: bool,
     /// The terminal is to be given back until the process goes on.
@@ -261,6 +288,7 @@ impl Model {
             search: None,
             find: None,
             state: StateView::default(),
+            replay: ReplayView::default(),
             detail_top: 0,
             round: None,
             round_row: 0,
@@ -283,7 +311,7 @@ impl Model {
             note,
             locate: None,
             copy: None,
-            busy: [false; 3],
+            busy: [false; 4],
             redraw: false,
             suspend: false,
             quit: false,
@@ -372,6 +400,8 @@ pub(crate) enum Msg {
     Done(Lane, Reply),
     /// The analyzer has read so many events.
     Analysed(u64),
+    /// No key has come for a while.
+    Rest,
     /// Nothing; asks for the next effect.
     Idle,
 }
@@ -383,6 +413,8 @@ pub(crate) enum Lane {
     Long = 1,
     /// What cannot be done in pieces.
     Whole = 2,
+    /// The machine that runs the trace again.
+    Replay = 3,
 }
 
 /// Something to be done outside of the model. Those of [`Lane::Long`] do a piece that takes some 50 ms, and the model
@@ -407,6 +439,8 @@ pub(crate) enum Effect {
     Locate { instruction: u64 },
     /// The analyzer's findings.
     Findings,
+    /// Replay a piece of the way to an event; there, say what there is, or look at memory.
+    Replay { event: u64, look: Option<Peek> },
     /// Hand a text to the terminal's clipboard.
     Copy(String),
     /// Save the next piece of what is shown.
@@ -422,6 +456,7 @@ impl Effect {
         match self {
             Self::Fetch(_) | Self::Copy(_) | Self::Unsave(_) | Self::Keep(..) => Lane::Screen,
             Self::Findings => Lane::Whole,
+            Self::Replay { .. } => Lane::Replay,
             _ => Lane::Long,
         }
     }
@@ -467,6 +502,7 @@ pub(crate) enum Reply {
         event: Result<Option<u64>, String>,
     },
     Findings(Result<Analysis, String>),
+    Replay(replay::Reply),
     Copied(Result<(), String>),
     Exported {
         id: u64,

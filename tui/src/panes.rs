@@ -3,10 +3,12 @@
 use crate::decode::decode;
 use crate::describe::Piece;
 use crate::model::Model;
-use crate::state::{Current, GROUPS, Held, group};
+use crate::replay;
+use crate::state::{Current, Fold, GROUPS, Held, group};
 use crate::theme::Role;
 use hv_defs::event::Which;
 use hv_defs::vmcs::{TABLE, VmcsField};
+use replayer::look::{Kept, Vmcs};
 
 /// A row of the state pane.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,7 +22,16 @@ pub(crate) enum StateRow {
 /// The addresses of the VMCSs that the state pane shows: vmcs01, vmcs12, vmcs02.
 pub(crate) fn addresses(model: &Model) -> [Option<u64>; 3] {
     let current = current(model);
-    [current.vmcs01, model.state.address.or(current.vmcs12), current.vmcs02]
+    let seen = replayed(model).map_or([None; 3], |kept| {
+        [Some(kept.vmcs01.0), kept.vmcs12.as_ref().map(|it| it.0), kept.vmcs02.as_ref().map(|it| it.0)]
+    });
+    let [vmcs01, vmcs12, vmcs02] = seen;
+    [vmcs01.or(current.vmcs01), model.state.address.or(vmcs12).or(current.vmcs12), vmcs02.or(current.vmcs02)]
+}
+
+/// What a replay has seen of the VMCSs of the selected event's vCPU.
+fn replayed(model: &Model) -> Option<&Kept> {
+    replay::state(model)?.vcpus.get(replay::vcpu(model))
 }
 
 /// The VMCSs that the selected event's vCPU last used.
@@ -35,9 +46,26 @@ pub(crate) fn current(model: &Model) -> Current {
 pub(crate) fn state_rows(model: &Model) -> Vec<StateRow> {
     let Some((_, fold)) = &model.state.whole else { return Vec::new() };
     let addresses = addresses(model);
+    let kept = replayed(model);
     let held = |field: VmcsField| {
-        let of = |which, address: Option<u64>| fold.held(which, address?, field);
-        [of(Which::Vmcs01, addresses[0]), of(Which::Vmcs12, addresses[1]), of(Which::Vmcs02, addresses[2])]
+        let of = |which, address: Option<u64>, seen: Option<&(u64, Box<Vmcs>)>| {
+            let told = fold.held(which, address?, field);
+            // A replay knows all of it; events know when it changed.
+            match seen.filter(|seen| Some(seen.0) == address).and_then(|seen| seen.1.read(field)) {
+                Some(value) => Some(told.map_or(Fold::seen(value, model.cursor), |told| told.with(value))),
+                None => told,
+            }
+        };
+        [
+            of(Which::Vmcs01, addresses[0], kept.map(|kept| &kept.vmcs01)),
+            of(Which::Vmcs12, addresses[1], kept.and_then(|kept| kept.vmcs12.as_ref())),
+            of(Which::Vmcs02, addresses[2], kept.and_then(|kept| kept.vmcs02.as_ref())),
+        ]
+    };
+    // What no event tells of and a replay finds to be zero is shown among all.
+    let told = |field: VmcsField| {
+        let whose = [Which::Vmcs01, Which::Vmcs12, Which::Vmcs02].into_iter().zip(addresses);
+        whose.filter_map(|(which, address)| fold.held(which, address?, field)).next().is_some()
     };
     let mut fields: Vec<VmcsField> = TABLE.iter().map(|row| row.field).chain(fold.strangers()).collect();
     // Within an area by rising encoding, with the widths together as the SDM lists them.
@@ -46,7 +74,7 @@ pub(crate) fn state_rows(model: &Model) -> Vec<StateRow> {
     let mut last = None;
     for field in fields {
         let row = held(field);
-        if !model.state.all && row.iter().all(Option::is_none) {
+        if !model.state.all && !told(field) && row.iter().flatten().all(|held| held.value == 0) {
             continue;
         }
         if last != Some(group(field)) {
@@ -84,7 +112,8 @@ pub(crate) fn detail_lines(model: &Model) -> Vec<Vec<Piece>> {
     // What the analyzer has found about it, once it was asked.
     let found = model.findings.iter().flatten().flat_map(|found| found.told(model.cursor));
     let found = found.map(|text| ("found", vec![(Role::Notice, text)]));
-    let told = told.into_iter().chain(found);
+    let executes = replay::instruction(model).map(|text| ("instruction", vec![(Role::Plain, text.to_owned())]));
+    let told = executes.into_iter().chain(told).chain(found);
     let told = told.map(|(label, line)| std::iter::once((Role::Dim, format!("{label:<16}"))).chain(line).collect());
     let at = lines.len().min(1);
     lines.splice(at..at, told);

@@ -6,6 +6,7 @@ use crate::filter::{self, Plan, complete::complete};
 use crate::line::Line;
 use crate::model::{Ask, Mode, Model, Prompt};
 use crate::panes::{StateRow, state_row, state_rows};
+use crate::replay::{self, Base, MemoryView, rows};
 use crate::theme::Role;
 use crate::update::{find_from, go_to, set_filter};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -91,7 +92,11 @@ pub(crate) fn key(model: &mut Model, key: &KeyEvent) {
             model.state.query = text;
             find_field(model, true, true);
         }
-        Ask::Filter | Ask::GoTo | Ask::Save | Ask::Mark => {}
+        Ask::Row => {
+            model.replay.query = text;
+            find_row(model, true, true);
+        }
+        Ask::Filter | Ask::GoTo | Ask::Address | Ask::Save | Ask::Mark => {}
     }
 }
 
@@ -148,6 +153,58 @@ pub(crate) fn find_field(model: &mut Model, forward: bool, stay: bool) {
     }
 }
 
+/// Selects the next line of the pane that has what was typed.
+pub(crate) fn find_row(model: &mut Model, forward: bool, stay: bool) {
+    let (side, query) = (model.side, model.replay.query.to_lowercase());
+    let at = *model.replay.row(side);
+    let lines = rows::lines(model, side);
+    let len = lines.len();
+    let at = at.min(len.saturating_sub(1));
+    let mut order = (usize::from(!stay)..=len)
+        .map(|by| if forward { (at + by) % len.max(1) } else { (at + len - by) % len.max(1) });
+    let found = if query.is_empty() { None } else { order.find(|row| lines.has(*row, &query)) };
+    match found {
+        Some(row) => *model.replay.row(side) = row,
+        None if query.is_empty() => {}
+        None => model.note = Some((Role::Notice, format!("No line has '{query}' in it."))),
+    }
+}
+
+/// Shows memory at an address that was typed.
+fn to_address(model: &mut Model, text: &str) {
+    if text.is_empty() {
+        return;
+    }
+    match parse_address(model, &text.to_lowercase()) {
+        Some((base, offset)) => {
+            let space = model.replay.memory.space;
+            model.replay.memory = MemoryView::at(space, base, offset);
+        }
+        None => {
+            let help =
+                "An address is hexadecimal, or a register as rsp, cr3 or gdtr, with + or - and a number behind it.";
+            model.note = Some((Role::Bad, help.into()));
+        }
+    }
+}
+
+/// An address: a number in hexadecimal or a register's name, and perhaps what to add.
+fn parse_address(model: &Model, text: &str) -> Option<(Base, u64)> {
+    let split = text.find(['+', '-']).unwrap_or(text.len());
+    let (first, rest) = (text[..split].trim(), &text[split..]);
+    let hexadecimal = |text: &str| u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
+    let added = match rest.split_at_checked(1) {
+        None => 0,
+        Some(("-", number)) => hexadecimal(number)?.wrapping_neg(),
+        Some((_, number)) => hexadecimal(number)?,
+    };
+    let known = replay::guest(model).map_or(&[][..], |guest| &guest.values);
+    match known.iter().find(|(name, _)| *name == first) {
+        Some((name, _)) => Some((Base::Register(name), added)),
+        None => Some((Base::Zero, hexadecimal(first)?.wrapping_add(added))),
+    }
+}
+
 fn accept(model: &mut Model, mut prompt: Prompt) {
     let text = prompt.line.text().trim().to_owned();
     if !text.is_empty() {
@@ -176,7 +233,8 @@ fn accept(model: &mut Model, mut prompt: Prompt) {
             }
         }
         Ask::GoTo => go(model, &text),
-        Ask::Field => {}
+        Ask::Field | Ask::Row => {}
+        Ask::Address => to_address(model, &text),
         Ask::Save => export::begin(model, &text),
         Ask::Mark => {
             if let Some(letter) = model.renamed.take().filter(|letter| model.marks.contains_key(letter)) {

@@ -6,21 +6,23 @@
 use crate::export;
 use crate::keep::{self, Kept, Place};
 use crate::model::{Effect, Lane, Model, Msg, Reply};
+use crate::replay::{self, work::Replay};
 use crate::terminal::{self, Taken};
 use crate::theme::{Role, Theme};
 use crate::update::update;
 use crate::view::view;
 use crate::work::perform;
-use crate::{Error, about};
+use crate::{Error, about, name_of};
 use crossterm::event::{self, Event};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use traces::Reader;
 
 /// What comes to the loop.
@@ -56,13 +58,15 @@ impl Signals {
 }
 
 /// A thread that does the effects of a lane, one after another. One that panics ends its lane and says so.
-fn worker(lane: Lane, reader: Arc<Reader>, wake: Sender<Wake>) -> io::Result<Sender<Effect>> {
+fn worker(lane: Lane, reader: Arc<Reader>, path: PathBuf, wake: Sender<Wake>) -> io::Result<Sender<Effect>> {
     let (ask, asked) = mpsc::channel::<Effect>();
     thread::Builder::new().name(format!("tui {lane:?}")).spawn(move || {
+        // A machine is built by the lane that is asked for one.
+        let mut replay = Replay::new(&reader, Some(path));
         while let Ok(effect) = asked.recv() {
             // Who no longer listens needs no telling.
             let mut tell = |msg| drop(wake.send(Wake::Msg(msg)));
-            let done = catch_unwind(AssertUnwindSafe(|| perform(&reader, effect, &mut tell)));
+            let done = catch_unwind(AssertUnwindSafe(|| perform(&reader, &mut replay, effect, &mut tell)));
             let ended = done.is_err();
             let reply = done.unwrap_or_else(|_| Reply::Panicked(terminal::last_panic().unwrap_or_default()));
             if wake.send(Wake::Msg(Msg::Done(lane, reply))).is_err() || ended {
@@ -96,6 +100,9 @@ fn listen(wake: Sender<Wake>) -> io::Result<()> {
 
 /// As late as the loop notices a signal.
 pub(crate) const IDLE: Duration = Duration::from_millis(200);
+
+/// How long no key has to come before a replay follows the cursor.
+const REST: Duration = Duration::from_millis(120);
 
 /// How long a loop sleeps that is not woken by what it waits for.
 pub(crate) const BUSY: Duration = Duration::from_millis(10);
@@ -143,10 +150,10 @@ pub(crate) fn prepare() -> Result<Signals, Error> {
 
 /// Shows a trace until the user quits, or SIGTERM or SIGHUP ask for it.
 /// Says what could not be kept.
-pub(crate) fn run(reader: Reader, name: String, place: Option<Place>, theme: Theme) -> Result<Option<String>, Error> {
+pub(crate) fn run(reader: Reader, path: &Path, place: Option<Place>, theme: Theme) -> Result<Option<String>, Error> {
     let signals = prepare()?;
     let size = crossterm::terminal::size().map_err(Error::Terminal)?;
-    let mut model = Model::new(about(&reader, name), theme, size);
+    let mut model = Model::new(about(&reader, name_of(path)), theme, size);
     let before = Kept::of(&model);
     model.place = place.map(Arc::new);
     match model.place.as_deref().map(keep::load) {
@@ -156,8 +163,8 @@ pub(crate) fn run(reader: Reader, name: String, place: Option<Place>, theme: The
     }
     let reader = Arc::new(reader);
     let (wake, woken) = mpsc::channel();
-    let start = |lane| worker(lane, reader.clone(), wake.clone()).map_err(Error::Terminal);
-    let lanes = [start(Lane::Screen)?, start(Lane::Long)?, start(Lane::Whole)?];
+    let start = |lane| worker(lane, reader.clone(), path.to_owned(), wake.clone()).map_err(Error::Terminal);
+    let lanes = [start(Lane::Screen)?, start(Lane::Long)?, start(Lane::Whole)?, start(Lane::Replay)?];
     let taken = Taken::take().map_err(Error::Terminal)?;
     listen(wake).map_err(Error::Terminal)?;
     let ended = event_loop(&mut model, &lanes, &woken, &signals, &taken).map_err(Error::Terminal);
@@ -180,7 +187,7 @@ fn leave(model: &Model, before: &Kept) -> Option<String> {
 }
 
 /// Takes in a message and hands out what is to be done for it.
-fn send(model: &mut Model, lanes: &[Sender<Effect>; 3], msg: Msg) {
+fn send(model: &mut Model, lanes: &[Sender<Effect>; 4], msg: Msg) {
     let mut next = update(model, msg);
     while let Some(effect) = next {
         next = match effect {
@@ -200,14 +207,14 @@ fn send(model: &mut Model, lanes: &[Sender<Effect>; 3], msg: Msg) {
 
 fn event_loop(
     model: &mut Model,
-    lanes: &[Sender<Effect>; 3],
+    lanes: &[Sender<Effect>; 4],
     woken: &Receiver<Wake>,
     signals: &Signals,
     taken: &Taken,
 ) -> io::Result<()> {
     let mut terminal = crate::ansi::screen(model.theme)?;
     send(model, lanes, Msg::Idle);
-    let mut draw = true;
+    let (mut draw, mut typed) = (true, Instant::now());
     loop {
         if signals.suspend.swap(false, Ordering::SeqCst) || std::mem::take(&mut model.suspend) {
             taken.suspend()?;
@@ -231,7 +238,14 @@ fn event_loop(
         if model.quit || signals.stop.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let mut next = match woken.recv_timeout(IDLE) {
+        let rest = REST.saturating_sub(typed.elapsed());
+        if replay::waits(model) && rest.is_zero() {
+            send(model, lanes, Msg::Rest);
+            draw = true;
+            continue;
+        }
+        let sleep = if replay::waits(model) { rest } else { IDLE };
+        let mut next = match woken.recv_timeout(sleep) {
             Ok(wake) => Some(wake),
             // A terminal that is gone without a signal.
             Err(RecvTimeoutError::Timeout) if !io::stdin().is_terminal() => return Ok(()),
@@ -239,6 +253,9 @@ fn event_loop(
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         for _ in 0..AHEAD {
+            if matches!(next, Some(Wake::Msg(Msg::Key(_) | Msg::Mouse(_)))) {
+                typed = Instant::now();
+            }
             match next {
                 Some(Wake::Msg(msg)) => send(model, lanes, msg),
                 Some(Wake::Hangup) => return Ok(()),

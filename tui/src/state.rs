@@ -3,6 +3,7 @@
 //! Each access says what a field held; entries and exits say what silicon read and wrote. What no event before names is
 //! unknown, which is not zero.
 
+use crate::replay::told::Kept;
 use hv_defs::event::{Actor, Entry, Event, Exit, NO_ADDRESS, VmcsOp, What, Which};
 use hv_defs::vmcs::{self, VmcsField};
 use std::collections::BTreeMap;
@@ -18,6 +19,13 @@ pub(crate) struct Held {
     pub(crate) changed: Option<u64>,
     /// The first event that told of it, and what: whether that was a change, only events before this stretch say.
     first: (u64, u64),
+}
+
+impl Held {
+    /// The same with another value: what silicon wrote since, no event tells.
+    pub(crate) fn with(self, value: u64) -> Self {
+        Self { value, ..self }
+    }
 }
 
 /// The VMCSs that a vCPU last used.
@@ -42,11 +50,21 @@ pub(crate) struct Current {
 pub(crate) struct Fold {
     fields: BTreeMap<(Which, u64, VmcsField), Held>,
     vcpus: BTreeMap<u16, Current>,
+    /// What they say of all else that a machine keeps.
+    pub(crate) kept: Kept,
+}
+
+impl Current {
+    /// The VMCS that silicon runs or ran last, and its address.
+    pub(crate) fn running(&self) -> Option<(Which, u64)> {
+        self.running
+    }
 }
 
 impl Fold {
     /// Adds the next event.
     pub(crate) fn add(&mut self, number: u64, event: &Event) {
+        self.kept.add(number, event);
         match &event.what {
             What::Vmcs(access) => {
                 let current = self.vcpus.entry(event.at.vcpu).or_default();
@@ -124,6 +142,7 @@ impl Fold {
     /// Puts what the events before this stretch say underneath it.
     pub(crate) fn put_under(&mut self, older: &Self) {
         self.adopt_orphans(older);
+        self.kept.put_under(&older.kept);
         for (key, held) in &older.fields {
             let newer = self.fields.entry(*key).or_insert(*held);
             if newer.changed.is_none() {
@@ -169,6 +188,11 @@ impl Fold {
     /// The VMCSs that a vCPU last used.
     pub(crate) fn current(&self, vcpu: u16) -> Current {
         self.vcpus.get(&vcpu).copied().unwrap_or_default()
+    }
+
+    /// A value that no event but a replay tells.
+    pub(crate) fn seen(value: u64, event: u64) -> Held {
+        Held { value, event, changed: None, first: (event, value) }
     }
 
     /// What a field of a VMCS held.

@@ -6,8 +6,9 @@ use crate::filter::Plan;
 use crate::keep::Kept;
 use crate::keys::{self, Action};
 use crate::layout::{areas, list_rows};
-use crate::model::{Effect, Filtered, Find, Mode, Model, Msg, Reply, Side};
+use crate::model::{Effect, Filtered, Find, Lane, Mode, Model, Msg, Reply, Side};
 use crate::prompt;
+use crate::replay;
 use crate::round::Round;
 use crate::state::Fold;
 use crate::strip;
@@ -48,6 +49,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
         }
         Msg::Done(lane, reply) => {
             model.busy[lane as usize] = false;
+            if let (Lane::Replay, Reply::Panicked(why)) = (lane, &reply) {
+                // Its thread is gone.
+                model.replay.never = Some(why.clone());
+            }
             done(model, reply);
             while let Some(key) = model.ahead.front().copied().filter(|key| !waits(model, key)) {
                 model.ahead.pop_front();
@@ -55,9 +60,11 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
             }
         }
         Msg::Analysed(events) => model.analysed = events,
+        Msg::Rest => replay::rest(model),
         Msg::Idle => {}
     }
     settle(model);
+    replay::settle(model);
     want(model)
 }
 
@@ -171,6 +178,7 @@ fn done(model: &mut Model, reply: Reply) {
             model.place = None;
             model.note = Some((Role::Notice, error));
         }
+        Reply::Replay(reply) => replay::done(model, reply),
         Reply::Copied(Ok(())) => model.note = Some((Role::Plain, "Copied.".into())),
         Reply::Copied(Err(error)) => fail(model, format!("Cannot copy: {error}")),
     }
@@ -283,7 +291,10 @@ pub(crate) fn shows(model: &Model, side: Side) -> bool {
 
 /// The most urgent effect whose lane is free.
 fn want(model: &mut Model) -> Option<Effect> {
-    let effect = screen(model).or_else(|| whole(model)).or_else(|| if model.busy[1] { None } else { long(model) })?;
+    let effect = screen(model)
+        .or_else(|| whole(model))
+        .or_else(|| again(model))
+        .or_else(|| if model.busy[1] { None } else { long(model) })?;
     model.busy[effect.lane() as usize] = true;
     Some(effect)
 }
@@ -339,6 +350,10 @@ fn screen(model: &mut Model) -> Option<Effect> {
     (soon.len() > usize::from(rows) / 2).then_some(Effect::Fetch(soon))
 }
 
+fn again(model: &Model) -> Option<Effect> {
+    if model.busy[3] { None } else { replay::want(model) }
+}
+
 fn whole(model: &Model) -> Option<Effect> {
     let asked = shows(model, Side::Findings) || model.to_finding.is_some();
     let wanted = asked && model.findings.is_none() && !model.busy[2];
@@ -359,7 +374,7 @@ fn long(model: &mut Model) -> Option<Effect> {
         return Some(Effect::Find { id: find.id, plan: find.plan.clone(), from: find.from, forward: find.forward });
     }
     let block = model.block_of(model.cursor);
-    let state_shown = shows(model, Side::State);
+    let state_shown = shows(model, Side::State) || replay::events_needed(model);
     if state_shown && model.state.near.as_ref().map(|near| near.0) != Some(model.cursor) {
         return Some(Effect::Near { event: model.cursor });
     }

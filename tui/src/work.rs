@@ -1,6 +1,7 @@
 //! What the inspector does outside of its model: all reading of the trace. Runs on worker threads.
 
 use crate::model::{Effect, Msg, Reply};
+use crate::replay::work::Replay;
 use crate::round::{self, Round, Turn};
 use crate::scan;
 use crate::state::Fold;
@@ -22,7 +23,7 @@ pub(crate) fn threads() -> usize {
 }
 
 /// Does an effect.
-pub(crate) fn perform(reader: &Reader, effect: Effect, tell: &mut dyn FnMut(Msg)) -> Reply {
+pub(crate) fn perform(reader: &Reader, replay: &mut Replay, effect: Effect, tell: &mut dyn FnMut(Msg)) -> Reply {
     match effect {
         Effect::Fetch(numbers) => Reply::Events(fetch(reader, &numbers)),
         Effect::Scan { id, plan, blocks, first } => {
@@ -62,6 +63,7 @@ pub(crate) fn perform(reader: &Reader, effect: Effect, tell: &mut dyn FnMut(Msg)
             Reply::Unsaved
         }
         Effect::Keep(place, kept) => Reply::Kept(keep::save(&place, &kept)),
+        Effect::Replay { event, look } => Reply::Replay(replay.piece(event, look)),
         Effect::Copy(text) => Reply::Copied(crate::terminal::copy(&text).map_err(|error| error.to_string())),
     }
 }

@@ -1,6 +1,7 @@
 //! What L0 keeps of its own, for a look from outside: the vmcs02 pool, the VPID map, the roots of EPT.
 
 use super::L0;
+use super::vcpu::VMCS01;
 use super::vpid::VpidMap;
 use crate::silicon::Silicon;
 use hv_defs::addr::{Gpa, Hpa};
@@ -75,6 +76,14 @@ impl<S: Silicon> L0<S> {
             in_use: self.shared.roots_in_use.get(usize::from(root.vcpu)) == Some(&Some(number)),
         };
         roots.into_iter().map(shown).collect()
+    }
+
+    /// Where a vCPU's vmcs01 lies.
+    ///
+    /// # Panics
+    /// As [`L0::pool`].
+    pub fn vmcs01_at(&self, vcpu: usize) -> Hpa {
+        self.vcpus[vcpu].saved[VMCS01].hpa
     }
 
     /// The EPT pointer that silicon runs L1 under.

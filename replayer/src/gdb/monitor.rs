@@ -195,7 +195,8 @@ impl Debugged<'_, '_, '_> {
                 Ended::At { address: found, .. } => format!("{from} {address:#x} is {to} {found:#x} by {structure}"),
                 _ => format!("{from} {address:#x} is not mapped by {structure}"),
             });
-            let entry = |step: &look::Step| format!("  level {} entry at {:#x}: {:#x}", step.level, step.at, step.entry);
+            let entry =
+                |step: &look::Step| format!("  level {} entry at {:#x}: {:#x}", step.level, step.at, step.entry);
             lines.extend(trail.steps.iter().map(entry));
         }
         Ok(lines)

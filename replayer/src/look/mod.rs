@@ -8,12 +8,13 @@ pub use code::{Instruction, code, text_at};
 pub use memory::{Space, Stage, Structure, memory, walk};
 
 use crate::{Cursor, Runner};
-pub use hv::l0::{Ended, EptRoot, Guest, PoolSlot, Step, Trail, VpidMap};
 use hv::l0::{DEEPEST, L0};
+pub use hv::l0::{Ended, EptRoot, Guest, PoolSlot, Step, Trail, VpidMap};
 use hv::machine::Machine;
 pub use hv::mmu::{Cached, PageSize, Tag};
 use hv::soft::SoftSilicon;
 pub use hv::vmcs::Vmcs;
+use hv_defs::event::{VmcsAccess, VmcsOp, Which};
 use hv_defs::vmcs::{self, Field};
 
 /// What there is at a place.
@@ -42,8 +43,8 @@ pub struct State {
 /// What L0 keeps for a vCPU.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept {
-    /// vmcs01.
-    pub vmcs01: Box<Vmcs>,
+    /// vmcs01 and its host-physical address.
+    pub vmcs01: (u64, Box<Vmcs>),
     /// The current vmcs12 and its L1-physical address, if there is one.
     pub vmcs12: Option<(u64, Box<Vmcs>)>,
     /// Its vmcs02 and its host-physical address, if it has one.
@@ -116,7 +117,7 @@ impl State {
             code: code(l0, &guest, guest.vmcs.get(vmcs::GUEST_RIP), AROUND),
         };
         let kept = |vcpu: usize| Kept {
-            vmcs01: Box::new(l0.vmcs01(vcpu)),
+            vmcs01: (l0.vmcs01_at(vcpu).0, Box::new(l0.vmcs01(vcpu))),
             vmcs12: l0.vmcs12(vcpu).map(|(at, vmcs)| (at.0, Box::new(vmcs))),
             vmcs02: l0.vmcs02(vcpu).map(|(at, vmcs)| (at.0, Box::new(vmcs))),
             pool: l0.pool(vcpu),
@@ -132,6 +133,25 @@ impl State {
             tlbs,
             eptp01: l0.eptp01(),
             roots: l0.ept_roots(),
+        }
+    }
+
+    /// Takes back a write to a field of a VMCS: it holds `old` again. For who wants to know what was before some of the
+    /// events that one exit brought, all of which have happened here.
+    pub fn take_back(&mut self, access: &VmcsAccess) {
+        if access.op != VmcsOp::Write {
+            return;
+        }
+        for kept in &mut self.vcpus {
+            let held = match access.which {
+                Which::Vmcs01 => Some(&mut kept.vmcs01),
+                Which::Vmcs12 => kept.vmcs12.as_mut(),
+                Which::Vmcs02 => kept.vmcs02.as_mut(),
+                Which::Shadow12 | Which::Shadow02 => None,
+            };
+            if let Some((_, vmcs)) = held.filter(|(at, _)| *at == access.address) {
+                vmcs.write(access.field, access.old);
+            }
         }
     }
 
@@ -166,10 +186,10 @@ const ORDER: [usize; 16] = [0, 3, 1, 2, 6, 7, 5, 4, 8, 9, 10, 11, 12, 13, 14, 15
 pub(crate) fn general(guest: &Guest) -> impl Iterator<Item = (&'static str, Option<u64>)> {
     let gpr = |number: usize| guest.registers.as_ref().map(|registers| registers.gpr[number]);
     let rsp = Some(guest.vmcs.get(vmcs::GUEST_RSP));
-    ORDER.into_iter().map(move |number| (GPR[number], if number == 4 { rsp } else { gpr(number) })).chain([
-        ("rip", Some(guest.vmcs.get(vmcs::GUEST_RIP))),
-        ("rflags", Some(guest.vmcs.get(vmcs::GUEST_RFLAGS))),
-    ])
+    ORDER
+        .into_iter()
+        .map(move |number| (GPR[number], if number == 4 { rsp } else { gpr(number) }))
+        .chain([("rip", Some(guest.vmcs.get(vmcs::GUEST_RIP))), ("rflags", Some(guest.vmcs.get(vmcs::GUEST_RFLAGS)))])
 }
 
 /// Its control and debug registers, table registers and MSRs.

@@ -10,6 +10,7 @@ mod sessions;
 use crate::about;
 use crate::export::Step;
 use crate::model::{Effect, Model, Msg, Reply};
+use crate::replay::{self, work::Replay};
 use crate::theme::{Depth, Theme};
 use crate::update::update;
 use crate::view::view;
@@ -23,7 +24,8 @@ use traces::Reader;
 /// A model with its trace.
 pub(crate) struct Session {
     pub(crate) model: Model,
-    reader: Reader,
+    reader: &'static Reader,
+    replay: Replay<'static>,
     /// The last text that was copied.
     pub(crate) copied: Option<String>,
     /// Whether what is saved is.
@@ -32,11 +34,14 @@ pub(crate) struct Session {
 
 impl Session {
     fn open(bytes: Vec<u8>, size: (u16, u16)) -> Self {
-        let reader = Reader::from_bytes(bytes).expect("a trace");
+        // A replay borrows it; a test's few traces are never given back.
+        let reader: &'static Reader = Box::leak(Box::new(Reader::from_bytes(bytes).expect("a trace")));
+        let replay = Replay::new(reader, None);
         let theme = Theme { depth: Depth::None, unicode: true };
         let mut session = Self {
-            model: Model::new(about(&reader, "sample.nvmx".into()), theme, size),
+            model: Model::new(about(reader, "sample.nvmx".into()), theme, size),
             reader,
+            replay,
             copied: None,
             writes: false,
         };
@@ -69,9 +74,11 @@ impl Session {
                         Reply::Copied(Ok(()))
                     }
                     Effect::Export(export) if !self.writes => Reply::Exported { id: export.id, step: Step::Done(0) },
-                    effect => perform(&self.reader, effect, &mut |msg| msgs.push_back(msg)),
+                    effect => perform(self.reader, &mut self.replay, effect, &mut |msg| msgs.push_back(msg)),
                 };
                 msgs.push_back(Msg::Done(lane, reply));
+            } else if replay::waits(&self.model) {
+                msgs.push_back(Msg::Rest);
             } else {
                 return;
             }

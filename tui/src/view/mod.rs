@@ -16,6 +16,7 @@ pub(crate) mod help;
 mod list;
 mod overlay;
 mod prompt;
+pub(crate) mod replay;
 mod side;
 mod state;
 mod strip;
@@ -74,6 +75,8 @@ fn draw_pane(model: &Model, pane: Pane, pen: &mut Pen, area: Rect) {
     match pane {
         Pane::List => list::draw(model, pen, area),
         Pane::Side(Side::State) => state::draw(model, pen, area),
+        Pane::Side(Side::Memory) => replay::memory(model, pen, area),
+        Pane::Side(side @ (Side::Regs | Side::Tlb | Side::Pool)) => replay::draw(model, side, pen, area),
         Pane::Side(side) => side::draw(model, side, pen, area),
     }
 }
@@ -96,7 +99,8 @@ pub(crate) fn tab_at(model: &Model, side: Side, area: Rect, column: u16) -> Opti
     for (_, text) in side::tabs(model, side) {
         let width = text.chars().count() as u16;
         if (x..x + width).contains(&column) {
-            return Side::ALL.into_iter().find(|side| text.trim().ends_with(side.name()));
+            let text = text.trim();
+            return Side::ALL.into_iter().find(|side| text.ends_with(side.name()) || text.ends_with(side.short()));
         }
         x += width;
     }
@@ -262,7 +266,7 @@ fn position(model: &Model) -> Vec<Piece> {
 }
 
 /// ```text
-///  ? help  f filter  / search  : go to  1-4 panes  Enter read  +- timeline  q quit
+///  ? help  f filter  / search  : go to  1-8 panes  Enter read  +- timeline  q quit
 /// ```
 fn hint(model: &Model, pen: &mut Pen, area: Rect) {
     let keys: &[(&str, &str)] = match (&model.mode, model.in_side.then_some(model.side)) {
@@ -280,7 +284,7 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
             ("/", "search"),
             (":", "go to"),
             ("r", "alike"),
-            ("1-4", "panes"),
+            ("1-8", "panes"),
             ("+-", "timeline"),
             ("q", "quit"),
         ],
@@ -294,6 +298,12 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
             ("Esc", "back"),
         ],
         (_, Some(Side::Detail)) => &[("?", "help"), ("j k", "scroll"), ("z", "larger"), ("Esc", "back to the events")],
+        (_, Some(Side::Memory)) => {
+            &[("?", "help"), ("/", "address"), ("x", "view"), ("j k", "scroll"), ("z", "larger"), ("Esc", "back")]
+        }
+        (_, Some(Side::Regs | Side::Tlb | Side::Pool)) => {
+            &[("?", "help"), ("/", "find"), ("x", "another"), ("j k", "move"), ("z", "larger"), ("Esc", "back")]
+        }
         (_, Some(Side::Round | Side::Findings)) => {
             &[("?", "help"), ("j k", "move"), ("Enter", "to the event"), ("z", "larger"), ("Esc", "back to the events")]
         }

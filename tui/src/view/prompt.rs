@@ -19,6 +19,8 @@ pub(super) fn draw(prompt: &Prompt, pen: &mut Pen, line: Rect, under: Rect) -> P
         Ask::Field => " field: ",
         Ask::Save => " save as: ",
         Ask::Mark => " say of it: ",
+        Ask::Row => " find: ",
+        Ask::Address => " address: ",
     };
     let text = prompt.line.text();
     let room = usize::from(line.width).saturating_sub(label.len() + 1);
@@ -75,6 +77,8 @@ fn help(prompt: &Prompt, pen: &mut Pen, under: Rect) {
         Ask::Field => " a part of a field's name; n and N go on",
         Ask::Save => " .csv with commas, else text; Esc leaves it",
         Ask::Mark => " a line about the bookmark; Esc leaves it as it was",
+        Ask::Row => " a part of a line; n and N go on",
+        Ask::Address => " hexadecimal, or a register: ffff800000001000, rip, rsp+40, cr3, gdtr",
         Ask::Filter => "",
     };
     if !text.is_empty() {

@@ -27,8 +27,14 @@ pub(super) fn tabs(model: &Model, side: Side) -> Vec<Piece> {
         } else if side == Side::Detail && model.size.0 >= 150 && !model.zoomed {
             // The others have one.
         } else {
-            pieces.push((Role::Dim, format!(" {key} {} ", tab.name())));
+            // Where it is narrow, there is room for what a title says at its end.
+            let narrow = model.size.0 < 100;
+            let text = if narrow { format!(" {key} {}", tab.short()) } else { format!(" {key} {} ", tab.name()) };
+            pieces.push((Role::Dim, text));
         }
+    }
+    if model.size.0 < 100 {
+        pieces.push((Role::Dim, " ".into()));
     }
     pieces
 }
@@ -39,7 +45,7 @@ pub(super) fn draw(model: &Model, side: Side, pen: &mut Pen, area: Rect) {
         Side::Detail => detail(model, pen, area),
         Side::Round => round(model, pen, area),
         Side::Findings => findings(model, pen, area),
-        Side::State => {}
+        Side::State | Side::Regs | Side::Tlb | Side::Pool | Side::Memory => {}
     }
 }
 

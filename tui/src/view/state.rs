@@ -7,6 +7,7 @@ use crate::describe::{Piece, thousands};
 use crate::layout::top;
 use crate::model::{Model, Side};
 use crate::panes::{StateRow, addresses, current, state_row, state_rows};
+use crate::replay;
 use crate::state::Held;
 use crate::theme::Role;
 use hv_defs::vmcs::{VmcsField, Width};
@@ -30,7 +31,8 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
     let right = match &model.state.far {
         Some((_, _, from)) if *from > 0 => {
             let since = model.about.firsts.get(*from).copied().unwrap_or(0);
-            vec![(Role::Notice, format!(" from event {} on, reading further back ", thousands(since)))]
+            let text = format!(" from event {} on, reading further back ", thousands(since));
+            vec![(Role::Notice, if area.width < 120 { " reading back ".into() } else { text })]
         }
         _ => Vec::new(),
     };
@@ -71,7 +73,8 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
 }
 
 fn heading(model: &Model, pen: &mut Pen, line: Rect, names: u16) {
-    pen.line(line, &[(Role::Dim, " field".into())]);
+    let from = if replay::state(model).is_some() { " field, replayed" } else { " field, from events" };
+    pen.line(line, &[(Role::Dim, from.into())]);
     for (column, (name, address)) in (0..).zip(["vmcs01", "vmcs12", "vmcs02"].into_iter().zip(addresses(model))) {
         let address = address.map_or("none".into(), |address| format!("{address:x}"));
         let text = format!("{:>16}", format!("{name} {address}"));
