@@ -73,7 +73,7 @@ pub(crate) fn go_to_mark(model: &mut Model, letter: char) {
 
 fn help_key(model: &mut Model, line: usize, key: &KeyEvent) {
     model.redraw |= action(key) == Some(Action::Redraw);
-    model.mode = help::scroll(GROUPS, line, model.size.1, key).map_or(Mode::Browse, Mode::Help);
+    model.mode = help::scroll(GROUPS, line, model.size, key).map_or(Mode::Browse, Mode::Help);
 }
 
 /// Does what a key stands for.

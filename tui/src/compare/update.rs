@@ -261,7 +261,7 @@ fn press(model: &mut Model, key: &KeyEvent) {
         }
         Mode::Help(line) => {
             let line = *line;
-            match help::scroll(COMPARE, line, model.size.1, key) {
+            match help::scroll(COMPARE, line, model.size, key) {
                 Some(line) => model.mode = Mode::Help(line),
                 None => model.mode = Mode::Browse,
             }
@@ -399,7 +399,7 @@ fn mouse(model: &mut Model, mouse: &MouseEvent) {
             _ => return,
         };
         let key = KeyEvent::new(code, KeyModifiers::NONE);
-        model.mode = Mode::Help(help::scroll(COMPARE, line, model.size.1, &key).unwrap_or(line));
+        model.mode = Mode::Help(help::scroll(COMPARE, line, model.size, &key).unwrap_or(line));
         return;
     }
     let Some(areas) = areas(model).filter(|_| model.mode == Mode::Browse) else { return };

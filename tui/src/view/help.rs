@@ -1,6 +1,7 @@
 //! The help screen, drawn from the table of keys.
 
 use super::Pen;
+use super::side::wrap;
 use crate::describe::Piece;
 use crate::keys::{Action, COMPARE, Group, action_in};
 use crate::theme::{Role, letter};
@@ -8,9 +9,9 @@ use crossterm::event::KeyEvent;
 use hv_defs::event::Kind;
 use ratatui::layout::Rect;
 
-/// What a key does to the help screen: the first line to show, or `None` to leave it.
-pub(crate) fn scroll(groups: &[Group], line: usize, height: u16, key: &KeyEvent) -> Option<usize> {
-    let last = lines(groups).len().saturating_sub(usize::from(height.saturating_sub(4)));
+/// What a key does to the help screen of a terminal of that size: the first line to show, or `None` to leave it.
+pub(crate) fn scroll(groups: &[Group], line: usize, (width, height): (u16, u16), key: &KeyEvent) -> Option<usize> {
+    let last = lines(groups, width).len().saturating_sub(usize::from(height.saturating_sub(4)));
     let page = usize::from(height / 2);
     let line = match action_in(groups, key)? {
         Action::Down => line + 1,
@@ -26,12 +27,15 @@ pub(crate) fn scroll(groups: &[Group], line: usize, height: u16, key: &KeyEvent)
 }
 
 /// The help screen's lines.
-fn lines(groups: &[Group]) -> Vec<Vec<Piece>> {
+fn lines(groups: &[Group], width: u16) -> Vec<Vec<Piece>> {
     let mut lines = Vec::new();
     for group in groups {
         lines.push(vec![(Role::Strong, format!(" {}", group.name))]);
-        for row in group.bindings {
-            let keys: Vec<String> = row.keys.iter().map(|key| key.name()).collect();
+        for (at, row) in group.bindings.iter().enumerate().filter(|(_, row)| !row.help.is_empty()) {
+            // A row that says nothing is of the row before, the other way round.
+            let back = group.bindings[at + 1..].iter().take_while(|row| row.help.is_empty());
+            let keys = row.keys.iter().chain(back.flat_map(|row| row.keys));
+            let keys: Vec<String> = keys.map(|key| key.name()).collect();
             lines.push(vec![(Role::Key, format!("   {:<20}", keys.join("  "))), (Role::Plain, row.help.to_owned())]);
         }
         lines.push(Vec::new());
@@ -51,7 +55,7 @@ fn lines(groups: &[Group]) -> Vec<Vec<Piece>> {
             "Marks: ~ differs, at the right in which fields; - only A has it; + only B has it; ? by order only.",
             "A difference is a stretch of such lines. Differ: how much of each part of A is in one, a dot: not compared yet.",
         ];
-        lines.extend(notes.map(|note| vec![(Role::Dim, format!(" {note}"))]));
+        lines.extend(paragraphs(&notes, width));
         return lines;
     }
     let notes = [
@@ -61,8 +65,19 @@ fn lines(groups: &[Group]) -> Vec<Vec<Piece>> {
         "VMCS: * changed by this event, + since the last exit, a dot where no event tells.",
         "Cost: r VMREADs, w VMWRITEs, = of those without effect, F flushes, E changes of EPT02, I injections.",
     ];
-    lines.extend(notes.map(|note| vec![(Role::Dim, format!(" {note}"))]));
+    lines.extend(paragraphs(&notes, width));
     lines
+}
+
+/// Texts, each broken into lines of which all but the first are set in.
+fn paragraphs(texts: &[&str], width: u16) -> Vec<Vec<Piece>> {
+    let room = usize::from(width.saturating_sub(5));
+    let broken = texts.iter().map(|text| wrap(text, room));
+    let set = broken.flat_map(|lines| {
+        let indents = std::iter::once(" ").chain(std::iter::repeat("   "));
+        lines.into_iter().zip(indents).map(|(line, indent)| vec![(Role::Dim, format!("{indent}{line}"))])
+    });
+    set.collect()
 }
 
 /// ```text
@@ -73,7 +88,7 @@ fn lines(groups: &[Group]) -> Vec<Vec<Piece>> {
 pub(super) fn draw(groups: &[Group], first: usize, pen: &mut Pen, area: Rect) {
     let right = [(Role::Dim, " j k scroll, any other key leaves ".to_owned())];
     let inner = pen.titled(area, &[(Role::Title(true), " Help ".to_owned())], &right);
-    for (row, line) in lines(groups).iter().skip(first).take(usize::from(inner.height)).enumerate() {
+    for (row, line) in lines(groups, area.width).iter().skip(first).take(usize::from(inner.height)).enumerate() {
         pen.line(Pen::row(inner, row), line);
     }
 }

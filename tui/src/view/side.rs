@@ -255,7 +255,7 @@ fn finding(pen: &mut Pen, line: Rect, finding: &Finding, selected: bool) {
 }
 
 /// A text in lines of at most `width` characters, broken at spaces.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let last = lines.len() - 1;
