@@ -32,7 +32,7 @@ pub use frame::MAX_BLOCK_EVENTS;
 pub use header::{Header, Image, Made, sha256};
 pub use image::ImageBytes;
 pub use queue::{Feed, beside};
-pub use reader::{BlockInfo, Events, Reader};
+pub use reader::{BlockInfo, Events, Growth, Reader};
 pub use store::{Collected, Hash, Object, Store, StoreError};
 pub use tables::Tables;
 pub use values::{Iter, Values};

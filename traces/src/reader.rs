@@ -6,13 +6,27 @@ use crate::frame::{self, HEAD, Head, PROLOGUE, TRAILER, Tag};
 use crate::header::Header;
 use crate::image;
 use crate::seek;
-use crate::source::Source;
+use crate::source::{Now, Source};
 use crate::store::{Store, StoreError};
 use crate::tables::Tables;
 use crate::wire::{self, Index, Word};
 use hv_defs::event::{Event, Kind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// What became of a trace's file: see [`Reader::growth`].
+#[derive(Debug)]
+pub enum Growth {
+    /// It is as it was.
+    Same,
+    /// It has grown. The reader of what it is now has the same events and may have more; it is whole once the recording
+    /// has ended.
+    More(Box<Reader>),
+    /// It is shorter than it was: what this reader has not read yet may be gone.
+    Shorter,
+    /// It is another trace now, or its name is another file's.
+    Other,
+}
 
 /// Where a block is and what it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +46,8 @@ pub struct BlockInfo {
 pub struct Reader {
     source: Arc<Source>,
     header: Header,
+    /// Where the blocks begin.
+    start: u64,
     blocks: Vec<BlockInfo>,
     counts: Option<Vec<(String, Vec<u32>)>>,
     truncated: bool,
@@ -110,18 +126,43 @@ impl Reader {
 
     fn new(source: Arc<Source>) -> Result<Self, Error> {
         let (header, start) = read_header(&source)?;
+        Self::from_blocks(source, header, start, Vec::new())
+    }
+
+    /// The trace in a source whose first blocks are known.
+    fn from_blocks(source: Arc<Source>, header: Header, start: u64, known: Vec<BlockInfo>) -> Result<Self, Error> {
         let end = whole_end(&source, start)?;
         let (blocks, counts, truncated) = match end {
             Some((blocks, counts)) => (blocks, Some(counts), false),
             None => {
-                let scan = scan(&source, start)?;
+                let scan = scan(&source, start, known)?;
                 let found = scan.blocks.last().map_or(0, |block| block.first + u64::from(block.events));
                 let all = scan.ended || sound_trailer(&source, start)?.is_some_and(|(_, _, events)| events == found);
                 (scan.blocks, None, !all)
             }
         };
         let (cache, messages, words) = (Kept::default(), Kept::default(), Mutex::default());
-        Ok(Self { source, header, blocks, counts, truncated, cache, messages, words })
+        Ok(Self { source, header, start, blocks, counts, truncated, cache, messages, words })
+    }
+
+    /// What became of the file since it was opened: who reads a recording while it is made asks from time to time. The
+    /// blocks that are known are not read again; this reader goes on as it is.
+    pub fn growth(&self) -> Result<Growth, Error> {
+        let source = match self.source.now()? {
+            Now::Same => return Ok(Growth::Same),
+            Now::Shorter => return Ok(Growth::Shorter),
+            Now::Other => return Ok(Growth::Other),
+            Now::Longer(source) => Arc::new(source),
+        };
+        let grown = Self::from_blocks(source, self.header.clone(), self.start, self.blocks.clone())?;
+        // What is known must be there still: a file may have been written anew under the same name.
+        let head = match self.blocks.last() {
+            Some(last) => read_head(&grown.source, last.offset)?.filter(|head| head.first == last.first).is_some(),
+            None => true,
+        };
+        let goes_on = head && !self.indexed() && grown.blocks.starts_with(&self.blocks);
+        let same_header = grown.beginning()? == self.beginning()?;
+        Ok(if goes_on && same_header { Growth::More(Box::new(grown)) } else { Growth::Other })
     }
 
     /// The header.
@@ -515,10 +556,11 @@ pub(crate) struct Scan {
     pub(crate) ended: bool,
 }
 
-/// Walks the frames from `start` to the last whole block.
-pub(crate) fn scan(source: &Source, start: u64) -> Result<Scan, Error> {
-    let (mut offset, mut first) = (start, 0);
-    let mut scan = Scan { blocks: Vec::new(), ended: false };
+/// Walks the frames from `start` to the last whole block, or from behind the blocks that are known.
+pub(crate) fn scan(source: &Source, start: u64, known: Vec<BlockInfo>) -> Result<Scan, Error> {
+    let behind = known.last().map(|last| (last.offset + last.bytes, last.first + u64::from(last.events)));
+    let (mut offset, mut first) = behind.unwrap_or((start, 0));
+    let mut scan = Scan { blocks: known, ended: false };
     while let Some(head) = read_head(source, offset)? {
         let bytes = HEAD as u64 + u64::from(head.stored);
         if head.tag != Tag::Block {

@@ -1,10 +1,11 @@
 //! Bytes at an offset: of a file or of memory.
 
 use crate::error::Error;
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -14,8 +15,47 @@ pub(crate) struct Source {
 
 #[derive(Debug)]
 enum From {
-    File(Mutex<File>),
+    /// Shared with the sources of what the file was before.
+    File(Arc<OpenFile>),
     Bytes(Vec<u8>),
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: Mutex<File>,
+    path: PathBuf,
+}
+
+impl OpenFile {
+    fn file(&self) -> MutexGuard<'_, File> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its path still names the file that was opened. What cannot be told counts as so.
+    fn is_there(&self) -> bool {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let of = |about: std::fs::Metadata| (about.dev(), about.ino());
+            let opened = self.file().metadata().map(of);
+            match (opened, std::fs::metadata(&self.path).map(of)) {
+                (Ok(opened), Ok(there)) => opened == there,
+                _ => true,
+            }
+        }
+        #[cfg(not(unix))]
+        true
+    }
+}
+
+/// What became of a source.
+pub(crate) enum Now {
+    /// It has the length it had.
+    Same,
+    Longer(Source),
+    Shorter,
+    /// Its path names another file.
+    Other,
 }
 
 impl Source {
@@ -26,11 +66,26 @@ impl Source {
         if about.is_dir() {
             return Err(failed(std::io::ErrorKind::IsADirectory.into()));
         }
-        Ok(Self { len: about.len(), from: From::File(Mutex::new(file)) })
+        let file = OpenFile { file: Mutex::new(file), path: path.to_owned() };
+        Ok(Self { len: about.len(), from: From::File(Arc::new(file)) })
     }
 
     pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
         Self { len: bytes.len() as u64, from: From::Bytes(bytes) }
+    }
+
+    /// What became of it since it was opened.
+    pub(crate) fn now(&self) -> Result<Now, Error> {
+        let From::File(file) = &self.from else { return Ok(Now::Same) };
+        if !file.is_there() {
+            return Ok(Now::Other);
+        }
+        let len = file.file().metadata().map_err(Error::Read)?.len();
+        Ok(match len.cmp(&self.len) {
+            Ordering::Less => Now::Shorter,
+            Ordering::Equal => Now::Same,
+            Ordering::Greater => Now::Longer(Self { from: From::File(file.clone()), len }),
+        })
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -46,7 +101,7 @@ impl Source {
     pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
         match &self.from {
             From::File(file) => {
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut file = file.file();
                 file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(bytes)).map_err(Error::Read)
             }
             From::Bytes(all) => {

@@ -132,10 +132,30 @@ impl Hits {
         Self { firsts, blocks, done: Set::default(), filled: Set::default(), sums, scanned: 0, count: 0 }
     }
 
+    /// Takes in blocks that came since, unscanned.
+    pub(crate) fn grow(&mut self, firsts: Arc<[u64]>) {
+        self.blocks.resize(firsts.len().max(self.blocks.len()), None);
+        self.firsts = firsts;
+        // What was there stands in sums of more blocks now: few enough to be made anew.
+        self.sums = vec![0; self.blocks.len()];
+        for block in 0..self.blocks.len() {
+            let count = self.blocks[block].as_ref().map_or(0, |bits| bits.count);
+            self.add(block, count.into());
+        }
+    }
+
+    /// Adds matches of a block to the sums.
+    fn add(&mut self, block: usize, count: u64) {
+        let mut at = block;
+        while let Some(sum) = self.sums.get_mut(at) {
+            *sum += count;
+            at |= at + 1;
+        }
+    }
+
     /// Puts a scanned block in its place.
     pub(crate) fn put(&mut self, block: usize, bits: Bits) {
-        let Some(place) = self.blocks.get_mut(block) else { return };
-        if place.is_some() {
+        if self.blocks.get(block).is_none_or(Option::is_some) {
             return;
         }
         self.scanned += 1;
@@ -144,13 +164,9 @@ impl Hits {
         if count > 0 {
             self.count += count;
             self.filled.insert(block);
-            let mut at = block;
-            while let Some(sum) = self.sums.get_mut(at) {
-                *sum += count;
-                at |= at + 1;
-            }
+            self.add(block, count);
         }
-        *place = Some(bits);
+        self.blocks[block] = Some(bits);
     }
 
     /// How many events match, of those scanned.
@@ -259,6 +275,20 @@ mod tests {
         check(&[99, 100]);
         check(&[5, 98, 127, 128, 163, 164]);
         check(&(0..170).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_trace_that_grows_keeps_what_was_found() {
+        let mut hits = Hits::new(vec![0, 10].into());
+        hits.put(0, Bits::new(10, [3]));
+        hits.put(1, Bits::new(10, [1, 2]));
+        assert_eq!(hits.unscanned(0), None);
+        hits.grow(vec![0, 10, 20, 30, 40].into());
+        assert_eq!((hits.unscanned(0), hits.progress()), (Some(2), (2, 5)));
+        (2..5).for_each(|block| hits.put(block, Bits::new(10, [0])));
+        assert_eq!(hits.count(), 6);
+        assert_eq!([0, 4, 12, 20, 31, 41].map(|event| hits.before(event)), [0, 1, 2, 3, 5, 6]);
+        assert_eq!((hits.at_or_before(39), hits.at_or_after(13)), (Some(30), Some(20)));
     }
 
     #[test]

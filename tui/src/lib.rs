@@ -17,6 +17,7 @@ mod keep;
 mod keys;
 mod layout;
 mod line;
+mod live;
 mod model;
 mod overlay;
 mod panes;
@@ -32,6 +33,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod theme;
+mod trace;
 mod update;
 mod view;
 mod work;
@@ -94,7 +96,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Option<String>, Error> {
         true => None,
         false => keep::Place::of(path, &reader, |name| std::env::var_os(name)),
     };
-    session::run(reader, path, place, options.theme())
+    session::run(reader, path, place, options.theme(), lately_written(path))
 }
 
 /// Shows two traces side by side, as [`run`] does one.
@@ -113,6 +115,12 @@ pub fn compare(a: &Path, b: &Path, options: &Options) -> Result<(), Error> {
     let abouts = [about(&readers[0], name_a), about(&readers[1], name_b)];
     let ended = compare::run(readers, abouts, options.theme(), &signals.stop).map_err(Error::Terminal);
     terminal::last_panic().map_or(ended, |why| Err(Error::Internal(why)))
+}
+
+/// Whether a file was written to in the last seconds, as far as can be told.
+fn lately_written(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|about| about.modified()).ok();
+    modified.and_then(|then| then.elapsed().ok()).is_some_and(|since| since.as_secs() < 5)
 }
 
 pub(crate) fn name_of(path: &Path) -> String {

@@ -257,6 +257,15 @@ pub(crate) struct Model {
     pub(crate) busy: [bool; 4],
     /// The whole screen is to be drawn anew.
     pub(crate) redraw: bool,
+    /// The file is to be looked at for more.
+    pub(crate) poll: bool,
+    /// Whether the trace is still written, as far as can be told, and how often it was looked at in vain.
+    pub(crate) live: bool,
+    pub(crate) quiet: u32,
+    /// The list stays at its end as the trace grows.
+    pub(crate) follow: bool,
+    /// The file is not what it was any more.
+    pub(crate) lost: bool,
     /// The terminal is to be given back until the process goes on.
     pub(crate) suspend: bool,
     pub(crate) quit: bool,
@@ -313,6 +322,11 @@ impl Model {
             copy: None,
             busy: [false; 4],
             redraw: false,
+            poll: false,
+            live: false,
+            quiet: 0,
+            follow: false,
+            lost: false,
             suspend: false,
             quit: false,
             ids: 0,
@@ -402,6 +416,8 @@ pub(crate) enum Msg {
     Analysed(u64),
     /// No key has come for a while.
     Rest,
+    /// It is time to look whether the file has grown.
+    Tick,
     /// Nothing; asks for the next effect.
     Idle,
 }
@@ -441,6 +457,8 @@ pub(crate) enum Effect {
     Findings,
     /// Replay a piece of the way to an event; there, say what there is, or look at memory.
     Replay { event: u64, look: Option<Peek> },
+    /// Look whether the file has grown.
+    Follow,
     /// Hand a text to the terminal's clipboard.
     Copy(String),
     /// Save the next piece of what is shown.
@@ -454,12 +472,22 @@ pub(crate) enum Effect {
 impl Effect {
     pub(crate) const fn lane(&self) -> Lane {
         match self {
-            Self::Fetch(_) | Self::Copy(_) | Self::Unsave(_) | Self::Keep(..) => Lane::Screen,
+            Self::Fetch(_) | Self::Follow | Self::Copy(_) | Self::Unsave(_) | Self::Keep(..) => Lane::Screen,
             Self::Findings => Lane::Whole,
             Self::Replay { .. } => Lane::Replay,
             _ => Lane::Long,
         }
     }
+}
+
+/// What became of the file.
+#[derive(Debug)]
+pub(crate) enum Growth {
+    Same,
+    /// What is known of it now.
+    More(Box<About>),
+    /// It is not what it was: what to tell of it.
+    Lost(String),
 }
 
 /// What came of an effect. Each is about what its effect names.
@@ -510,6 +538,7 @@ pub(crate) enum Reply {
     },
     Unsaved,
     Kept(Result<(), String>),
+    Followed(Growth),
     /// The lane's thread panicked, and is no more.
     Panicked(String),
 }

@@ -9,9 +9,9 @@ use crate::model::{Effect, Lane, Model, Msg, Reply};
 use crate::replay::{self, work::Replay};
 use crate::terminal::{self, Taken};
 use crate::theme::{Role, Theme};
+use crate::trace::Trace;
 use crate::update::update;
 use crate::view::view;
-use crate::work::perform;
 use crate::{Error, about, name_of};
 use crossterm::event::{self, Event};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
@@ -58,19 +58,28 @@ impl Signals {
 }
 
 /// A thread that does the effects of a lane, one after another. One that panics ends its lane and says so.
-fn worker(lane: Lane, reader: Arc<Reader>, path: PathBuf, wake: Sender<Wake>) -> io::Result<Sender<Effect>> {
+fn worker(lane: Lane, trace: Arc<Trace>, path: PathBuf, wake: Sender<Wake>) -> io::Result<Sender<Effect>> {
     let (ask, asked) = mpsc::channel::<Effect>();
     thread::Builder::new().name(format!("tui {lane:?}")).spawn(move || {
-        // A machine is built by the lane that is asked for one.
-        let mut replay = Replay::new(&reader, Some(path));
-        while let Ok(effect) = asked.recv() {
-            // Who no longer listens needs no telling.
-            let mut tell = |msg| drop(wake.send(Wake::Msg(msg)));
-            let done = catch_unwind(AssertUnwindSafe(|| perform(&reader, &mut replay, effect, &mut tell)));
-            let ended = done.is_err();
-            let reply = done.unwrap_or_else(|_| Reply::Panicked(terminal::last_panic().unwrap_or_default()));
-            if wake.send(Wake::Msg(Msg::Done(lane, reply))).is_err() || ended {
-                return;
+        let mut next = asked.recv().ok();
+        while next.is_some() {
+            let reader = trace.reader();
+            // A machine is built by the lane that is asked for one, of the trace as it is then.
+            let mut replay = Replay::new(&reader, Some(path.clone()));
+            while let Some(effect) = next.take() {
+                if trace.is_news(&reader, &effect) {
+                    next = Some(effect);
+                    break;
+                }
+                // Who no longer listens needs no telling.
+                let mut tell = |msg| drop(wake.send(Wake::Msg(msg)));
+                let done = catch_unwind(AssertUnwindSafe(|| trace.perform(&mut replay, effect, &mut tell)));
+                let ended = done.is_err();
+                let reply = done.unwrap_or_else(|_| Reply::Panicked(terminal::last_panic().unwrap_or_default()));
+                if wake.send(Wake::Msg(Msg::Done(lane, reply))).is_err() || ended {
+                    return;
+                }
+                next = asked.recv().ok();
             }
         }
     })?;
@@ -106,6 +115,9 @@ const REST: Duration = Duration::from_millis(120);
 
 /// How long a loop sleeps that is not woken by what it waits for.
 pub(crate) const BUSY: Duration = Duration::from_millis(10);
+
+/// How often the file is looked at for more.
+const POLL: Duration = Duration::from_secs(1);
 
 /// Messages that are taken in before the screen is drawn again, at most: all that is typed ahead.
 const AHEAD: usize = 1000;
@@ -148,9 +160,15 @@ pub(crate) fn prepare() -> Result<Signals, Error> {
     Ok(signals)
 }
 
-/// Shows a trace until the user quits, or SIGTERM or SIGHUP ask for it.
+/// Shows a trace, which may have been written to just now, until the user quits, or SIGTERM or SIGHUP ask for it.
 /// Says what could not be kept.
-pub(crate) fn run(reader: Reader, path: &Path, place: Option<Place>, theme: Theme) -> Result<Option<String>, Error> {
+pub(crate) fn run(
+    reader: Reader,
+    path: &Path,
+    place: Option<Place>,
+    theme: Theme,
+    lately_written: bool,
+) -> Result<Option<String>, Error> {
     let signals = prepare()?;
     let size = crossterm::terminal::size().map_err(Error::Terminal)?;
     let mut model = Model::new(about(&reader, name_of(path)), theme, size);
@@ -161,9 +179,13 @@ pub(crate) fn run(reader: Reader, path: &Path, place: Option<Place>, theme: Them
         Some(Err(why)) => model.note = Some((Role::Notice, why)),
         _ => {}
     }
-    let reader = Arc::new(reader);
+    if model.about.truncated && lately_written {
+        model.live = true;
+        model.note = Some((Role::Notice, "This trace is still written; G follows its end.".into()));
+    }
+    let trace = Arc::new(Trace::new(reader, name_of(path)));
     let (wake, woken) = mpsc::channel();
-    let start = |lane| worker(lane, reader.clone(), path.to_owned(), wake.clone()).map_err(Error::Terminal);
+    let start = |lane| worker(lane, trace.clone(), path.to_owned(), wake.clone()).map_err(Error::Terminal);
     let lanes = [start(Lane::Screen)?, start(Lane::Long)?, start(Lane::Whole)?, start(Lane::Replay)?];
     let taken = Taken::take().map_err(Error::Terminal)?;
     listen(wake).map_err(Error::Terminal)?;
@@ -214,8 +236,12 @@ fn event_loop(
 ) -> io::Result<()> {
     let mut terminal = crate::ansi::screen(model.theme)?;
     send(model, lanes, Msg::Idle);
-    let (mut draw, mut typed) = (true, Instant::now());
+    let (mut draw, mut typed, mut looked) = (true, Instant::now(), Instant::now());
     loop {
+        if looked.elapsed() >= POLL {
+            looked = Instant::now();
+            send(model, lanes, Msg::Tick);
+        }
         if signals.suspend.swap(false, Ordering::SeqCst) || std::mem::take(&mut model.suspend) {
             taken.suspend()?;
             signals.resumed.store(false, Ordering::SeqCst);

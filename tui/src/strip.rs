@@ -116,6 +116,9 @@ pub(crate) struct Strip {
     wanted: usize,
     /// Whether events of a block go to more than a column or two, so that blocks are looked at event by event.
     narrow: bool,
+    /// Cells that are being put together while those before are shown: see [`Strip::keep`].
+    fresh: Option<Vec<Cell>>,
+    keep: bool,
 }
 
 /// What is to be looked at: blocks, and the window and columns that their events go to, or none for whole blocks.
@@ -138,9 +141,16 @@ impl Strip {
         Self { window: (0, about.len), ..Self::default() }
     }
 
+    /// The next stretch is this one with more at its end: what is drawn stays until all of that was looked at.
+    pub(crate) fn keep(&mut self) {
+        self.keep = self.fresh.is_some() || self.left.is_empty();
+    }
+
     /// Begins with a window and a number of columns, whose number is `id`. `near` is the block to begin with.
     pub(crate) fn ask(&mut self, about: &About, asked: ((u64, u64), u16), id: u64, near: usize) {
         let (window, columns) = asked;
+        let keep = std::mem::take(&mut self.keep) && self.cells.len() == usize::from(columns);
+        self.fresh = None;
         self.known.resize(about.firsts.len(), None);
         (self.window, self.asked, self.id) = (window, asked, id);
         let blocks = blocks_of(about, window);
@@ -153,7 +163,12 @@ impl Strip {
             return;
         }
         if self.narrow {
-            self.cells = (0..columns).map(|column| Cell::of(range(window, columns, column))).collect();
+            let cells = (0..columns).map(|column| Cell::of(range(window, columns, column))).collect();
+            if keep {
+                self.fresh = Some(cells);
+            } else {
+                self.cells = cells;
+            }
             let from = near.clamp(blocks.start, blocks.end.max(blocks.start + 1) - 1);
             self.left.extend((from..blocks.end).chain(blocks.start..from));
             self.urgent = self.left.len();
@@ -223,8 +238,9 @@ impl Strip {
                     *place = Some(Arc::new(sum));
                 }
             } else if current {
+                let sums = self.fresh.as_mut().unwrap_or(&mut self.cells);
                 for (column, cell) in cells {
-                    self.cells.get_mut(usize::from(column)).into_iter().for_each(|sum| sum.add(&cell));
+                    sums.get_mut(usize::from(column)).into_iter().for_each(|sum| sum.add(&cell));
                 }
             }
         }
@@ -233,6 +249,8 @@ impl Strip {
             self.urgent = self.urgent.saturating_sub(done);
             if whole {
                 self.put_together(about);
+            } else if self.left.is_empty() {
+                self.cells = self.fresh.take().unwrap_or_else(|| std::mem::take(&mut self.cells));
             }
         }
     }
@@ -240,7 +258,7 @@ impl Strip {
     /// How much of the stretch was looked at, in hundredths, while it is not all.
     pub(crate) fn progress(&self) -> Option<usize> {
         let done = self.wanted - self.left.len().min(self.wanted);
-        (!self.left.is_empty()).then(|| done * 100 / self.wanted.max(1))
+        (!self.left.is_empty() && self.fresh.is_none()).then(|| done * 100 / self.wanted.max(1))
     }
 
     /// The deepest level that any vCPU was seen to run at, of the blocks and columns that are known: 2 at least.

@@ -6,6 +6,7 @@ use crate::filter::Plan;
 use crate::keep::Kept;
 use crate::keys::{self, Action};
 use crate::layout::{areas, list_rows};
+use crate::live;
 use crate::model::{Effect, Filtered, Find, Lane, Mode, Model, Msg, Reply, Side};
 use crate::prompt;
 use crate::replay;
@@ -32,6 +33,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
         // Whatever the keys go to.
         Msg::Key(key) if keys::action(&key) == Some(Action::Suspend) => model.suspend = true,
         Msg::Key(key) => {
+            model.follow = false;
             if matches!(keys::action(&key), Some(Action::Escape | Action::Quit)) {
                 model.ahead.clear();
             }
@@ -41,7 +43,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
                 model.ahead.push_back(key);
             }
         }
-        Msg::Mouse(mouse) => act::mouse(model, &mouse),
+        Msg::Mouse(mouse) => {
+            model.follow = false;
+            act::mouse(model, &mouse);
+        }
         Msg::Resize(width, height) => model.size = (width, height),
         // Its lane stays busy: nothing answers there any more.
         Msg::Done(_, Reply::Panicked(why)) => {
@@ -61,6 +66,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
         }
         Msg::Analysed(events) => model.analysed = events,
         Msg::Rest => replay::rest(model),
+        Msg::Tick => model.poll = !model.lost,
         Msg::Idle => {}
     }
     settle(model);
@@ -105,6 +111,7 @@ fn done(model: &mut Model, reply: Reply) {
                 blocks.into_iter().for_each(|(block, bits)| filter.hits.put(block, bits));
             }
             error.into_iter().for_each(|error| fail(model, error));
+            live::keep_up(model);
         }
         Reply::Found { id, found, next, error } => {
             let Some(find) = model.find.as_mut().filter(|find| find.id == id) else { return };
@@ -170,6 +177,7 @@ fn done(model: &mut Model, reply: Reply) {
                 act::to_finding(model, forward);
             }
         }
+        Reply::Followed(growth) => live::grown(model, growth),
         Reply::Panicked(why) => fail(model, why),
         Reply::Exported { id, step } => export::stepped(model, id, step),
         Reply::Unsaved | Reply::Kept(Ok(())) => {}
@@ -305,6 +313,9 @@ fn screen(model: &mut Model) -> Option<Effect> {
     }
     if let Some(text) = model.copy.take() {
         return Some(Effect::Copy(text));
+    }
+    if std::mem::take(&mut model.poll) {
+        return Some(Effect::Follow);
     }
     if let Some(path) = model.unsaved.take() {
         return Some(Effect::Unsave(path));

@@ -1,6 +1,6 @@
 //! What the inspector does outside of its model: all reading of the trace. Runs on worker threads.
 
-use crate::model::{Effect, Msg, Reply};
+use crate::model::{Effect, Growth, Msg, Reply};
 use crate::replay::work::Replay;
 use crate::round::{self, Round, Turn};
 use crate::scan;
@@ -64,6 +64,8 @@ pub(crate) fn perform(reader: &Reader, replay: &mut Replay, effect: Effect, tell
         }
         Effect::Keep(place, kept) => Reply::Kept(keep::save(&place, &kept)),
         Effect::Replay { event, look } => Reply::Replay(replay.piece(event, look)),
+        // What a reader has is of one moment: see `Trace`.
+        Effect::Follow => Reply::Followed(Growth::Same),
         Effect::Copy(text) => Reply::Copied(crate::terminal::copy(&text).map_err(|error| error.to_string())),
     }
 }

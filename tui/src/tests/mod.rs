@@ -1,6 +1,7 @@
 //! What the inspector's tests share, and the tests of the whole: a model that is driven by keys with its effects done at
 //! once, its screens as text, and random keys.
 
+mod live;
 #[path = "../../../traces/tests/common/nonsense.rs"]
 pub(crate) mod nonsense;
 pub(crate) mod sample;
@@ -12,19 +13,20 @@ use crate::export::Step;
 use crate::model::{Effect, Model, Msg, Reply};
 use crate::replay::{self, work::Replay};
 use crate::theme::{Depth, Theme};
+use crate::trace::Trace;
 use crate::update::update;
 use crate::view::view;
-use crate::work::perform;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use traces::Reader;
 
 /// A model with its trace.
 pub(crate) struct Session {
     pub(crate) model: Model,
-    reader: &'static Reader,
+    trace: Trace,
     replay: Replay<'static>,
     /// The last text that was copied.
     pub(crate) copied: Option<String>,
@@ -34,17 +36,18 @@ pub(crate) struct Session {
 
 impl Session {
     fn open(bytes: Vec<u8>, size: (u16, u16)) -> Self {
-        // A replay borrows it; a test's few traces are never given back.
-        let reader: &'static Reader = Box::leak(Box::new(Reader::from_bytes(bytes).expect("a trace")));
-        let replay = Replay::new(reader, None);
+        Self::of(Reader::from_bytes(bytes).expect("a trace"), size)
+    }
+
+    fn of(reader: Reader, size: (u16, u16)) -> Self {
         let theme = Theme { depth: Depth::None, unicode: true };
-        let mut session = Self {
-            model: Model::new(about(reader, "sample.nvmx".into()), theme, size),
-            reader,
-            replay,
-            copied: None,
-            writes: false,
-        };
+        let name = "sample.nvmx".to_owned();
+        let trace = Trace::new(reader, name.clone());
+        // A replay borrows it; a test's few traces are never given back.
+        let reader: &'static Arc<Reader> = Box::leak(Box::new(trace.reader()));
+        let replay = Replay::new(reader, None);
+        let mut session =
+            Self { model: Model::new(about(reader, name), theme, size), replay, trace, copied: None, writes: false };
         session.send(Msg::Idle);
         session
     }
@@ -74,7 +77,7 @@ impl Session {
                         Reply::Copied(Ok(()))
                     }
                     Effect::Export(export) if !self.writes => Reply::Exported { id: export.id, step: Step::Done(0) },
-                    effect => perform(self.reader, &mut self.replay, effect, &mut |msg| msgs.push_back(msg)),
+                    effect => self.trace.perform(&mut self.replay, effect, &mut |msg| msgs.push_back(msg)),
                 };
                 msgs.push_back(Msg::Done(lane, reply));
             } else if replay::waits(&self.model) {

@@ -200,7 +200,9 @@ fn title(model: &Model, pen: &mut Pen, area: Rect) {
     ];
     let end = pen.line(area, &left);
     let mut right = vec![(Role::Plain, format!("{} events ", thousands(about.len)))];
-    if about.truncated {
+    if model.live {
+        right.insert(0, (Role::Notice, if model.follow { "live, followed  " } else { "live  " }.into()));
+    } else if about.truncated {
         right.insert(0, (Role::Notice, "cut short  ".into()));
     }
     pen.right(area, end + 1, &right);
