@@ -206,12 +206,24 @@ pub(crate) fn guest(model: &Model) -> Option<&Registers> {
     chosen.or_else(|| state.guest(running(state, vcpu(model))))
 }
 
-/// Whether a pane is shown that only a machine can fill. The VMCS pane alone has none built.
+/// Whether a pane is shown that only a machine can fill; or the VMCSs, which are whole by one, have the keys; or what the
+/// event's pane gains is near.
 pub(crate) fn needed(model: &Model) -> bool {
     let Some(areas) = areas(model) else { return false };
     let shown = |side| areas.of(Pane::Side(side)).is_some();
-    let vmcs = shown(Side::State) && (model.replay.opened || model.in_side && model.side == Side::State);
-    vmcs || [Side::Regs, Side::Tlb, Side::Pool, Side::Memory].into_iter().any(shown)
+    let vmcs = shown(Side::State) && model.in_side && model.side == Side::State;
+    let soon = near(model) && (shown(Side::State) || shown(Side::Detail));
+    vmcs || soon || [Side::Regs, Side::Tlb, Side::Pool, Side::Memory].into_iter().any(shown)
+}
+
+/// Instructions that are replayed for panes that can do without.
+const NEAR: u64 = 1 << 25;
+
+/// Whether the machine is there and the way to the selected event is short.
+fn near(model: &Model) -> bool {
+    let stood = model.replay.shown.as_ref().and_then(|seen| seen.state.as_ref());
+    let at = stood.map(|state| state.instruction).zip(model.selected().map(|event| event.at.instruction));
+    at.is_some_and(|(from, to)| from.abs_diff(to) < NEAR)
 }
 
 /// Whether what the events alone tell is asked for in the place of what a machine would.
@@ -223,7 +235,17 @@ pub(crate) fn events_needed(model: &Model) -> bool {
 
 /// Whether the replay waits for the cursor to rest.
 pub(crate) fn waits(model: &Model) -> bool {
-    model.replay.rested != Some(model.cursor) && goes(model) && here(model).is_none()
+    model.replay.rested != Some(model.cursor) && goes(model) && lacking(model).is_some()
+}
+
+/// What is not known yet of what the panes show: memory that is looked at, or else all.
+fn lacking(model: &Model) -> Option<Option<Peek>> {
+    if here(model).is_none() {
+        return Some(None);
+    }
+    let look = wanted_look(model)?;
+    let known = model.replay.looks.iter().any(|(of, known, _)| (*of, *known) == (model.cursor, look));
+    (!known).then_some(Some(look))
 }
 
 /// Whether the selected event is one to go to.
@@ -236,14 +258,9 @@ fn goes(model: &Model) -> bool {
 
 /// What is to be asked of the replay's thread.
 pub(crate) fn want(model: &Model) -> Option<Effect> {
-    let event = model.cursor;
-    if here(model).is_none() {
-        let ready = goes(model) && model.replay.rested == Some(event);
-        return ready.then_some(Effect::Replay { event, look: None });
-    }
-    let look = wanted_look(model)?;
-    let known = model.replay.looks.iter().any(|(of, known, _)| (*of, *known) == (event, look));
-    (!known && goes(model) && model.replay.rested == Some(event)).then_some(Effect::Replay { event, look: Some(look) })
+    let ready = goes(model) && model.replay.rested == Some(model.cursor);
+    let look = lacking(model).filter(|_| ready)?;
+    Some(Effect::Replay { event: model.cursor, look })
 }
 
 /// The part of memory that the memory pane shows.
@@ -392,12 +409,20 @@ pub(crate) fn head(model: &Model) -> Vec<(Role, String)> {
         && let Some(state) = &seen.state
     {
         let runs = running(state, vcpu(model));
-        let batch = (seen.behind > seen.event + 1).then(|| format!(", with all of its exit to {}", seen.behind - 1));
-        let from = replay.before.as_ref().map(|before| format!("  * differs from {}", thousands(before.event)));
+        let chosen = if model.side == Side::Regs { guest(model).map_or(runs, |guest| guest.runner) } else { runs };
+        let does = if chosen == runs { " runs" } else { " does not run" };
+        let enters = matches!(model.selected().map(|event| &event.what), Some(What::Entry(_)));
+        let (event, last) = (thousands(seen.event), thousands(seen.behind - 1));
+        let when = match seen.behind - seen.event {
+            _ if enters => format!(", at event {event}"),
+            1 => format!(", after event {event}"),
+            // L0 makes what one exit brings together.
+            _ => format!(", after events {event} to {last} of one exit"),
+        };
+        let from = replay.before.as_ref().map(|before| format!("  * since {}", thousands(before.event)));
         return vec![
-            (Role::Level(runs.level), format!(" L{}", runs.level)),
-            dim(format!(" of vCPU {} runs, after event {}", runs.vcpu, thousands(seen.event))),
-            dim(batch.unwrap_or_default()),
+            (Role::Level(chosen.level), format!(" L{}", chosen.level)),
+            dim(format!(" of vCPU {}{does}{when}", chosen.vcpu)),
             dim(from.unwrap_or_default()),
         ];
     }

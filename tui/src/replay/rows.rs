@@ -121,7 +121,7 @@ fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
         let shown = match now {
             Some(now) if changed => (Role::Recent, format!("{now:>16x}")),
             Some(now) => hex(now, 16),
-            None => dim(format!("{:>16}", "not kept")),
+            None => dim(format!("{:>16}", "-")),
         };
         [shown, if changed { (Role::Recent, "* ".into()) } else { plain("  ") }]
     };
@@ -130,14 +130,19 @@ fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
         [dim(format!(" {name:<6}")), shown, mark]
     };
     let row = |names: [&'static str; 3]| Line::of(names.into_iter().flat_map(cell).collect());
-    let mut lines = vec![
-        row(["rax", "rbx", "rcx"]),
-        row(["rdx", "rsi", "rdi"]),
-        row(["rbp", "rsp", "rip"]),
-        row(["r8", "r9", "r10"]),
-        row(["r11", "r12", "r13"]),
-        row(["r14", "r15", "rflags"]),
-    ];
+    let mut lines = if guest.runs {
+        vec![
+            row(["rax", "rbx", "rcx"]),
+            row(["rdx", "rsi", "rdi"]),
+            row(["rbp", "rsp", "rip"]),
+            row(["r8", "r9", "r10"]),
+            row(["r11", "r12", "r13"]),
+            row(["r14", "r15", "cr2"]),
+        ]
+    } else {
+        let text = "its hypervisor keeps the rest";
+        vec![Line::of(cell("rsp").into_iter().chain(cell("rip")).chain([dim(text)]).collect())]
+    };
     let words = |name: &'static str, field: VmcsField| {
         let mut pieces: Vec<Piece> = cell(name).into();
         let meaning = guest.get(name).and_then(|value| field_meaning(field, value));
@@ -165,7 +170,7 @@ fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
     lines.push(words("cr0", vmcs::GUEST_CR0.field()));
     lines.push(words("cr4", vmcs::GUEST_CR4.field()));
     lines.push(words("efer", vmcs::GUEST_EFER.field()));
-    lines.push(row(["cr2", "cr3", "cr8"]));
+    lines.push(row(["cr3", "cr8", "pat"]));
     lines.extend(guest.segments.iter().map(|segment| {
         let rights = AccessRights::from_bits(segment.rights);
         let mut words = if rights.unusable() {
@@ -185,15 +190,17 @@ fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
             plain(format!("  {words}")),
         ])
     }));
-    lines.push(row(["gdtr", "idtr", "pat"]));
-    lines.push(row(["dr6", "dr7", "xcr0"]));
-    lines.push(row(["lstar", "star", "tsc_aux"]));
+    lines.push(row(["gdtr", "idtr", "xcr0"]));
+    lines.push(row(["dr6", "dr7", "tsc_aux"]));
     let under = [("vmcs12", guest.vmcs12), ("EPT12", guest.eptp12)];
     let under = under.into_iter().filter_map(|(name, at)| Some((name, at?)));
-    let mut pieces: Vec<Piece> = [dim(" kernel_gs_base"), plain("")].into();
-    pieces[1] = hex(guest.get("kernel_gs_base").unwrap_or(0), 17);
-    pieces.extend(under.flat_map(|(name, at)| [dim(format!("  {name} ")), plain(format!("{at:x}"))]));
-    lines.push(Line::of(pieces));
+    let mut pieces: Vec<Piece> = cell("lstar").into_iter().chain(cell("star")).collect();
+    if let Some(base) = guest.get("kernel_gs_base") {
+        pieces.extend([dim(" kernel_gs_base "), hex(base, 1)]);
+    }
+    lines.push(Line::of(std::mem::take(&mut pieces)));
+    pieces.extend(under.flat_map(|(name, at)| [dim(format!(" {name:<6}")), hex(at, 16), plain("  ")]));
+    lines.extend((!pieces.is_empty()).then(|| Line::of(pieces)));
     lines.push(Line::heading("Code"));
     lines.extend(code(0));
     lines
@@ -328,9 +335,9 @@ fn flushes(fold: &Fold) -> Vec<Line> {
             )
         })
         .collect();
-    if lines.is_empty() {
-        lines.push(Line::of(vec![dim(" No event up to here flushed anything; what is cached, no event tells.")]));
-    }
+    let heading =
+        if lines.is_empty() { "Nothing was flushed up to here" } else { "What was flushed, the latest first" };
+    lines.insert(0, Line::of(vec![(Role::Strong, format!(" {heading}")), dim("; what is cached, no event tells")]));
     lines
 }
 

@@ -4,7 +4,7 @@ use super::{Lookup, Peek, Reply, Seen, Told};
 use hv_defs::config::Guest;
 use hv_defs::event::{Event, What};
 use replayer::look::{self, State};
-use replayer::{Arrived, Build, Cursor, Divergence, Runner, beside};
+use replayer::{Arrived, Build, Cursor, Divergence, Place, Runner, beside};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use traces::Reader;
@@ -46,15 +46,21 @@ impl<'a> Replay<'a> {
                 self.goal = Some((event, cursor.instruction()));
             }
             let began = Instant::now();
-            let arrived = match cursor.toward(event, &mut || began.elapsed() > PIECE) {
-                Ok(arrived) => arrived,
-                Err(error) => return Told::Failed(error.to_string()),
+            // A guest that is entered runs at once, until its next exit: what there is at an entry is what there was behind
+            // the event before it.
+            let enters = matches!(self.reader.event(event).map(|event| event.what), Ok(What::Entry(_)));
+            let arrived = match event.checked_sub(enters.into()) {
+                Some(goal) => cursor.toward(goal, &mut || began.elapsed() > PIECE),
+                None => cursor.to_place(Place { instruction: 0, event: 0 }).map(|_| Some(Arrived::There)),
             };
             match arrived {
-                None => return Told::Nearer(self.percent(event)),
-                Some(Arrived::There) => self.stands = Some((event, cursor.event())),
-                Some(Arrived::Diverged(divergence)) => return Told::Diverged(diverged(self.reader, &divergence)),
-                Some(Arrived::End(_)) => return Told::Failed("the run ends before this event".into()),
+                Err(error) => return Told::Failed(error.to_string()),
+                Ok(arrived) => match arrived {
+                    None => return Told::Nearer(self.percent(event)),
+                    Some(Arrived::There) => self.stands = Some((event, cursor.event().max(event + 1))),
+                    Some(Arrived::Diverged(divergence)) => return Told::Diverged(diverged(self.reader, &divergence)),
+                    Some(Arrived::End(_)) => return Told::Failed("the run ends before this event".into()),
+                },
             }
             self.goal = None;
         }
@@ -99,7 +105,7 @@ impl<'a> Replay<'a> {
     fn seen(&mut self, event: u64) -> Seen {
         let Some(cursor) = &mut self.cursor else { return Seen::default() };
         let mut state = State::of(cursor);
-        let behind = cursor.event();
+        let behind = cursor.event().max(event + 1);
         // The machine stands behind all events that the exit brought: the VMCSs are shown as they were at this one.
         let later = self.reader.events(event + 1).take((behind - event - 1).min(TAKEN_BACK) as usize);
         let later: Vec<Event> = later.map_while(Result::ok).collect();

@@ -4,6 +4,7 @@
 mod live;
 #[path = "../../../traces/tests/common/nonsense.rs"]
 pub(crate) mod nonsense;
+mod replayed;
 pub(crate) mod sample;
 mod screens;
 mod sessions;

@@ -303,8 +303,14 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
         (_, Some(Side::Memory)) => {
             &[("?", "help"), ("/", "address"), ("x", "view"), ("j k", "scroll"), ("z", "larger"), ("Esc", "back")]
         }
-        (_, Some(Side::Regs | Side::Tlb | Side::Pool)) => {
-            &[("?", "help"), ("/", "find"), ("x", "another"), ("j k", "move"), ("z", "larger"), ("Esc", "back")]
+        (_, Some(Side::Regs)) => {
+            &[("?", "help"), ("/", "find"), ("x", "other guest"), ("j k", "move"), ("z", "larger"), ("Esc", "back")]
+        }
+        (_, Some(Side::Tlb)) => {
+            &[("?", "help"), ("/", "find"), ("x", "other CPU"), ("j k", "move"), ("z", "larger"), ("Esc", "back")]
+        }
+        (_, Some(Side::Pool)) => {
+            &[("?", "help"), ("/", "find"), ("x", "other vCPU"), ("j k", "move"), ("z", "larger"), ("Esc", "back")]
         }
         (_, Some(Side::Round | Side::Findings)) => {
             &[("?", "help"), ("j k", "move"), ("Enter", "to the event"), ("z", "larger"), ("Esc", "back to the events")]

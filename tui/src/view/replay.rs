@@ -205,7 +205,7 @@ fn entry(structure: Structure, step: &Step, width: u16) -> Vec<Piece> {
         }
     };
     // Where the whole entry does not fit, the page it leads to does.
-    let value = if width >= 38 { format!("{:>16x}", step.entry) } else { format!("{address:>9x}") };
+    let value = if width >= 35 { format!("{:>16x}", step.entry) } else { format!("{address:>9x}") };
     vec![
         (Role::Dim, format!("{} {:>9x} ", step.level, step.at)),
         (if step.entry == 0 { Role::Dim } else { Role::Plain }, value),

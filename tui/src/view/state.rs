@@ -29,6 +29,11 @@ const VALUE: u16 = 18;
 /// ```
 pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
     let right = match &model.state.far {
+        _ if replay::state(model).is_some() => Vec::new(),
+        _ if model.replay.under_way.is_some() => {
+            let percent = model.replay.under_way.map_or(0, |(_, percent)| percent);
+            vec![(Role::Notice, format!(" replaying {percent}% "))]
+        }
         Some((_, _, from)) if *from > 0 => {
             let since = model.about.firsts.get(*from).copied().unwrap_or(0);
             let text = format!(" from event {} on, reading further back ", thousands(since));
