@@ -113,3 +113,67 @@ fn awkward_files_are_said_in_a_line() {
     // Without a terminal there is nothing to show it on.
     nvmx(&["tui", word(&trace)]).expect(2).one_line(&["terminal"]);
 }
+
+#[test]
+fn two_traces_are_shown_side_by_side() {
+    if !tmux::is_there() {
+        return;
+    }
+    let folder = folder("inspector-two");
+    let one = record(&folder, "one.nvmx", "flush-storm", "");
+    let two = record(&folder, "two.nvmx", "flush-storm", "--policy kvm-2011");
+    let terminal = Terminal::new((80, 24), &folder);
+    terminal.start("", &format!("tui {} {}", word(&one), word(&two)));
+    terminal.wait("A one.nvmx  B two.nvmx");
+    terminal.key("d");
+    terminal.wait("difference 1, at event");
+    // By shape, then from the guests' view.
+    terminal.text("tt");
+    terminal.wait("by shape");
+    terminal.resize(160, 40);
+    terminal.wait("fields");
+    terminal.key("q");
+    terminal.wait("status 0");
+    nvmx(&["tui", word(&one), word(&folder.join("none.nvmx"))]).expect(2).one_line(&["none.nvmx"]);
+}
+
+#[test]
+fn what_was_marked_is_there_the_next_time() {
+    if !tmux::is_there() {
+        return;
+    }
+    let folder = folder("inspector-kept");
+    let trace = record(&folder, "demo.nvmx", "demo", "");
+    let words = format!("tui {}", word(&trace));
+    let open = |words: &str| {
+        let terminal = Terminal::new((80, 24), &folder);
+        terminal.start("", words);
+        terminal.wait("1 Event");
+        terminal
+    };
+    let terminal = open(&words);
+    terminal.text(":12");
+    terminal.key("Enter");
+    terminal.wait("event 12 of");
+    terminal.text("ma");
+    terminal.wait("Bookmark a is on event 12");
+    terminal.text("s");
+    terminal.wait("save as: demo-events.csv");
+    terminal.key("Enter");
+    terminal.wait("Saved demo-events.csv");
+    terminal.key("q");
+    terminal.wait("status 0");
+    let saved = fs::read_to_string(folder.join("demo-events.csv")).expect("it was saved");
+    assert!(saved.starts_with("event,") && saved.lines().count() > 100, "{saved}");
+    let terminal = open(&words);
+    terminal.wait("event 12 of");
+    terminal.text("M");
+    terminal.wait("Bookmarks");
+    drop(terminal);
+    let terminal = open(&format!("{words} --fresh"));
+    terminal.wait("event 0 of");
+    drop(terminal);
+    // A file that is damaged is told of and left aside.
+    fs::write(folder.join("demo.nvmx.view"), "{").expect("the folder can be written to");
+    open(&words).wait("demo.nvmx.view is damaged");
+}

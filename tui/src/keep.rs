@@ -169,6 +169,17 @@ enum Held {
     Other(String),
 }
 
+/// Whether two identities are of one trace: that of a recording which had no block yet is the beginning of what it is now.
+fn is_same(one: &str, other: &str) -> bool {
+    let parts = |identity: &str| identity.split_once('-').map(|(hash, block)| (hash.to_owned(), block.to_owned()));
+    match (parts(one), parts(other)) {
+        (Some(one), Some(other)) => one == other,
+        (Some((hash, _)), None) => hash == other,
+        (None, Some((hash, _))) => hash == one,
+        (None, None) => one == other,
+    }
+}
+
 fn held(path: &Path, identity: &str) -> Held {
     let mut bytes = Vec::new();
     match fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes)) {
@@ -183,7 +194,7 @@ fn held(path: &Path, identity: &str) -> Held {
     if kept.version != VERSION {
         return Held::Other(format!("is of version {}, and this program reads {VERSION}", kept.version));
     }
-    if kept.trace != identity {
+    if !is_same(&kept.trace, identity) {
         return Held::Other("is of another trace".into());
     }
     Held::Ours(kept)
@@ -322,6 +333,18 @@ mod tests {
         save(&place, &Kept::of(&session().model)).expect("the folder can be written");
         let old = fs::read_to_string(folder.0.join("a.nvmx.view.old")).expect("it was set aside");
         assert_eq!(old, "{\"version\": 1, \"trace\": \"00\"}");
+    }
+
+    #[test]
+    fn a_recording_stays_itself() {
+        let check = |one: &str, other: &str, same: bool| assert_eq!(is_same(one, other), same, "{one} {other}");
+        check("ab", "ab", true);
+        check("ab", "ab-7-9", true);
+        check("ab-7-9", "ab", true);
+        check("ab-7-9", "ab-7-9", true);
+        check("ab-7-9", "ab-7-8", false);
+        check("ac", "ab-7-9", false);
+        check("", "ab", false);
     }
 
     #[test]

@@ -275,6 +275,8 @@ pub(crate) static COMPARE: &[Group] = &[
         bindings: &[
             row(&[ch('d'), ch('n')], Action::NextDifference, "next difference"),
             row(&[ch('D'), ch('N')], Action::PreviousDifference, "previous difference"),
+            row(&[ch('e')], Action::NextKind, "next difference of another sort than this one"),
+            row(&[ch('E')], Action::PreviousKind, "previous difference of another sort"),
             row(&[ch('t')], Action::Strictness, "what counts: all fields, but time and CPU, shape, guests' view"),
             row(&[ch('T')], Action::StrictnessBack, "what counts, the other way round"),
         ],
@@ -308,6 +310,7 @@ pub(crate) static COMPARE: &[Group] = &[
         bindings: &[
             row(&[ch('y')], Action::Copy, "copy the event (OSC 52)"),
             row(&[ctrl('l')], Action::Redraw, "draw anew"),
+            row(&[ctrl('z')], Action::Suspend, "back to the shell; fg comes back"),
             row(&[ch('?'), code(KeyCode::F(1))], Action::Help, "this help"),
             row(&[ch('q'), ctrl('c')], Action::Quit, "quit"),
         ],

@@ -113,7 +113,7 @@ pub fn compare(a: &Path, b: &Path, options: &Options) -> Result<(), Error> {
     }
     let [name_a, name_b] = names;
     let abouts = [about(&readers[0], name_a), about(&readers[1], name_b)];
-    let ended = compare::run(readers, abouts, options.theme(), &signals.stop).map_err(Error::Terminal);
+    let ended = compare::run(readers, abouts, options.theme(), &signals).map_err(Error::Terminal);
     terminal::last_panic().map_or(ended, |why| Err(Error::Internal(why)))
 }
 

@@ -57,6 +57,23 @@ impl Signals {
     }
 }
 
+impl Signals {
+    /// Gives the terminal back for as long as the process is to be stopped, which `asked` asks for too. Whether all is to
+    /// be drawn anew.
+    pub(crate) fn heed(&self, taken: &Taken, asked: bool) -> io::Result<bool> {
+        if self.suspend.swap(false, Ordering::SeqCst) || asked {
+            taken.suspend()?;
+            self.resumed.store(false, Ordering::SeqCst);
+            return Ok(true);
+        }
+        let resumed = self.resumed.swap(false, Ordering::SeqCst);
+        if resumed {
+            taken.again()?;
+        }
+        Ok(resumed)
+    }
+}
+
 /// A thread that does the effects of a lane, one after another. One that panics ends its lane and says so.
 fn worker(lane: Lane, trace: Arc<Trace>, path: PathBuf, wake: Sender<Wake>) -> io::Result<Sender<Effect>> {
     let (ask, asked) = mpsc::channel::<Effect>();
@@ -184,6 +201,8 @@ pub(crate) fn run(
         model.note = Some((Role::Notice, "This trace is still written; G follows its end.".into()));
     }
     let trace = Arc::new(Trace::new(reader, name_of(path)));
+    let notice = Theme::notice(|name| std::env::var(name).ok()).map(|text| (Role::Notice, text));
+    model.note = model.note.or(notice);
     let (wake, woken) = mpsc::channel();
     let start = |lane| worker(lane, trace.clone(), path.to_owned(), wake.clone()).map_err(Error::Terminal);
     let lanes = [start(Lane::Screen)?, start(Lane::Long)?, start(Lane::Whole)?, start(Lane::Replay)?];
@@ -242,14 +261,7 @@ fn event_loop(
             looked = Instant::now();
             send(model, lanes, Msg::Tick);
         }
-        if signals.suspend.swap(false, Ordering::SeqCst) || std::mem::take(&mut model.suspend) {
-            taken.suspend()?;
-            signals.resumed.store(false, Ordering::SeqCst);
-            model.redraw = true;
-        } else if signals.resumed.swap(false, Ordering::SeqCst) {
-            taken.again()?;
-            model.redraw = true;
-        }
+        model.redraw |= signals.heed(taken, std::mem::take(&mut model.suspend))?;
         if std::mem::take(&mut model.redraw) {
             // The terminal may have another size by now. (`clear` would ask it for the cursor's place, and the answer
             // would come as keys.)

@@ -97,6 +97,17 @@ impl Theme {
         Self { depth, unicode }
     }
 
+    /// What there is to say of a terminal that does not tell what it can do.
+    pub(crate) fn notice(get: impl Fn(&str) -> Option<String>) -> Option<String> {
+        match get("TERM").filter(|term| !term.is_empty()).as_deref() {
+            None => {
+                Some("TERM is not set: set it to the terminal's sort where the screen is not as it should be.".into())
+            }
+            Some("dumb") => Some("TERM is dumb: on such a terminal the screen is not as it should be.".into()),
+            Some(_) => None,
+        }
+    }
+
     /// The style of a role.
     pub(crate) fn style(self, role: Role) -> Style {
         let plain = Style::new();
@@ -190,6 +201,13 @@ mod tests {
     fn check(variables: &[(&str, &str)], depth: Depth, unicode: bool) {
         let get = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         assert_eq!(Theme::from_environment(get, None), Theme { depth, unicode }, "{variables:?}");
+    }
+
+    #[test]
+    fn a_terminal_that_tells_nothing_is_told_of() {
+        let notice = |term: Option<&str>| Theme::notice(|_| term.map(str::to_owned)).map_or(String::new(), |text| text);
+        assert!(notice(None).starts_with("TERM is not set") && notice(Some("")).starts_with("TERM is not set"));
+        assert!(notice(Some("dumb")).starts_with("TERM is dumb") && notice(Some("xterm")).is_empty());
     }
 
     #[test]

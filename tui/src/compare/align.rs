@@ -9,6 +9,7 @@
 
 use hv_defs::event::{Actor, Event, What, Which};
 use hv_defs::fields::{FieldDiff, differences};
+use hv_defs::vmcs::{self, VmcsField};
 use std::collections::VecDeque;
 use traces::{Error, Events, Reader};
 
@@ -79,7 +80,12 @@ impl Strict {
 fn placeless(event: &Event) -> What {
     let mut what = event.what.clone();
     match &mut what {
-        What::Vmcs(access) if access.which != Which::Vmcs12 => access.address = 0,
+        What::Vmcs(access) if access.which != Which::Vmcs12 => {
+            access.address = 0;
+            if access.actor == Actor::L0 && is_address(access.field) {
+                (access.old, access.value) = (0, 0);
+            }
+        }
         What::Entry(entry) => (entry.vmcs02, entry.eptp) = (0, 0),
         What::Flush(flush) if flush.actor == Actor::L0 => flush.eptp = 0,
         What::Ept(change) => (change.eptp02, change.old, change.new) = (0, change.old & 0xfff, change.new & 0xfff),
@@ -117,6 +123,28 @@ fn key(event: &Event) -> Key {
     Key(event.what.kind() as u8, event.at.vcpu, what)
 }
 
+/// Whether a VMCS field holds the physical address of something that the hypervisor has set up.
+fn is_address(field: VmcsField) -> bool {
+    [
+        vmcs::IO_BITMAP_A.field(),
+        vmcs::IO_BITMAP_B.field(),
+        vmcs::MSR_BITMAP.field(),
+        vmcs::VM_EXIT_MSR_STORE_ADDRESS.field(),
+        vmcs::VM_EXIT_MSR_LOAD_ADDRESS.field(),
+        vmcs::VM_ENTRY_MSR_LOAD_ADDRESS.field(),
+        vmcs::PML_ADDRESS.field(),
+        vmcs::VIRTUAL_APIC_ADDRESS.field(),
+        vmcs::APIC_ACCESS_ADDRESS.field(),
+        vmcs::POSTED_INTERRUPT_DESCRIPTOR_ADDRESS.field(),
+        vmcs::EPT_POINTER.field(),
+        vmcs::EPTP_LIST_ADDRESS.field(),
+        vmcs::VMREAD_BITMAP.field(),
+        vmcs::VMWRITE_BITMAP.field(),
+        vmcs::VMCS_LINK_POINTER.field(),
+    ]
+    .contains(&field)
+}
+
 /// How the two sides of a row stand to one another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sort {
@@ -135,6 +163,8 @@ pub(crate) enum Sort {
 pub(crate) struct Row {
     pub(crate) events: [Option<u64>; 2],
     pub(crate) sort: Sort,
+    /// Of a row that is not the same, a number that rows of like events have too.
+    pub(crate) sign: u32,
 }
 
 /// A stretch of the alignment.
@@ -152,6 +182,28 @@ pub(crate) struct Piece {
     pub(crate) hunks: u64,
     /// Whether the first and the last row are not the same.
     pub(crate) open: (bool, bool),
+    /// The signs of the rows that differences begin with.
+    pub(crate) signs: Signs,
+}
+
+/// A set of signs that may have more members than were put in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Signs(u64, u64);
+
+impl Signs {
+    /// Of one sign.
+    pub(crate) const fn of(sign: u32) -> Self {
+        Self(1 << (sign % 64), 1 << (sign / 64 % 64))
+    }
+
+    const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0, self.1 | other.1)
+    }
+
+    /// Whether all members are among another's.
+    pub(crate) const fn within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0 && self.1 & !other.1 == 0
+    }
 }
 
 /// Rows of a piece in which all is the same, at most.
@@ -247,7 +299,15 @@ pub(crate) fn piece(
     }
     let plain = if strict == Strict::Guest { 0 } else { alike(readers, from, strict)? };
     if plain > 0 {
-        let piece = Piece { from, rows: plain, plain: true, differing: 0, hunks: 0, open: (false, false) };
+        let piece = Piece {
+            from,
+            rows: plain,
+            plain: true,
+            differing: 0,
+            hunks: 0,
+            open: (false, false),
+            signs: Signs::default(),
+        };
         return Ok(Some((piece, (from.0 + plain, from.1 + plain))));
     }
     let (rows, end) = rows(readers, from, strict)?;
@@ -260,15 +320,26 @@ pub(crate) fn piece(
         differing: rows.iter().filter(|row| differs(row)).count() as u64,
         hunks: (0..rows.len()).filter(begins).count() as u64,
         open: (rows.first().is_some_and(differs), rows.last().is_some_and(differs)),
+        signs: (0..rows.len()).filter(begins).fold(Signs::default(), |signs, at| signs.with(Signs::of(rows[at].sign))),
     };
     Ok(Some((piece, end)))
 }
 
 /// How many events from `from` on are the same in both.
 fn alike(readers: [&Reader; 2], from: (u64, u64), strict: Strict) -> Result<u64, Error> {
+    let stored = stored_alike(readers, from)?;
+    if stored > 0 {
+        return Ok(stored);
+    }
     let (mut a, mut b) = (readers[0].events(from.0), readers[1].events(from.1));
     let mut count = 0;
-    while count < PLAIN_ROWS {
+    let next = readers[0].blocks().partition_point(|block| block.first <= from.0);
+    // A piece ends where whole blocks may be alike, which need not be read.
+    let most = match readers[0].blocks().get(next).map(|block| block.first - from.0) {
+        Some(most) if begins_block(readers, (from.0 + most, from.1 + most)) => most.min(PLAIN_ROWS),
+        _ => PLAIN_ROWS,
+    };
+    while count < most {
         let event = match a.next() {
             Some(Ok(event)) => event,
             // What cannot be read is told when rows are made of it.
@@ -282,6 +353,28 @@ fn alike(readers: [&Reader; 2], from: (u64, u64), strict: Strict) -> Result<u64,
             Some(Ok(other)) if strict.same(&event, &other) => count += 1,
             _ => break,
         }
+    }
+    Ok(count)
+}
+
+/// The block that begins at an event.
+fn block_at(reader: &Reader, event: u64) -> Option<usize> {
+    reader.blocks().binary_search_by_key(&event, |block| block.first).ok()
+}
+
+/// Whether a block begins at both events, which have the same number.
+fn begins_block(readers: [&Reader; 2], from: (u64, u64)) -> bool {
+    from.0 == from.1 && block_at(readers[0], from.0).is_some() && block_at(readers[1], from.1).is_some()
+}
+
+/// How many events from `from` on are in blocks that both traces store alike.
+fn stored_alike(readers: [&Reader; 2], from: (u64, u64)) -> Result<u64, Error> {
+    let blocks = (block_at(readers[0], from.0), block_at(readers[1], from.1));
+    let (Some(mut one), Some(mut two)) = blocks else { return Ok(0) };
+    let mut count = 0;
+    while count < 16 * PLAIN_ROWS && readers[0].is_stored_as(one, readers[1], two)? {
+        count += u64::from(readers[0].blocks()[one].events);
+        (one, two) = (one + 1, two + 1);
     }
     Ok(count)
 }
@@ -336,16 +429,26 @@ pub(crate) fn rows(readers: [&Reader; 2], from: (u64, u64), strict: Strict) -> R
     Ok((rows, (a.place(), b.place())))
 }
 
+/// Of rows that differ, a number by what they are about.
+fn sign(sort: Sort, Key(kind, _, what): Key) -> u32 {
+    if sort == Sort::Same {
+        return 0;
+    }
+    let mixed = (what ^ u64::from(kind) << 40 ^ (sort as u64) << 50).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as u32
+}
+
 fn pair(a: &mut Side, b: &mut Side, rows: &mut Vec<Row>, sort: Sort) {
     if let (Some(x), Some(y)) = (a.ahead.pop_front(), b.ahead.pop_front()) {
-        rows.push(Row { events: [Some(x.number), Some(y.number)], sort });
+        rows.push(Row { events: [Some(x.number), Some(y.number)], sort, sign: sign(sort, x.key) });
     }
 }
 
 fn one(side: &mut Side, of_b: bool, rows: &mut Vec<Row>) {
     if let Some(item) = side.ahead.pop_front() {
         let events = if of_b { [None, Some(item.number)] } else { [Some(item.number), None] };
-        rows.push(Row { events, sort: Sort::Alone });
+        let sign = sign(Sort::Alone, item.key) ^ u32::from(of_b);
+        rows.push(Row { events, sort: Sort::Alone, sign });
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) enum Mode {
 pub(crate) enum Goal {
     NextDifference,
     PreviousDifference,
+    /// The next difference that begins with another sign.
+    NextOther(u32),
+    PreviousOther(u32),
     /// The row of an event of one trace.
     Event(usize, u64),
     End,
@@ -52,6 +55,8 @@ pub(crate) struct Placed {
     pub(crate) row: u64,
     /// Differences that begin before it.
     pub(crate) hunks: u64,
+    /// Rows before it that are not the same.
+    pub(crate) differing: u64,
 }
 
 /// What is shown.
@@ -93,6 +98,8 @@ pub(crate) struct Model {
     /// Effects under way: what the screen needs, and the alignment.
     pub(crate) busy: [bool; 2],
     pub(crate) redraw: bool,
+    /// The terminal is to be given back until the process goes on.
+    pub(crate) suspend: bool,
     pub(crate) quit: bool,
 }
 
@@ -124,6 +131,7 @@ impl Model {
             copy: None,
             busy: [false; 2],
             redraw: false,
+            suspend: false,
             quit: false,
         }
     }
@@ -138,6 +146,16 @@ impl Model {
         self.pieces.last().map_or((0, 0), |last| last.end)
     }
 
+    /// Of the events `range` of the first trace, how many rows differ and how many there are, about: those of all pieces
+    /// that reach into it. Nothing where they are not aligned yet.
+    pub(crate) fn density(&self, range: (u64, u64)) -> (u64, u64) {
+        let first = self.pieces.partition_point(|placed| placed.end.0 <= range.0);
+        let behind = self.pieces.partition_point(|placed| placed.piece.from.0 < range.1).max(first + 1);
+        let (Some(first), Some(last)) = (self.pieces.get(first), self.pieces.get(behind - 1)) else { return (0, 0) };
+        let rows = last.row + last.piece.rows - first.row;
+        (last.differing + last.piece.differing - first.differing, rows)
+    }
+
     /// The piece that has a row.
     pub(crate) fn piece_of(&self, row: u64) -> Option<usize> {
         (row < self.len()).then(|| self.pieces.partition_point(|placed| placed.row <= row) - 1)
@@ -150,7 +168,7 @@ impl Model {
         let place = row - first;
         if piece.plain {
             let events = [Some(piece.from.0 + place), Some(piece.from.1 + place)];
-            return Some(Row { events, sort: Sort::Same });
+            return Some(Row { events, sort: Sort::Same, sign: 0 });
         }
         self.rows.get(&number)?.get(usize::try_from(place).ok()?).copied()
     }
@@ -173,6 +191,17 @@ impl Model {
             None => number > 0 && self.pieces[number - 1].piece.open.1,
         };
         rows[place].sort != Sort::Same && !before
+    }
+
+    /// The sign of the difference that a row is in: that of its first row, if it is at hand.
+    pub(crate) fn sign_of(&self, row: u64) -> Option<u32> {
+        let differs = |at: u64| self.row(at).filter(|row| row.sort != Sort::Same);
+        let mut first = differs(row)?;
+        for at in (0..row).rev() {
+            let Some(before) = differs(at) else { break };
+            first = before;
+        }
+        Some(first.sign)
     }
 
     /// The number of the difference that a row is in, from 1.

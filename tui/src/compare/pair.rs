@@ -11,7 +11,7 @@ use hv_defs::fields::Value;
 /// The lines of the pane under the lists.
 pub(crate) fn pair_lines(model: &Model) -> Vec<Vec<Piece>> {
     match model.selected() {
-        Some((Row { events: [Some(_), Some(_)], sort }, [Some(a), Some(b)])) => both(model, sort, a, b),
+        Some((Row { events: [Some(_), Some(_)], sort, .. }, [Some(a), Some(b)])) => both(model, sort, a, b),
         Some((row, events)) => {
             let of = (0..2).find_map(|side| Some((side, row.events[side]?, events[side]?)));
             of.map_or_else(Vec::new, |(side, number, event)| alone(model, side, number, event))

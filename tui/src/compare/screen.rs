@@ -4,12 +4,12 @@ use super::update::update;
 use super::work::perform;
 use super::{Effect, Model, Msg};
 use crate::model::About;
-use crate::session::{BUSY, IDLE, StopOnPanic};
+use crate::session::{BUSY, IDLE, Signals, StopOnPanic};
 use crate::terminal::Taken;
 use crate::theme::Theme;
 use crate::view;
 use crossterm::event::{self, Event};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -17,13 +17,14 @@ use std::time::Duration;
 use traces::Reader;
 
 /// Shows two traces until the user quits or `stop` is set.
-pub(crate) fn run(readers: [Reader; 2], abouts: [About; 2], theme: Theme, stop: &Arc<AtomicBool>) -> io::Result<()> {
+pub(crate) fn run(readers: [Reader; 2], abouts: [About; 2], theme: Theme, signals: &Signals) -> io::Result<()> {
     let readers = Arc::new(readers);
     let (done, replies) = mpsc::channel();
-    let lanes = [worker(0, &readers, &done, stop)?, worker(1, &readers, &done, stop)?];
+    let start = |lane| worker(lane, &readers, &done, &signals.stop);
+    let lanes = [start(0)?, start(1)?];
     let mut model = Model::new(abouts, theme, crossterm::terminal::size()?);
     let taken = Taken::take()?;
-    let ended = event_loop(&mut model, &lanes, &replies, stop);
+    let ended = event_loop(&mut model, &lanes, &replies, signals, &taken);
     drop(taken);
     ended
 }
@@ -47,11 +48,22 @@ fn worker(
     Ok(ask)
 }
 
+/// What comes from the terminal within a time.
+fn next_event(wait: Duration) -> io::Result<Option<Event>> {
+    let read = event::poll(wait).and_then(|there| if there { event::read().map(Some) } else { Ok(None) });
+    match read {
+        // A signal came in between; the loop looks after it.
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        read => read,
+    }
+}
+
 fn event_loop(
     model: &mut Model,
     lanes: &[mpsc::Sender<Effect>; 2],
     replies: &mpsc::Receiver<Msg>,
-    stop: &AtomicBool,
+    signals: &Signals,
+    taken: &Taken,
 ) -> io::Result<()> {
     let mut terminal = crate::ansi::screen(model.theme)?;
     let send = |model: &mut Model, msg: Msg| {
@@ -64,22 +76,27 @@ fn event_loop(
     };
     send(model, Msg::Idle);
     loop {
+        model.redraw |= signals.heed(taken, std::mem::take(&mut model.suspend))?;
         if std::mem::take(&mut model.redraw) {
-            terminal.clear()?;
+            // The terminal may have another size by now.
+            let size = terminal.size()?;
+            send(model, Msg::Resize(size.width, size.height));
+            terminal.resize(size.into())?;
         }
         terminal.draw(|frame| view::compare(model, frame))?;
-        if model.quit || stop.load(Ordering::SeqCst) {
+        if model.quit || signals.stop.load(Ordering::SeqCst) || !io::stdin().is_terminal() {
             return Ok(());
         }
-        if event::poll(if model.busy.contains(&true) { BUSY } else { IDLE })? {
-            while event::poll(Duration::ZERO)? {
-                match event::read()? {
-                    Event::Key(key) => send(model, Msg::Key(key)),
-                    Event::Mouse(mouse) => send(model, Msg::Mouse(mouse)),
-                    Event::Resize(width, height) => send(model, Msg::Resize(width, height)),
-                    _ => {}
-                }
+        let mut wait = if model.busy.contains(&true) { BUSY } else { IDLE };
+        while let Some(event) = next_event(wait)? {
+            match event {
+                Event::Key(key) => send(model, Msg::Key(key)),
+                Event::Mouse(mouse) => send(model, Msg::Mouse(mouse)),
+                Event::Resize(width, height) => send(model, Msg::Resize(width, height)),
+                _ => {}
             }
+            // What is typed ahead is taken in before the screen is drawn again.
+            wait = Duration::ZERO;
         }
         while let Ok(msg) = replies.try_recv() {
             send(model, msg);

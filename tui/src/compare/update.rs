@@ -1,6 +1,6 @@
 //! What each message does to the model of two traces, and what is to be done next. Pure.
 
-use super::align::{Sort, Strict};
+use super::align::{Signs, Sort, Strict};
 use super::layout::{areas, list_rows, pair_rows};
 use super::pair::{name, pair_lines};
 use super::{Effect, Goal, Mode, Model, Msg, Placed, Reply};
@@ -20,7 +20,7 @@ const KEPT_EVENTS: usize = 10_000;
 const KEPT_ROWS: usize = 64;
 
 /// Pieces of an alignment that are kept at most. What has more is told to be too much.
-const MOST_PIECES: usize = 4_000_000;
+const MOST_PIECES: usize = 1_000_000;
 
 /// Takes in a message and says what is to be done. [`Msg::Idle`] asks again, until there is nothing.
 pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
@@ -74,7 +74,8 @@ fn done(model: &mut Model, reply: Reply) {
         Reply::Aligned { id, pieces, whole, error } if id == model.id => {
             for (piece, end) in pieces {
                 let (row, hunks) = (model.len(), model.hunks());
-                model.pieces.push(Placed { piece, end, row, hunks });
+                let differing = model.pieces.last().map_or(0, |last| last.differing + last.piece.differing);
+                model.pieces.push(Placed { piece, end, row, hunks, differing });
             }
             model.whole = whole;
             model.stuck = error;
@@ -97,16 +98,24 @@ enum Found {
     Nothing,
 }
 
-fn next_difference(model: &Model) -> Found {
+/// Whether a piece need not be looked at: no difference begins in it, or only such as have the sign.
+fn passed(model: &Model, number: usize, sign: Option<u32>) -> bool {
+    model.begun(number) == 0 || sign.is_some_and(|sign| model.pieces[number].piece.signs.within(Signs::of(sign)))
+}
+
+/// The next difference; with a sign, the next of another.
+fn next_difference(model: &Model, sign: Option<u32>) -> Found {
     let from = model.cursor + 1;
     let first = model.piece_of(model.cursor).unwrap_or(0);
     for number in first..model.pieces.len() {
-        if model.begun(number) == 0 {
+        if passed(model, number, sign) {
             continue;
         }
         let Some(rows) = model.rows.get(&number) else { return Found::Needs(number) };
         let base = model.pieces[number].row;
-        let begins = |place: &usize| base + *place as u64 >= from && model.begins(number, rows, *place);
+        let begins = |place: &usize| {
+            base + *place as u64 >= from && model.begins(number, rows, *place) && sign != Some(rows[*place].sign)
+        };
         if let Some(place) = (0..rows.len()).find(begins) {
             return Found::Row(base + place as u64);
         }
@@ -114,15 +123,19 @@ fn next_difference(model: &Model) -> Found {
     Found::Nothing
 }
 
-fn previous_difference(model: &Model) -> Found {
+fn previous_difference(model: &Model, sign: Option<u32>) -> Found {
     let Some(last) = model.piece_of(model.cursor) else { return Found::Nothing };
     for number in (0..=last).rev() {
-        if model.begun(number) == 0 {
+        if passed(model, number, sign) {
             continue;
         }
         let Some(rows) = model.rows.get(&number) else { return Found::Needs(number) };
         let base = model.pieces[number].row;
-        let begins = |place: &usize| base + (*place as u64) < model.cursor && model.begins(number, rows, *place);
+        let begins = |place: &usize| {
+            base + (*place as u64) < model.cursor
+                && model.begins(number, rows, *place)
+                && sign != Some(rows[*place].sign)
+        };
         if let Some(place) = (0..rows.len()).rev().find(begins) {
             return Found::Row(base + place as u64);
         }
@@ -148,13 +161,16 @@ fn pursue(model: &mut Model) {
     model.needed = None;
     let Some(goal) = model.goal else { return };
     let found = match goal {
-        Goal::NextDifference => next_difference(model),
-        Goal::PreviousDifference => previous_difference(model),
+        Goal::NextDifference => next_difference(model, None),
+        Goal::PreviousDifference => previous_difference(model, None),
+        Goal::NextOther(sign) => next_difference(model, Some(sign)),
+        Goal::PreviousOther(sign) => previous_difference(model, Some(sign)),
         Goal::Event(side, event) => row_of(model, side, event),
         Goal::End if model.whole || model.stuck.is_some() => Found::Row(model.len().saturating_sub(1)),
         Goal::End => Found::Nothing,
     };
-    let ends = model.whole || model.stuck.is_some() || goal == Goal::PreviousDifference;
+    let ends =
+        model.whole || model.stuck.is_some() || matches!(goal, Goal::PreviousDifference | Goal::PreviousOther(_));
     match found {
         Found::Row(row) => {
             model.goal = None;
@@ -171,6 +187,8 @@ fn pursue(model: &mut Model) {
                 }
                 Goal::NextDifference => note(model, "No difference after this."),
                 Goal::PreviousDifference => note(model, "No difference before this."),
+                Goal::NextOther(_) => note(model, "No difference of another sort after this."),
+                Goal::PreviousOther(_) => note(model, "No difference of another sort before this."),
                 Goal::Event(..) | Goal::End => {
                     let last = model.len().saturating_sub(1);
                     go_to(model, last);
@@ -317,6 +335,19 @@ fn act(model: &mut Model, action: Action) {
         Action::GoTo => model.mode = Mode::GoTo(Line::default()),
         Action::NextDifference => begin(model, Goal::NextDifference),
         Action::PreviousDifference => begin(model, Goal::PreviousDifference),
+        Action::NextKind | Action::PreviousKind => {
+            let next = action == Action::NextKind;
+            begin(
+                model,
+                match (model.sign_of(model.cursor), next) {
+                    (Some(sign), true) => Goal::NextOther(sign),
+                    (Some(sign), false) => Goal::PreviousOther(sign),
+                    (None, true) => Goal::NextDifference,
+                    (None, false) => Goal::PreviousDifference,
+                },
+            );
+        }
+        Action::Suspend => model.suspend = true,
         Action::Strictness | Action::StrictnessBack => {
             let at = Strict::ALL.iter().position(|strict| *strict == model.strict).unwrap_or(0);
             let by = if action == Action::Strictness { 1 } else { Strict::ALL.len() - 1 };

@@ -78,21 +78,10 @@ fn differences_strip(model: &Model, pen: &mut Pen, area: Rect) {
     pen.line(area, &[(Role::Dim, " differ".into())]);
     let columns = area.width.saturating_sub(LABEL + 1);
     let window = (0, model.abouts[0].len);
-    let mut sums = vec![(0_u64, 0_u64); usize::from(columns)];
-    for placed in &model.pieces {
-        // A piece is far shorter than a column where there are many; where there are few, it fills several.
-        let last = placed.end.0.saturating_sub(1).max(placed.piece.from.0);
-        let of = |event: u64| strip::column_of(window, columns, event.min(window.1.saturating_sub(1))).unwrap_or(0);
-        for column in of(placed.piece.from.0)..=of(last) {
-            if let Some(sum) = sums.get_mut(usize::from(column)) {
-                sum.0 += placed.piece.differing;
-                sum.1 += placed.piece.rows;
-            }
-        }
-    }
     let at = model.row(model.cursor).and_then(|row| row.events[0]);
     let at = at.and_then(|event| strip::column_of(window, columns, event));
-    for (column, (differing, rows)) in (0..columns).zip(sums) {
+    for column in 0..columns {
+        let (differing, rows) = model.density(strip::range(window, columns, column));
         let over = if at == Some(column) { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
         let piece = match (differing * 8).div_ceil(rows.max(1)) {
             _ if rows == 0 => (Role::Dim, pen.theme.glyph("·", ".").to_owned()),
@@ -218,6 +207,7 @@ fn status(model: &Model, pen: &mut Pen, area: Rect) {
             let what = match goal {
                 Goal::NextDifference => "Looking for the next difference".to_owned(),
                 Goal::PreviousDifference => "Looking for the difference before".to_owned(),
+                Goal::NextOther(_) | Goal::PreviousOther(_) => "Looking for a difference of another sort".to_owned(),
                 Goal::Event(side, event) => format!("Going to event {} of {}", thousands(*event), pair_name(*side)),
                 Goal::End => "Going to the end".to_owned(),
             };
@@ -255,9 +245,9 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
         &[
             ("?", "help"),
             ("d D", "differences"),
+            ("e E", "of another sort"),
             ("t", "what counts"),
             (":", "go to"),
-            ("Tab", "A or B"),
             ("Enter", "fields"),
             ("q", "quit"),
         ]
