@@ -126,7 +126,7 @@ fn two_traces_are_shown_side_by_side() {
     terminal.start("", &format!("tui {} {}", word(&one), word(&two)));
     terminal.wait("A one.nvmx  B two.nvmx");
     terminal.key("d");
-    terminal.wait("difference 1, at event");
+    terminal.wait("difference 2, at event");
     // By shape, then from the guests' view.
     terminal.text("tt");
     terminal.wait("by shape");
