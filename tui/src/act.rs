@@ -208,8 +208,10 @@ fn step(model: &mut Model, by: i64) {
             *row = moved((*row).min(len.saturating_sub(1)), len);
         }
         Side::Memory => {
-            let by = if by.unsigned_abs() > u64::from(u32::MAX) { 0 } else { by as u64 };
-            model.replay.memory.scrolled = model.replay.memory.scrolled.wrapping_add(by);
+            // Memory has no end to go to: both ends are the address that was asked for.
+            let ends = matches!(by, i64::MIN | i64::MAX);
+            let scrolled = &mut model.replay.memory.scrolled;
+            *scrolled = if ends { 0 } else { scrolled.wrapping_add_signed(by) };
         }
     }
 }

@@ -330,7 +330,7 @@ fn flushes(fold: &Fold) -> Vec<Line> {
                     (Role::Kind(hv_defs::event::Kind::Flush), format!("{:<22}", kind.name())),
                     plain(format!("{of:<18}")),
                     plain(format!("{:>9}", thousands(flushes.count))),
-                    dim(format!(", last at {}", thousands(flushes.last))),
+                    dim(format!(" times, last at {}", thousands(flushes.last))),
                 ],
             )
         })

@@ -169,6 +169,28 @@ fn a_session_goes_to_and_fro() {
     assert_eq!(session.model.side, Side::Pool);
 }
 
+/// Random keys with a machine behind them: nothing panics, nothing is asked for without end.
+#[test]
+fn random_keys_do_no_harm_to_a_replay() {
+    let mut random = super::sessions::Random(0x5eed_2);
+    let mut session = Session::open(record("flush-storm", "kvm-2020"), SMALL);
+    for step in 0..1500 {
+        // Back to a pane that a replay fills, now and then.
+        match step % 40 {
+            0 => _ = session.keys("\u{1b}\u{1b}5"),
+            10 => _ = session.keys("\u{1b}\u{1b}6"),
+            20 => _ = session.keys("\u{1b}\u{1b}7"),
+            30 => _ = session.keys("\u{1b}\u{1b}8"),
+            _ => session.send(random.message()),
+        }
+        session.model.quit = false;
+        if step % 10 == 0 {
+            session.screen();
+        }
+    }
+    assert!(session.model.replay.opened);
+}
+
 #[test]
 fn a_replay_that_differs_says_where() {
     let reader = Reader::from_bytes(record("demo", "mapped")).expect("a trace");

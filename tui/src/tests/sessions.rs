@@ -372,7 +372,7 @@ fn random_keys_do_no_harm_where_events_make_no_sense() {
 }
 
 /// A linear congruential generator: the same everywhere.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn below(&mut self, bound: u64) -> u64 {
@@ -380,7 +380,7 @@ impl Random {
         (self.0 >> 33) % bound
     }
 
-    fn message(&mut self) -> Msg {
+    pub(super) fn message(&mut self) -> Msg {
         const CODES: [KeyCode; 16] = [
             KeyCode::Enter,
             KeyCode::Esc,
