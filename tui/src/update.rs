@@ -372,11 +372,9 @@ fn whole(model: &Model) -> Option<Effect> {
 }
 
 fn long(model: &mut Model) -> Option<Effect> {
+    let export = model.export.as_ref().map(|export| Effect::Export(export.clone()));
     if model.about.len == 0 {
-        return None;
-    }
-    if let Some(export) = &model.export {
-        return Some(Effect::Export(export.clone()));
+        return export;
     }
     if let Some(instruction) = model.locate.take() {
         return Some(Effect::Locate { instruction });
@@ -416,5 +414,5 @@ fn long(model: &mut Model) -> Option<Effect> {
         return scan;
     }
     let strip = |urgent| model.strip.look(urgent).map(Effect::Strip);
-    strip(true).or(scan).or(far_effect).or_else(|| strip(false))
+    strip(true).or(export).or(scan).or(far_effect).or_else(|| strip(false))
 }

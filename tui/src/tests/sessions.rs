@@ -246,6 +246,12 @@ fn what_is_shown_is_saved() {
     let said = save(&mut session, &all);
     assert_eq!(said.rsplit(", ").next(), Some(format!("{} lines.", sample::events().len()).as_str()));
     assert_eq!(all.text().lines().count(), sample::events().len() + 1);
+    // A trace without events has a heading.
+    let none = File::new("none.csv");
+    let mut empty = Session::open(sample::empty(), (80, 24));
+    empty.writes = true;
+    assert!(save(&mut empty, &none).ends_with(", 0 lines."), "{}", empty.note());
+    assert_eq!(none.text(), "event,level,letter,what\n");
     // A folder that is missing is told of, and nothing is left behind.
     session.keys("s");
     if let Mode::Prompt(prompt) = &mut session.model.mode {

@@ -27,7 +27,9 @@ pub(super) fn columns(model: &Model, selected: usize, pen: &mut Pen, area: Rect)
         ]
     });
     let order = if model.columns.is_some() { "chosen" } else { "by the width" };
-    draw(pen, area, &format!(" Columns, {order} "), lines.collect(), selected);
+    // Nothing else sorts them: what came first stands first.
+    let right = " events stand in the order of their arrival ";
+    draw(pen, area, (&format!(" Columns, {order} "), right), lines.collect(), selected);
 }
 
 /// The bookmarks by their letters, with their events and what was said of them.
@@ -48,18 +50,18 @@ pub(super) fn marks(model: &Model, selected: usize, pen: &mut Pen, area: Rect) {
         }
         line
     });
-    draw(pen, area, " Bookmarks ", lines.collect(), selected);
+    draw(pen, area, (" Bookmarks ", ""), lines.collect(), selected);
 }
 
-/// Lines over the lower part of an area, under a title.
-fn draw(pen: &mut Pen, area: Rect, title: &str, lines: Vec<Vec<Piece>>, selected: usize) {
+/// Lines over the lower part of an area, under a title with something at its right.
+fn draw(pen: &mut Pen, area: Rect, (title, right): (&str, &str), lines: Vec<Vec<Piece>>, selected: usize) {
     let rows = (lines.len() as u16 + 1).min(area.height);
     let width = if area.width < 100 { area.width } else { 76 };
     let area = Rect { x: area.x + (area.width - width) / 2, y: area.bottom() - rows, width, height: rows };
     for row in 0..usize::from(rows) {
         pen.line(Pen::row(area, row), &[(Role::Plain, " ".repeat(usize::from(width)))]);
     }
-    let inner = pen.titled(area, &[(Role::Title(true), title.to_owned())], &[]);
+    let inner = pen.titled(area, &[(Role::Title(true), title.to_owned())], &[(Role::Dim, right.to_owned())]);
     let shown = usize::from(inner.height);
     let first = top(selected, shown, lines.len());
     for (at, line) in lines.iter().enumerate().skip(first).take(shown) {
