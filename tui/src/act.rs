@@ -516,7 +516,7 @@ fn enter(model: &mut Model) {
             }
         }
         side @ (Side::Regs | Side::Tlb | Side::Pool) => {
-            let row = *model.replay.row(side);
+            let row = model.replay.selected(side);
             let event = rows::lines(model, side).get(row).and_then(|line| line.event);
             match event {
                 Some(event) => to_event(model, Some(event)),
@@ -727,7 +727,7 @@ fn click_side(model: &mut Model, side: Side, line: Option<usize>) {
         Side::Regs | Side::Tlb | Side::Pool => {
             let head = head_rows(model, side);
             let len = rows::lines(model, side).len();
-            let row = *model.replay.row(side);
+            let row = model.replay.selected(side);
             let first = top(row, rows.saturating_sub(head), len);
             if let Some(at) = line.checked_sub(head).map(|line| first + line).filter(|at| *at < len) {
                 *model.replay.row(side) = at;

@@ -3,7 +3,7 @@
 use crate::columns::{Column, shown};
 use crate::filter::Plan;
 use crate::layout::{Pane, areas};
-use crate::model::{Ask, Model};
+use crate::model::{Ask, Model, Side};
 use crate::prompt;
 use crate::scan::{Room, on_all_cores, scan_block};
 use crate::theme::Role;
@@ -112,8 +112,10 @@ pub(crate) fn stepped(model: &mut Model, id: u64, step: Step) {
 pub(crate) fn pane_text(model: &Model) -> String {
     const ROWS: u16 = 1500;
     let mut tall = model.clone();
-    tall.zoomed = tall.in_side;
-    if tall.in_side {
+    // Of memory there is what was looked at, and no more.
+    let whole = tall.in_side && tall.side != Side::Memory;
+    tall.zoomed = whole || tall.zoomed;
+    if whole {
         // Beside its sides at least: what is drawn is cut where the screen is.
         tall.size = (tall.size.0.max(160), ROWS);
     }

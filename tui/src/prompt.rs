@@ -156,7 +156,7 @@ pub(crate) fn find_field(model: &mut Model, forward: bool, stay: bool) {
 /// Selects the next line of the pane that has what was typed.
 pub(crate) fn find_row(model: &mut Model, forward: bool, stay: bool) {
     let (side, query) = (model.side, model.replay.query.to_lowercase());
-    let at = *model.replay.row(side);
+    let at = model.replay.selected(side);
     let lines = rows::lines(model, side);
     let len = lines.len();
     let at = at.min(len.saturating_sub(1));

@@ -174,12 +174,21 @@ impl ReplayView {
         self.seen.iter().find(|seen| seen.event == event)
     }
 
-    /// Where the selected line of a pane is kept.
+    /// The selected line of a pane.
+    pub(crate) fn selected(&self, side: Side) -> usize {
+        self.rows[Self::place(side)]
+    }
+
+    /// Where it is kept.
     pub(crate) fn row(&mut self, side: Side) -> &mut usize {
+        &mut self.rows[Self::place(side)]
+    }
+
+    const fn place(side: Side) -> usize {
         match side {
-            Side::Tlb => &mut self.rows[1],
-            Side::Pool => &mut self.rows[2],
-            _ => &mut self.rows[0],
+            Side::Tlb => 1,
+            Side::Pool => 2,
+            _ => 0,
         }
     }
 }
@@ -266,7 +275,7 @@ pub(crate) fn want(model: &Model) -> Option<Effect> {
 /// The part of memory that the memory pane shows.
 pub(crate) fn wanted_look(model: &Model) -> Option<Peek> {
     let area = areas(model)?.of(Pane::Side(Side::Memory))?;
-    let guest = guest(model)?;
+    let guest = looked_from(model)?;
     let view = &model.replay.memory;
     let space = view.space.unwrap_or(Space::Linear(guest.runner.level));
     let walked = address(model)?;
@@ -276,12 +285,22 @@ pub(crate) fn wanted_look(model: &Model) -> Option<Peek> {
     Some(Peek { vcpu: guest.runner.vcpu, space, at, bytes: lines * row as usize, walked })
 }
 
+/// The guest through whose view the memory pane looks.
+fn looked_from(model: &Model) -> Option<&Registers> {
+    let chosen = guest(model)?;
+    let level = match model.replay.memory.space {
+        Some(Space::Linear(level) | Space::Physical(level)) => level,
+        Some(Space::Host) | None => return Some(chosen),
+    };
+    state(model)?.guest(Runner { level, ..chosen.runner }).or(Some(chosen))
+}
+
 /// The address that the memory pane is at; `None` where nobody keeps the register that it counts from.
 pub(crate) fn address(model: &Model) -> Option<u64> {
     let view = &model.replay.memory;
     let base = match view.base {
         Base::Zero => 0,
-        Base::Register(name) => guest(model)?.get(name)?,
+        Base::Register(name) => looked_from(model)?.get(name)?,
     };
     Some(base.wrapping_add(view.offset))
 }
@@ -374,10 +393,19 @@ pub(crate) fn next(model: &mut Model) -> Option<String> {
         }
         Side::Memory => {
             let guest = guest(model)?.runner;
-            let levels = state.guests.iter().map(|other| other.runner).filter(|other| other.vcpu == guest.vcpu);
-            let mut spaces: Vec<Space> =
-                levels.flat_map(|other| [Space::Linear(other.level), Space::Physical(other.level)]).collect();
-            spaces.push(Space::Host);
+            // First the way that an address of the guest goes down, then the other guests.
+            let own = guest.level;
+            let mut spaces = vec![Space::Linear(own), Space::Physical(own), Space::Physical(1), Space::Host];
+            let others = state.guests.iter().map(|other| other.runner).filter(|other| other.vcpu == guest.vcpu);
+            for other in others.filter(|other| other.level != own) {
+                spaces.extend([Space::Linear(other.level), Space::Physical(other.level)]);
+            }
+            let mut met = Vec::new();
+            spaces.retain(|space| {
+                let fresh = !met.contains(space);
+                met.push(*space);
+                fresh
+            });
             let now = model.replay.memory.space.unwrap_or(Space::Linear(guest.level));
             let at = spaces.iter().position(|space| *space == now).unwrap_or(spaces.len() - 1);
             let next = spaces[after(spaces.len(), at)];

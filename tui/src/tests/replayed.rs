@@ -51,7 +51,8 @@ fn panes_look_as_they_should() {
     check("replayed_pool", &demo, SMALL, ":21500\n7");
     check("replayed_memory", &demo, SMALL, ":21500\n8");
     check("replayed_memory_large", &demo, SMALL, ":21500\n8z/rsp+8\n");
-    check("replayed_memory_of_l2", &demo, SMALL, ":21500\n8zxx");
+    check("replayed_memory_of_host", &demo, SMALL, ":21500\n8zxx");
+    check("replayed_memory_of_l2", &demo, SMALL, ":21500\n8zxxx");
     check("replayed_state", &demo, SMALL, ":21500\n2z");
     check("replayed_event", &demo, SMALL, "fexit and level == 2 and reason == CPUID\n51");
     check("replayed_wide", &demo, LARGE, ":21500\n5");

@@ -45,8 +45,7 @@ pub(super) fn draw(model: &Model, side: Side, pen: &mut Pen, area: Rect) {
         pen.line(Pen::row(inner, 1), &[(Role::Dim, rows::TLB_HEADING.into())]);
     }
     let list = usize::from(inner.height) - head;
-    let mut place = model.replay.clone();
-    let selected = (*place.row(side)).min(lines.len().saturating_sub(1));
+    let selected = model.replay.selected(side).min(lines.len().saturating_sub(1));
     let first = top(selected, list, lines.len());
     let query = model.replay.query.to_lowercase();
     for at in first..lines.len().min(first + list) {
@@ -140,7 +139,7 @@ fn hex_row(pen: &mut Pen, line: Rect, at: u64, bytes: &[Option<u8>], walked: u64
 fn walks(stages: Option<&[Stage]>, room: usize, width: u16) -> Vec<Vec<Piece>> {
     let Some(stages) = stages else { return vec![vec![(Role::Notice, "there is no such guest now".into())]] };
     if stages.is_empty() {
-        return vec![vec![(Role::Dim, "silicon's own: nothing to walk".into())]];
+        return vec![vec![(Role::Dim, "silicon's own address".into())]];
     }
     let all: usize = stages.iter().map(|stage| 1 + stage.trail.steps.len()).sum();
     let mut lines = Vec::new();
