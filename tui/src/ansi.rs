@@ -8,7 +8,10 @@ use std::io::{self, Stdout, Write};
 
 /// The screen on standard output, in the colours of a theme.
 pub(crate) fn screen(theme: Theme) -> io::Result<Terminal<CrosstermBackend<Ansi<Stdout>>>> {
-    Terminal::new(CrosstermBackend::new(Ansi::new(io::stdout(), theme.depth == Depth::Ansi)))
+    Terminal::new(CrosstermBackend::new(Ansi::new(
+        io::stdout(),
+        matches!(theme.depth, Depth::Ansi | Depth::AnsiOnLight),
+    )))
 }
 
 /// A terminal's output, with colours below 16 in the sequences of 16-colour terminals.

@@ -277,7 +277,7 @@ pub(crate) static COMPARE: &[Group] = &[
             row(&[ch('D'), ch('N')], Action::PreviousDifference, "previous difference"),
             row(&[ch('e')], Action::NextKind, "next difference of another sort than this one"),
             row(&[ch('E')], Action::PreviousKind, "previous difference of another sort"),
-            row(&[ch('t')], Action::Strictness, "what counts: all fields, but time and CPU, shape, guests' view"),
+            row(&[ch('t')], Action::Strictness, "what counts as a difference, from strict to loose"),
             row(&[ch('T')], Action::StrictnessBack, "what counts, the other way round"),
         ],
     },

@@ -14,6 +14,8 @@ pub(crate) enum Depth {
     None,
     /// The 16 of the terminal's own palette.
     Ansi,
+    /// The same on a light background, on which yellow and cyan cannot be read.
+    AnsiOnLight,
     /// The 256 of xterm.
     Indexed,
     /// All.
@@ -83,6 +85,8 @@ impl Theme {
             Depth::True
         } else if term.contains("256") {
             Depth::Indexed
+        } else if set("COLORFGBG").is_some_and(|colours| matches!(colours.rsplit(';').next(), Some("7" | "15"))) {
+            Depth::AnsiOnLight
         } else {
             Depth::Ansi
         };
@@ -151,6 +155,11 @@ impl Theme {
         let colour = match self.depth {
             Depth::None => return None,
             Depth::Ansi => hue.0,
+            Depth::AnsiOnLight => match hue.0 {
+                Color::Yellow => Color::Magenta,
+                Color::Cyan => Color::Blue,
+                colour => colour,
+            },
             Depth::Indexed => Color::Indexed(hue.1),
             Depth::True => Color::Rgb(hue.2.0, hue.2.1, hue.2.2),
         };
@@ -266,6 +275,9 @@ mod tests {
         check(&[("TERM", "xterm-256color")], Depth::Indexed, true);
         check(&[("TERM", "xterm-256color"), ("COLORTERM", "truecolor")], Depth::True, true);
         check(&[("TERM", "xterm-direct"), ("LANG", "C")], Depth::True, false);
+        check(&[("TERM", "rxvt"), ("COLORFGBG", "0;15")], Depth::AnsiOnLight, true);
+        check(&[("TERM", "rxvt"), ("COLORFGBG", "15;default;0")], Depth::Ansi, true);
+        check(&[("TERM", "linux"), ("LANG", "en_GB.UTF-8")], Depth::Ansi, false);
         check(&[("TERM", "vt100"), ("LANG", "en_GB.UTF-8")], Depth::Ansi, true);
         check(&[("TERM", "vt100"), ("LANG", "en_GB.UTF-8"), ("LC_ALL", "POSIX")], Depth::Ansi, false);
         check(&[("COLORTERM", "truecolor"), ("NO_COLOR", "1")], Depth::None, true);

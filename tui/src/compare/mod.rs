@@ -106,6 +106,12 @@ pub(crate) struct Model {
 impl Model {
     /// The model of two traces that were just opened.
     pub(crate) fn new(abouts: [About; 2], theme: Theme, size: (u16, u16)) -> Self {
+        let cut: Vec<&str> = (0..2).filter(|side| abouts[*side].truncated).map(pair_name).collect();
+        let note = (!cut.is_empty()).then(|| {
+            let text =
+                format!("The recording of {} was cut short: this is up to its last whole block.", cut.join(" and "));
+            (Role::Notice, text)
+        });
         Self {
             abouts,
             theme,
@@ -127,7 +133,7 @@ impl Model {
             pair_top: 0,
             zoomed: false,
             events: [BTreeMap::new(), BTreeMap::new()],
-            note: None,
+            note,
             copy: None,
             busy: [false; 2],
             redraw: false,

@@ -78,6 +78,9 @@ fn done(model: &mut Model, reply: Reply) {
                 model.pieces.push(Placed { piece, end, row, hunks, differing });
             }
             model.whole = whole;
+            if let Some(error) = &error {
+                model.note = Some((Role::Bad, error.clone()));
+            }
             model.stuck = error;
             if model.pieces.len() > MOST_PIECES {
                 model.stuck = Some("the traces differ in too many places to go on".into());
