@@ -186,14 +186,56 @@ pub(crate) fn all(model: &Model, width: u16) -> Vec<(Column, bool)> {
     }
 }
 
-/// The pieces of an event's line, each column as wide as it is to be, in `width` columns of the terminal.
-pub(crate) fn line(model: &Model, number: u64, event: &Event, columns: &[Column], width: u16, hit: bool) -> Vec<Piece> {
-    let before = model.before(number).and_then(|before| model.events.get(&before)).and_then(|read| read.as_ref().ok());
-    let fixed: usize = columns.iter().map(|column| column.width(model).map_or(1, |width| width + 1)).sum();
+/// What a line takes at least for what happened.
+const LEAST: usize = 24;
+
+/// How wide each column is in a list of `width` columns of the terminal that shows these events: as wide as it is meant to
+/// be, or where that does not fit, as wide as what stands in it. What happened takes the rest.
+pub(crate) fn widths(model: &Model, columns: &[Column], width: u16, events: &[u64]) -> Vec<usize> {
+    let mut widths: Vec<usize> = columns.iter().map(|column| column.width(model).unwrap_or(LEAST)).collect();
+    let sum = |widths: &[usize]| widths.iter().sum::<usize>() + widths.len();
+    if sum(&widths) > usize::from(width) {
+        let read = events.iter().filter_map(|number| Some((*number, model.events.get(number)?.as_ref().ok()?)));
+        let mut needed = vec![1; columns.len()];
+        for (number, event) in read {
+            let before = before(model, number);
+            for (needed, &column) in needed.iter_mut().zip(columns).filter(|(_, column)| **column != Column::What) {
+                let mut pieces = Vec::new();
+                cell(model, column, number, event, before, &mut pieces);
+                *needed = (*needed).max(pieces.iter().map(|(_, text)| text.chars().count()).sum());
+            }
+        }
+        for ((width, needed), column) in widths.iter_mut().zip(needed).zip(columns) {
+            if *column != Column::What {
+                *width = (*width).min(needed);
+            }
+        }
+    }
+    let rest = usize::from(width).saturating_sub(sum(&widths));
+    if let Some(at) = columns.iter().position(|column| *column == Column::What) {
+        widths[at] += rest;
+    }
+    widths
+}
+
+/// The event above one in the list, if it was read.
+fn before(model: &Model, number: u64) -> Option<&Event> {
+    model.events.get(&model.before(number)?)?.as_ref().ok()
+}
+
+/// The pieces of an event's line, each column so wide.
+pub(crate) fn line(
+    model: &Model,
+    number: u64,
+    event: &Event,
+    columns: &[Column],
+    widths: &[usize],
+    hit: bool,
+) -> Vec<Piece> {
+    let before = before(model, number);
     let mut pieces = Vec::new();
-    for (at, &column) in columns.iter().enumerate() {
+    for (at, (&column, &room)) in columns.iter().zip(widths).enumerate() {
         let last = at + 1 == columns.len();
-        let room = column.width(model).unwrap_or_else(|| usize::from(width).saturating_sub(fixed).max(20));
         let start = pieces.len();
         cell(model, column, number, event, before, &mut pieces);
         let used: usize = pieces[start..].iter().map(|(_, text)| text.chars().count()).sum();

@@ -73,6 +73,7 @@ fn an_imported_trace_names_its_origin_and_its_clock() {
 fn what_lies_over_the_panes() {
     check("columns", SMALL, "c");
     check("columns_chosen", SMALL, "cj jj JJJ\u{1b}");
+    check("columns_many", (120, 24), "cjj jjjjjjj j j j \u{1b}:40\n");
     check("bookmarks", SMALL, ":57\nma:120\nmbMjrthe slow one\nM");
     check("bookmark_named", SMALL, ":57\nma:120\nmbMjrthe slow one\n");
     check("save", SMALL, "s");

@@ -40,7 +40,8 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
         pen.line(inner, &[(Role::Dim, text.into())]);
     }
     let columns = columns::shown(model, inner.width);
-    heading(model, pen, area, &columns);
+    let widths = columns::widths(model, &columns, inner.width.saturating_sub(1), &window);
+    heading(model, pen, area, &columns, &widths);
     let search = model.search.as_ref().filter(|_| !matches!(&model.mode, Mode::Help(_)));
     for (row, number) in window.into_iter().enumerate() {
         let line = Pen::row(inner, row);
@@ -54,8 +55,7 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
         match model.events.get(&number) {
             Some(Ok(event)) => {
                 let hit = search.is_some_and(|(_, plan)| plan.holds(number, event));
-                let width = inner.width.saturating_sub(1);
-                pieces.extend(columns::line(model, number, event, &columns, width, hit));
+                pieces.extend(columns::line(model, number, event, &columns, &widths, hit));
                 let note = model.mark_notes.get(&bookmark.unwrap_or(' ')).filter(|_| bookmark.is_some());
                 pieces.extend(note.map(|note| (Role::Strong, format!("  {} {note}", pen.theme.glyph("◂", "<")))));
             }
@@ -70,25 +70,18 @@ pub(super) fn draw(model: &Model, pen: &mut Pen, area: Rect) {
 }
 
 /// The names of the columns that were chosen, on the rule over the list, where there is room for them.
-fn heading(model: &Model, pen: &mut Pen, area: Rect, columns: &[Column]) {
+fn heading(model: &Model, pen: &mut Pen, area: Rect, columns: &[Column], widths: &[usize]) {
     if model.columns.is_none() || model.filter.is_some() {
         return;
     }
     let mut x = area.x + 1;
-    for column in columns {
-        let name = column.name();
-        let Some(width) = column.width(model) else {
-            // What takes the rest has no end to align its name with.
-            if x > area.x + 12 {
-                pen.line(Rect { x, width: area.right().saturating_sub(x), ..area }, &[(Role::Dim, format!("{name} "))]);
-            }
-            return;
-        };
-        let width = width as u16;
-        if name.len() <= usize::from(width) && x > area.x + 10 && x + width < area.right() {
-            let place = if column.right() { x + width - name.len() as u16 } else { x };
+    for (column, &width) in columns.iter().zip(widths) {
+        let (name, width) = (column.name(), u16::try_from(width).unwrap_or(u16::MAX));
+        let end = x.saturating_add(width);
+        if name.len() <= usize::from(width) && x > area.x + 10 && end < area.right() {
+            let place = if column.right() { end - name.len() as u16 } else { x };
             pen.line(Rect { x: place, width, ..area }, &[(Role::Dim, name.to_owned())]);
         }
-        x = x.saturating_add(width + 1);
+        x = end.saturating_add(1);
     }
 }
