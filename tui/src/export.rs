@@ -134,7 +134,7 @@ pub(crate) fn pane_text(model: &Model) -> String {
 }
 
 /// The file that is written until all is there.
-fn part(path: &Path) -> PathBuf {
+pub(crate) fn part(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     name.into()
@@ -320,7 +320,7 @@ fn quoted(cell: &str) -> String {
 }
 
 /// An error of the file system without what programs say of it.
-fn plain(error: &io::Error) -> String {
+pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

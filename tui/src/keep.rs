@@ -121,7 +121,7 @@ impl Kept {
     pub(crate) fn put(self, model: &mut Model) {
         let len = model.about.len;
         model.cursor = self.event.min(len.saturating_sub(1));
-        for bookmark in self.bookmarks.into_iter().filter(|bookmark| bookmark.event < len) {
+        for bookmark in self.bookmarks.into_iter().filter(|mark| mark.event < len && mark.letter.is_alphanumeric()) {
             if !bookmark.text.is_empty() {
                 model.mark_notes.insert(bookmark.letter, bookmark.text);
             }

@@ -309,6 +309,7 @@ pub(crate) static COMPARE: &[Group] = &[
         name: "Program",
         bindings: &[
             row(&[ch('y')], Action::Copy, "copy the event (OSC 52)"),
+            row(&[ch('s')], Action::Save, "save all differences, by what counts now, as text"),
             row(&[ctrl('l')], Action::Redraw, "draw anew"),
             row(&[ctrl('z')], Action::Suspend, "back to the shell; fg comes back"),
             row(&[ch('?'), code(KeyCode::F(1))], Action::Help, "this help"),

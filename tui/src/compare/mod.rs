@@ -4,6 +4,7 @@
 pub(crate) mod align;
 pub(crate) mod layout;
 mod pair;
+mod save;
 mod screen;
 #[cfg(test)]
 mod tests;
@@ -13,13 +14,16 @@ mod work;
 pub(crate) use pair::{name as pair_name, pair_lines};
 pub(crate) use screen::run;
 
+use crate::export::Step;
 use crate::line::Line;
 use crate::model::About;
 use crate::theme::{Role, Theme};
 use align::{Piece, Row, Sort, Strict};
 use crossterm::event::{KeyEvent, MouseEvent};
 use hv_defs::event::Event;
+use save::Save;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What the keys go to.
@@ -30,6 +34,8 @@ pub(crate) enum Mode {
     Help(usize),
     /// An event of the chosen trace to go to.
     GoTo(Line),
+    /// A file to save the differences in.
+    Save(Line),
 }
 
 /// Where the cursor is to go as soon as the alignment is known so far.
@@ -95,6 +101,9 @@ pub(crate) struct Model {
     pub(crate) events: [BTreeMap<u64, Result<Event, String>>; 2],
     pub(crate) note: Option<(Role, String)>,
     pub(crate) copy: Option<String>,
+    /// Differences that are being saved, and a file that is not to be after all.
+    pub(crate) save: Option<Save>,
+    pub(crate) unsaved: Option<PathBuf>,
     /// Effects under way: what the screen needs, and the alignment.
     pub(crate) busy: [bool; 2],
     pub(crate) redraw: bool,
@@ -135,6 +144,8 @@ impl Model {
             events: [BTreeMap::new(), BTreeMap::new()],
             note,
             copy: None,
+            save: None,
+            unsaved: None,
             busy: [false; 2],
             redraw: false,
             suspend: false,
@@ -248,6 +259,10 @@ pub(crate) enum Effect {
     Rows { id: u64, number: usize, from: (u64, u64), strict: Strict },
     /// Hand a text to the terminal's clipboard.
     Copy(String),
+    /// Save the next piece of the differences.
+    Save(Box<Save>),
+    /// Drop what was saved of a file.
+    Unsave(PathBuf),
     /// Go on with the alignment, as far as a short time allows.
     Align { id: u64, from: (u64, u64), strict: Strict },
 }
@@ -256,7 +271,7 @@ impl Effect {
     /// What the screen needs does not wait for the alignment.
     pub(crate) const fn lane(&self) -> usize {
         match self {
-            Self::Align { .. } => 1,
+            Self::Align { .. } | Self::Save(_) => 1,
             _ => 0,
         }
     }
@@ -275,6 +290,9 @@ pub(crate) enum Reply {
         rows: Result<Vec<Row>, String>,
     },
     Copied(Result<(), String>),
+    /// How far it got, or how it ended.
+    Saved(Box<Result<Save, Step>>),
+    Unsaved,
     /// Pieces, each with the events behind it, and whether the traces end there or why it goes no further.
     Aligned {
         id: u64,

@@ -26,6 +26,10 @@ pub(crate) fn run(readers: [Reader; 2], abouts: [About; 2], theme: Theme, signal
     let taken = Taken::take()?;
     let ended = event_loop(&mut model, &lanes, &replies, signals, &taken);
     drop(taken);
+    // What is saved in part is not saved.
+    for path in model.save.iter().map(|save| &save.path).chain(&model.unsaved) {
+        crate::export::cancel(path);
+    }
     ended
 }
 

@@ -3,8 +3,10 @@
 use super::align::{Row, Sort, Strict, piece, rows};
 use super::update::update;
 use super::work::perform;
-use super::{Model, Msg};
+use super::{Effect, Mode, Model, Msg, Reply};
 use crate::about;
+use crate::export::Step;
+use crate::line::Line;
 use crate::tests::{nonsense, sample};
 use crate::theme::{Depth, Theme};
 use crate::view;
@@ -164,13 +166,18 @@ fn the_guests_view_is_of_exits_and_entries() {
 struct Session {
     model: Model,
     readers: [Reader; 2],
+    /// Whether what is saved is.
+    writes: bool,
 }
 
 impl Session {
     fn open(readers: [Reader; 2], size: (u16, u16)) -> Self {
         let abouts = [about(&readers[0], "old.nvmx".into()), about(&readers[1], "new.nvmx".into())];
-        let mut session =
-            Self { model: Model::new(abouts, Theme { depth: Depth::None, unicode: true }, size), readers };
+        let mut session = Self {
+            model: Model::new(abouts, Theme { depth: Depth::None, unicode: true }, size),
+            readers,
+            writes: false,
+        };
         session.send(Msg::Idle);
         session
     }
@@ -180,7 +187,12 @@ impl Session {
         for _ in 0..10_000 {
             let Some(effect) = next else { return };
             let lane = effect.lane();
-            let reply = perform([&self.readers[0], &self.readers[1]], effect);
+            let reply = match effect {
+                // Tests write neither to the terminal that they run on nor, unless they mean to, to files.
+                Effect::Copy(_) => Reply::Copied(Ok(())),
+                Effect::Save(_) if !self.writes => Reply::Saved(Box::new(Err(Step::Done(0)))),
+                effect => perform([&self.readers[0], &self.readers[1]], effect),
+            };
             next = update(&mut self.model, Msg::Done(lane, reply));
         }
         panic!("effects without end: {next:?}");
@@ -306,6 +318,37 @@ fn differences_of_a_sort_can_be_passed_over() {
 }
 
 #[test]
+fn all_differences_are_saved() {
+    let path = std::env::temp_dir().join(format!("nvmx-{}-differences.txt", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let mut session = Session::open(two(), (80, 24));
+    session.writes = true;
+    let mut save = |name: String| {
+        session.keys("s");
+        assert!(matches!(session.model.mode, Mode::Save(ref line) if line.text() == "old-new-differences.txt"));
+        session.model.mode = Mode::Save(Line::new(&name));
+        session.keys("\n");
+        session.model.note.clone().map(|(_, text)| text).unwrap_or_default()
+    };
+    assert!(save(path.display().to_string()).ends_with(", 7 lines."));
+    let text = std::fs::read_to_string(&path).expect("it was saved");
+    let wanted = [
+        "@@ 45 | 45 @@",
+        "~ A 45 CPUID to L1  rip 0x50013  [rip]",
+        "~ B 45 CPUID to L1  rip 0x50017000  [rip]",
+        "@@ 120 | - @@",
+        "- A 120 VMREAD  rip 0xffff800000001001",
+        "@@ - | 300 @@",
+        "+ B 300 mark 77",
+    ];
+    assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
+    assert!(save(path.display().to_string()).contains("is there already"));
+    assert!(save(format!("{}!", path.display())).starts_with("Saved"));
+    assert!(save("/nonexistent/x".into()).ends_with("no such file or directory"));
+    std::fs::remove_file(&path).expect("it was there");
+}
+
+#[test]
 fn random_keys_do_no_harm_to_two_traces() {
     let mut random = Random(0xd1ff);
     let nonsense = |seed| Reader::from_bytes(nonsense::trace(seed, 600)).expect("a trace");
@@ -336,11 +379,10 @@ fn random_keys_do_no_harm_to_two_traces() {
                         [KeyCode::Enter, KeyCode::Esc, KeyCode::Tab, KeyCode::PageDown, KeyCode::PageUp, KeyCode::Home];
                     Msg::Key(KeyEvent::new(CODES[random.below(6) as usize], KeyModifiers::NONE))
                 }
-                // What copies would write to the terminal that the tests run on.
-                _ => match char::from(b' ' + random.below(95) as u8) {
-                    'y' => Msg::Idle,
-                    letter => Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE)),
-                },
+                _ => {
+                    let letter = char::from(b' ' + random.below(95) as u8);
+                    Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE))
+                }
             };
             session.send(msg);
             session.model.quit = false;

@@ -3,7 +3,7 @@
 use super::align::{Signs, Sort, Strict};
 use super::layout::{areas, list_rows, pair_rows};
 use super::pair::{name, pair_lines};
-use super::{Effect, Goal, Mode, Model, Msg, Placed, Reply};
+use super::{Effect, Goal, Mode, Model, Msg, Placed, Reply, save};
 use crate::describe::thousands;
 use crate::keys::{Action, COMPARE, action_in};
 use crate::layout::LABEL;
@@ -86,7 +86,8 @@ fn done(model: &mut Model, reply: Reply) {
                 model.stuck = Some("the traces differ in too many places to go on".into());
             }
         }
-        Reply::Rows { .. } | Reply::Aligned { .. } => {}
+        Reply::Rows { .. } | Reply::Aligned { .. } | Reply::Unsaved => {}
+        Reply::Saved(next) => save::saved(model, *next),
         Reply::Copied(Ok(())) => model.note = Some((Role::Plain, "Copied.".into())),
         Reply::Copied(Err(error)) => model.note = Some((Role::Bad, format!("Cannot copy: {error}"))),
     }
@@ -221,7 +222,7 @@ fn settle(model: &mut Model) {
 
 /// The most urgent effect whose lane is free.
 fn want(model: &mut Model) -> Option<Effect> {
-    let effect = screen(model).or_else(|| align(model))?;
+    let effect = screen(model).or_else(|| align(model)).or_else(|| saving(model))?;
     model.busy[effect.lane()] = true;
     Some(effect)
 }
@@ -232,6 +233,9 @@ fn screen(model: &mut Model) -> Option<Effect> {
     }
     if let Some(text) = model.copy.take() {
         return Some(Effect::Copy(text));
+    }
+    if let Some(path) = model.unsaved.take() {
+        return Some(Effect::Unsave(path));
     }
     let (id, strict) = (model.id, model.strict);
     let rows =
@@ -260,11 +264,18 @@ fn screen(model: &mut Model) -> Option<Effect> {
     Some(rows(model, number))
 }
 
+/// Differences are saved once nothing is to be aligned for the screen.
+fn saving(model: &Model) -> Option<Effect> {
+    let save = model.save.as_ref().filter(|_| !model.busy[1])?;
+    Some(Effect::Save(Box::new(save.clone())))
+}
+
 fn align(model: &Model) -> Option<Effect> {
     let goes_on = !model.busy[1] && !model.whole && model.stuck.is_none();
     // What the screen shows is aligned even when the rest waits.
     let short = model.top + 2 * u64::from(list_rows(model)) >= model.len();
-    (goes_on && (!model.paused || model.goal.is_some() || short)).then(|| Effect::Align {
+    let background = !model.paused && model.save.is_none();
+    (goes_on && (background || model.goal.is_some() || short)).then(|| Effect::Align {
         id: model.id,
         from: model.frontier(),
         strict: model.strict,
@@ -287,13 +298,15 @@ fn press(model: &mut Model, key: &KeyEvent) {
                 None => model.mode = Mode::Browse,
             }
         }
-        Mode::GoTo(line) => match key.code {
+        Mode::GoTo(line) | Mode::Save(line) => match key.code {
             KeyCode::Esc => model.mode = Mode::Browse,
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => model.mode = Mode::Browse,
             KeyCode::Enter => {
-                let text = line.text().trim().replace(',', "");
-                model.mode = Mode::Browse;
-                place(model, &text);
+                let text = line.text().trim().to_owned();
+                match std::mem::replace(&mut model.mode, Mode::Browse) {
+                    Mode::Save(_) => save::begin(model, &text),
+                    _ => place(model, &text.replace(',', "")),
+                }
             }
             _ => {
                 line.key(key);
@@ -375,6 +388,13 @@ fn act(model: &mut Model, action: Action) {
                 }
             }
         }
+        Action::Save => {
+            let [a, b] = [0, 1].map(|side: usize| {
+                let file = model.abouts[side].name.rsplit('/').next().unwrap_or_default();
+                file.trim_end_matches(".nvmx").to_owned()
+            });
+            model.mode = Mode::Save(Line::new(&format!("{a}-{b}-differences.txt")));
+        }
         Action::Redraw => model.redraw = true,
         Action::Help => model.mode = Mode::Help(0),
         Action::Quit => model.quit = true,
@@ -399,6 +419,11 @@ fn restart(model: &mut Model, strict: Strict) {
 }
 
 fn escape(model: &mut Model) {
+    if let Some(save) = model.save.take() {
+        note(model, format!("Stopped: {} is not saved.", save.path.display()));
+        model.unsaved = Some(save.path);
+        return;
+    }
     if model.goal.take().is_some()
         || (!model.in_pair && !model.zoomed && !model.whole && model.stuck.is_none() && !model.paused)
     {

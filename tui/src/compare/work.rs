@@ -1,7 +1,7 @@
 //! What comparing does outside of its model: all reading of the two traces.
 
 use super::align::{piece, rows};
-use super::{Effect, Read, Reply};
+use super::{Effect, Read, Reply, save};
 use std::time::{Duration, Instant};
 use traces::Reader;
 
@@ -21,6 +21,11 @@ pub(crate) fn perform(readers: [&Reader; 2], effect: Effect) -> Reply {
         Effect::Rows { id, number, from, strict } => {
             let rows = rows(readers, from, strict).map(|(rows, _)| rows).map_err(|error| error.to_string());
             Reply::Rows { id, number, rows }
+        }
+        Effect::Save(save) => Reply::Saved(Box::new(save::step(readers, *save))),
+        Effect::Unsave(path) => {
+            crate::export::cancel(&path);
+            Reply::Unsaved
         }
         Effect::Copy(text) => Reply::Copied(crate::terminal::copy(&text).map_err(|error| error.to_string())),
         Effect::Align { id, from, strict } => {

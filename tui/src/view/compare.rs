@@ -49,7 +49,21 @@ pub(crate) fn draw(model: &Model, frame: &mut Frame) {
         pair(model, &mut pen, area);
     }
     let cursor = match &model.mode {
-        Mode::GoTo(line) => Some(go_to(model, line, &mut pen, &areas)),
+        Mode::GoTo(line) => {
+            let label = format!(" go to event of {}: ", pair_name(model.side));
+            Some(input(
+                line,
+                (&label, " 1234 an event, 50% a part of the trace; Enter goes, Esc stays"),
+                &mut pen,
+                &areas,
+            ))
+        }
+        Mode::Save(line) => Some(input(
+            line,
+            (" save differences as: ", " text; ! behind the name replaces a file; Esc leaves it"),
+            &mut pen,
+            &areas,
+        )),
         _ => {
             status(model, &mut pen, areas.status);
             hint(model, &mut pen, areas.hint);
@@ -214,6 +228,14 @@ fn status(model: &Model, pen: &mut Pen, area: Rect) {
             (Role::Notice, format!(" {what}: {}% compared; Esc stops", compared(model)))
         }
         (Some((role, text)), None) => (*role, format!(" {text}")),
+        (None, None) if model.save.is_some() => {
+            let told = model.save.iter().map(|save| {
+                let (a, b) = save.from.unwrap_or((0, 0));
+                let all = model.abouts[0].len + model.abouts[1].len;
+                format!(" Saving {}: {}%; Esc stops", save.path.display(), (a + b) * 100 / all.max(1))
+            });
+            (Role::Notice, told.collect())
+        }
         (None, None) => (Role::Plain, format!(" {}", position(model))),
     };
     let end = pen.line(area, &[left]);
@@ -255,14 +277,14 @@ fn hint(model: &Model, pen: &mut Pen, area: Rect) {
     super::keys_line(pen, area, keys);
 }
 
-fn go_to(model: &Model, line: &crate::line::Line, pen: &mut Pen, areas: &Areas) -> Position {
-    let label = format!(" go to event of {}: ", pair_name(model.side));
-    let start = pen.line(areas.status, &[(Role::Key, label)]);
+/// A line of input with its label, and what to type under it. Says where the cursor belongs.
+fn input(line: &crate::line::Line, (label, help): (&str, &str), pen: &mut Pen, areas: &Areas) -> Position {
+    let start = pen.line(areas.status, &[(Role::Key, label.to_owned())]);
     let room = usize::from(areas.status.right().saturating_sub(start + 1));
     let before = line.text()[..line.cursor()].chars().count();
     let first = before.saturating_sub(room);
     let shown: String = line.text().chars().skip(first).take(room).collect();
     pen.line(Rect { x: start, width: areas.status.right() - start, ..areas.status }, &[(Role::Plain, shown)]);
-    pen.line(areas.hint, &[(Role::Dim, " 1234 an event, 50% a part of the trace; Enter goes, Esc stays".into())]);
+    pen.line(areas.hint, &[(Role::Dim, help.to_owned())]);
     Position::new(start + (before - first) as u16, areas.status.y)
 }
