@@ -5,6 +5,7 @@ mod live;
 #[path = "../../../traces/tests/common/nonsense.rs"]
 pub(crate) mod nonsense;
 mod replayed;
+mod random;
 pub(crate) mod sample;
 mod screens;
 mod sessions;
@@ -71,15 +72,7 @@ impl Session {
                 effects.extend(update(&mut self.model, msg));
             } else if let Some(effect) = effects.pop_front() {
                 let lane = effect.lane();
-                let reply = match effect {
-                    // Tests write neither to the terminal that they run on nor, unless they mean to, to files.
-                    Effect::Copy(text) => {
-                        self.copied = Some(text);
-                        Reply::Copied(Ok(()))
-                    }
-                    Effect::Export(export) if !self.writes => Reply::Exported { id: export.id, step: Step::Done(0) },
-                    effect => self.trace.perform(&mut self.replay, effect, &mut |msg| msgs.push_back(msg)),
-                };
+                let reply = self.perform(effect, &mut |msg| msgs.push_back(msg));
                 msgs.push_back(Msg::Done(lane, reply));
             } else if replay::waits(&self.model) {
                 msgs.push_back(Msg::Rest);
@@ -88,6 +81,19 @@ impl Session {
             }
         }
         panic!("effects without end: {effects:?}");
+    }
+
+    /// Does an effect.
+    fn perform(&mut self, effect: Effect, tell: &mut dyn FnMut(Msg)) -> Reply {
+        match effect {
+            // Tests write neither to the terminal that they run on nor, unless they mean to, to files.
+            Effect::Copy(text) => {
+                self.copied = Some(text);
+                Reply::Copied(Ok(()))
+            }
+            Effect::Export(export) if !self.writes => Reply::Exported { id: export.id, step: Step::Done(0) },
+            effect => self.trace.perform(&mut self.replay, effect, tell),
+        }
     }
 
     fn code(&mut self, code: KeyCode, modifiers: KeyModifiers) {

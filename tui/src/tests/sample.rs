@@ -203,6 +203,19 @@ pub(crate) fn long(times: u64) -> Vec<u8> {
     bytes
 }
 
+/// Entries and exits of so many vCPUs, of which the header knows nothing.
+pub(crate) fn of_vcpus(vcpus: u16) -> Vec<u8> {
+    let mut run = Run { events: Vec::new(), instruction: 0, vcpu: 0 };
+    for round in 0..4 {
+        for vcpu in 0..vcpus {
+            run.vcpu = vcpu;
+            run.entry(1 + vcpu as u8 % 3, round == 0, 0, None);
+            run.exit(1 + vcpu as u8 % 3, Reason::CPUID, 0, 0x1000, Actor::L0);
+        }
+    }
+    of(&run.events)
+}
+
 /// The run as a trace that was imported, whose header says nothing of a machine.
 pub(crate) fn imported() -> Vec<u8> {
     let mut header = Header::new(Config::new(Guest::BuiltIn("perf.data".into())), Vec::new());
