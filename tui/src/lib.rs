@@ -18,6 +18,8 @@ mod keys;
 mod layout;
 mod line;
 mod live;
+#[doc(hidden)]
+pub mod measure;
 mod model;
 mod overlay;
 mod panes;

@@ -4,8 +4,8 @@
 mod live;
 #[path = "../../../traces/tests/common/nonsense.rs"]
 pub(crate) mod nonsense;
-mod replayed;
 mod random;
+mod replayed;
 pub(crate) mod sample;
 mod screens;
 mod sessions;

@@ -24,7 +24,8 @@ pub(super) fn draw(prompt: &Prompt, pen: &mut Pen, line: Rect, under: Rect) -> P
     };
     let text = prompt.line.text();
     let room = usize::from(line.width).saturating_sub(label.len() + 1);
-    let columns = |bytes: usize| text[..bytes].chars().count();
+    // A place within a character, which an error may point at, counts as behind it.
+    let columns = |bytes: usize| text.char_indices().take_while(|(at, _)| *at < bytes).count();
     // A line that is too long scrolls so that its cursor is seen.
     let first = columns(prompt.line.cursor()).saturating_sub(room);
     let shown: String = text.chars().skip(first).take(room).collect();
