@@ -11,7 +11,7 @@ use std::time::Duration;
 use traces::{Hash, Image, Object, Reader, Store, StoreError};
 
 /// The folder of the store that is meant: the one asked for, or the one that `NVMX_STORE` names.
-fn folder(asked: &StoreArgs) -> Option<PathBuf> {
+pub fn folder(asked: &StoreArgs) -> Option<PathBuf> {
     let named = || std::env::var_os("NVMX_STORE").filter(|name| !name.is_empty()).map(PathBuf::from);
     asked.store.clone().or_else(named)
 }

@@ -218,7 +218,8 @@ pub fn draw(format: ReportFormat, found: &[Findings], color: bool) -> String {
 /// `nvmx tui`.
 pub fn tui(args: &TuiArgs, print: &Print) -> Result<Status> {
     let path = &args.trace;
-    let options = tui::Options { color: print.color_asked, fresh: args.fresh };
+    let options =
+        tui::Options { color: print.color_asked, fresh: args.fresh, store: super::store::folder(&args.store) };
     let shown = match &args.other {
         None => tui::run(path, &options),
         Some(other) => tui::compare(path, other, &options).map(|()| None),

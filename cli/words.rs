@@ -564,6 +564,8 @@ pub struct TuiArgs {
     /// Without the bookmarks, the place and the columns that are kept beside the trace, and keep none
     #[arg(long)]
     pub fresh: bool,
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 #[derive(Args)]

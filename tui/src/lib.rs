@@ -44,10 +44,10 @@ use hv_defs::config::{Clock, Guest};
 use hv_defs::event::Kind;
 use model::About;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strip::Counts;
-use traces::{Order, Reader};
+use traces::{Order, Reader, Store};
 
 /// Why the inspector could not run.
 #[derive(Debug, thiserror::Error)]
@@ -70,16 +70,18 @@ pub enum Error {
 }
 
 /// How the inspector is to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     /// With colours or without; `None` for what the environment asks for.
     pub color: Option<bool>,
     /// As if the trace had never been looked at, and nothing is kept.
     pub fresh: bool,
+    /// The folder of the store that has the images which the trace has not: a replay needs them.
+    pub store: Option<PathBuf>,
 }
 
 impl Options {
-    fn theme(self) -> theme::Theme {
+    fn theme(&self) -> theme::Theme {
         theme::Theme::from_environment(|name| std::env::var(name).ok(), self.color)
     }
 }
@@ -93,7 +95,11 @@ impl Options {
 /// Bookmarks, the place and the like are kept beside the trace for the next time; where that could not be done, the text
 /// that comes back says so.
 pub fn run(path: &Path, options: &Options) -> Result<Option<String>, Error> {
-    let reader = Reader::open(path)?;
+    let mut reader = Reader::open(path)?;
+    if let Some(store) = options.store.as_deref().and_then(|folder| Store::open(folder).ok()) {
+        // What is not found there is missed, and told of, where a replay would need it.
+        let _ = reader.find_images(Some(&store));
+    }
     let place = match options.fresh {
         true => None,
         false => keep::Place::of(path, &reader, |name| std::env::var_os(name)),

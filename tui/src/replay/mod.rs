@@ -459,7 +459,7 @@ pub(crate) fn head(model: &Model) -> Vec<(Role, String)> {
     }
     if let Some((event, why)) = replay.diverged.as_ref().filter(|(event, _)| model.cursor >= *event) {
         let event = thousands(*event);
-        return notice(format!(" The replay differs from the recording at event {event}{why}"));
+        return notice(format!(" The replay differs from the recording{why}, at event {event}"));
     }
     if let Some((_, why)) = &replay.left {
         return notice(format!(" Not replayed to here: {why}"));

@@ -1,7 +1,7 @@
 //! What the replay's thread does: it owns the machine, and goes to events in pieces that take some 50 ms.
 
 use super::{Lookup, Peek, Reply, Seen, Told};
-use hv_defs::config::Guest;
+use hv_defs::config::{Guest, ImageKind};
 use hv_defs::event::{Event, What};
 use replayer::look::{self, State};
 use replayer::{Arrived, Build, Cursor, Divergence, Place, Runner, beside};
@@ -141,21 +141,21 @@ fn refused(reader: &Reader) -> Option<String> {
     if let Some(origin) = &header.origin {
         return Some(format!("it was imported from {}: there is no machine to run again", origin.source));
     }
-    let missing = header.images.iter().find(|image| image.bytes.is_none())?;
-    let guest = match &header.config.guest {
-        Guest::BuiltIn(name) => name,
-        Guest::Kernel { name, .. } => name,
-    };
-    Some(format!("the bytes of {} '{}' of {guest} are not in the trace", missing.kind, missing.name))
+    if let Some(missing) = header.images.iter().find(|image| image.bytes.is_none()) {
+        return Some(format!("its {} '{}' is elsewhere; --store says where", missing.kind, missing.name));
+    }
+    match &header.config.guest {
+        Guest::Kernel { name, .. } if !header.images.iter().any(|image| image.kind == ImageKind::Kernel) => {
+            Some(format!("the kernel '{name}' is not in the trace"))
+        }
+        _ => None,
+    }
 }
 
 fn diverged(reader: &Reader, divergence: &Divergence) -> (u64, String) {
     let build = Build::of(reader.header());
-    let why = match build.others() {
-        [] => String::new(),
-        others => format!("; this build's {} is another than the recording's", others.join(" and ")),
-    };
-    (divergence.event, why)
+    let why = if build.others().is_empty() { "" } else { ", of another build" };
+    (divergence.event, why.to_owned())
 }
 
 /// The guest that runs on a vCPU: what the panes show unless told otherwise.

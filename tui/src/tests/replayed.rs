@@ -5,13 +5,13 @@ use crate::model::Side;
 use crate::replay::work::Replay;
 use crate::replay::{self, Told};
 use crate::state::Fold;
-use hv_defs::config::{Config, Guest};
+use hv_defs::config::{Config, Guest, ImageKind};
 use hv_defs::event::Which;
 use hv_defs::policy::Policy;
 use hv_defs::vmcs::{self, Class, TABLE};
 use recorder::{Outside, Script};
 use std::sync::atomic::AtomicBool;
-use traces::{Header, Reader, Writer};
+use traces::{Header, Image, Reader, Writer};
 
 /// A recording of a built-in guest.
 fn record(guest: &str, policy: &str) -> Vec<u8> {
@@ -66,6 +66,26 @@ fn without_a_replay_the_panes_show_what_events_tell() {
     check("told_tlb", &imported, SMALL, ":400\n6");
     check("told_pool", &imported, SMALL, ":400\n7");
     check("told_memory", &imported, SMALL, ":400\n8");
+}
+
+/// A trace whose kernel is not in it, but perhaps in a store.
+#[test]
+fn a_trace_without_its_images_says_so() {
+    let told = |images: Vec<Image>| {
+        let guest = Guest::Kernel { name: "vmlinuz".into(), append: String::new() };
+        let mut bytes = Vec::new();
+        let mut writer =
+            Writer::create(&mut bytes, &Header::new(Config::new(guest), images)).expect("memory takes all");
+        sample::events().iter().for_each(|event| writer.push(event).expect("memory takes all"));
+        writer.finish().expect("memory takes all");
+        Session::open(bytes, SMALL).keys(":300\n8").screen()
+    };
+    let screen = told(Vec::new());
+    assert!(screen.contains("Not replayed: the kernel 'vmlinuz' is not in the trace"), "{screen}");
+    let mut elsewhere = Image::new(ImageKind::Kernel, "vmlinuz", b"a kernel".to_vec());
+    (elsewhere.bytes, elsewhere.elsewhere) = (None, true);
+    let screen = told(vec![elsewhere]);
+    assert!(screen.contains("Not replayed: its kernel 'vmlinuz' is elsewhere; --store says where"), "{screen}");
 }
 
 /// At many events, what was seen is what the events up to there tell: of the fields that silicon does not write by itself,
@@ -210,7 +230,8 @@ fn a_replay_that_differs_says_where() {
     let mut session = Session::open(bytes, SMALL);
     session.keys(":9000\n5");
     let screen = session.screen();
-    let told = format!("The replay differs from the recording at event {}", crate::describe::thousands(changed as u64));
+    let told =
+        format!("The replay differs from the recording, at event {}", crate::describe::thousands(changed as u64));
     assert!(screen.contains(&told), "{screen}");
     // Before that it is shown all the same.
     session.keys(&format!(":{}\n", changed - 100));
