@@ -50,6 +50,7 @@ fn awkward_traces_and_terminals() {
         });
     };
     settings("too_small", open(super::sample::trace(), (40, 10)).screen());
+    settings("many_vcpus", open(super::sample::of_vcpus(300), SMALL).keys(":600\n").screen());
     settings("empty", open(super::sample::empty(), SMALL).screen());
     let mut cut = super::sample::trace();
     cut.truncate(cut.len() - 100);

@@ -65,11 +65,13 @@ fn scale(model: &Model) -> String {
     }
 }
 
+/// The name of a lane of one row, in seven columns.
 fn one_row_label(vcpu: Option<u16>, lanes: &Lanes) -> String {
     match vcpu {
-        Some(vcpu) => format!(" vcpu {vcpu}"),
-        None if lanes.shown == 0 => format!(" {} cpus", lanes.others),
-        None => format!(" {} more", lanes.others),
+        Some(vcpu @ 0..10) => format!(" vcpu {vcpu}"),
+        Some(vcpu) => format!(" cpu{vcpu}"),
+        None if lanes.shown == 0 => format!(" {}cpus", lanes.others),
+        None => format!(" +{}", lanes.others),
     }
 }
 
