@@ -1,6 +1,8 @@
 //! The inspector in a terminal, as a user sees it.
 
 mod common;
+#[path = "common/guest.rs"]
+mod guest;
 #[path = "common/tmux.rs"]
 mod tmux;
 
@@ -176,4 +178,73 @@ fn what_was_marked_is_there_the_next_time() {
     // A file that is damaged is told of and left aside.
     fs::write(folder.join("demo.nvmx.view"), "{").expect("the folder can be written to");
     open(&words).wait("demo.nvmx.view is damaged");
+}
+
+/// A key or a text of docs/inspector.md.
+fn press(terminal: &Terminal, word: &str) {
+    match word {
+        "Enter" | "Tab" => terminal.key(word),
+        "Esc" => terminal.key("Escape"),
+        text => terminal.text(text),
+    }
+}
+
+/// The tasks of docs/inspector.md: what is said of each, and its keys, whose number is as it says.
+fn tasks() -> Vec<(String, Vec<String>)> {
+    let text = include_str!("../docs/inspector.md");
+    let (_, tasks) = text.split_once("## Five tasks and their keys").expect("a heading");
+    let mut found = Vec::new();
+    for task in tasks.split("\n").collect::<Vec<_>>().join(" ").split(". **").skip(1) {
+        let (title, rest) = task.split_once("**").expect("a title");
+        let (count, rest) = rest.trim().split_once(" keys").expect("how many keys");
+        let count: usize = count.parse().expect("a number");
+        let (_, rest) = rest.split_once(": ").expect("the keys");
+        // The keys are the spans of code up to the first that is followed by other than a blank.
+        let mut keys = Vec::new();
+        let mut rest = rest.trim();
+        while let Some((key, behind)) = rest.strip_prefix('`').and_then(|rest| rest.split_once('`')) {
+            keys.push(key.to_owned());
+            rest = behind.trim_start();
+        }
+        let length = |key: &String| if ["Enter", "Tab", "Esc"].contains(&key.as_str()) { 1 } else { key.len() };
+        assert_eq!(keys.iter().map(length).sum::<usize>(), count, "{title}: {keys:?}");
+        found.push((title.to_owned(), keys));
+    }
+    found
+}
+
+#[test]
+fn the_tasks_of_the_manual_take_the_keys_that_it_says() {
+    let tasks = tasks();
+    assert_eq!(tasks.len(), 5);
+    if !tmux::is_there() {
+        return;
+    }
+    let made = guest::linux().and_then(|linux| Ok((linux.kernel(), guest::kvm(&linux)?)));
+    let Some((kernel, initrd)) = guest::or_skip(&made) else { return };
+    let folder = folder("inspector-tasks");
+    let append = format!("{} nvmx.run=kvm nvmx.payload=cpuid=50,out=20,pages=40,mmio=10", guest::APPEND);
+    for (name, policy) in [("a.nvmx", "mapped"), ("b.nvmx", "kvm-2011")] {
+        let machine =
+            ["record", "--kernel", word(kernel), "--initrd", word(initrd), "--mem", "384M", "--policy", policy];
+        let trace = folder.join(name);
+        nvmx(&[&machine[..], &["--append", &append, "-o", word(&trace)]].concat()).expect(0);
+    }
+    let shows: [&[&str]; 5] = [
+        &[" of L2 at ", " cost ", " instructions of L1", "VMREAD"],
+        &["guest_rip", "cause  ", "which L0 handles"],
+        &["redundant, rule "],
+        &["L2-physical", "EPT12", "not present"],
+        &["by guests' view", "No difference after this."],
+    ];
+    for (at, ((title, keys), shown)) in tasks.iter().zip(shows).enumerate() {
+        let terminal = Terminal::new((80, 24), &folder);
+        terminal.start("", if at == 4 { "tui --fresh a.nvmx b.nvmx" } else { "tui --fresh a.nvmx" });
+        terminal.wait("? help");
+        for key in keys {
+            press(&terminal, key);
+        }
+        terminal
+            .wait_until(&format!("{shown:?} for: {title}"), |screen| shown.iter().all(|text| screen.contains(text)));
+    }
 }

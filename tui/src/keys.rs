@@ -77,6 +77,15 @@ pub(crate) enum Action {
 }
 
 impl Action {
+    /// Whether it goes by the rows of the pane that has the keys.
+    pub(crate) const fn goes_by_row(self) -> bool {
+        use Action::*;
+        matches!(
+            self,
+            Down | Up | PageDown | PageUp | HalfDown | HalfUp | Home | End | NextGroup | PreviousGroup | Enter
+        )
+    }
+
     /// Whether it goes by what the selected event is.
     pub(crate) const fn goes_by_event(self) -> bool {
         use Action::*;

@@ -10,6 +10,8 @@ use crate::replay::{self, Base, MemoryView, rows};
 use crate::theme::Role;
 use crate::update::{find_from, go_to, set_filter};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use hv_defs::event::What;
+use replayer::look::Space;
 use std::sync::Arc;
 
 /// Lines that are remembered of each prompt.
@@ -175,14 +177,18 @@ fn to_address(model: &mut Model, text: &str) {
     if text.is_empty() {
         return;
     }
-    match parse_address(model, &text.to_lowercase()) {
-        Some((base, offset)) => {
-            let space = model.replay.memory.space;
-            model.replay.memory = MemoryView::at(space, base, offset);
-        }
+    let text = text.to_lowercase();
+    // What the exit was about is in the exiting guest's own view.
+    let of_exit = match model.selected().map(|event| &event.what) {
+        Some(What::Exit(exit)) if text == "gpa" => Some((Space::Physical(exit.level), exit.gpa)),
+        Some(What::Exit(exit)) if text == "gla" => Some((Space::Linear(exit.level), exit.gla)),
+        _ => None,
+    };
+    let space = of_exit.map(|(space, _)| space).or(model.replay.memory.space);
+    match of_exit.map(|(_, at)| (Base::Zero, at)).or_else(|| parse_address(model, &text)) {
+        Some((base, offset)) => model.replay.memory = MemoryView::at(space, base, offset),
         None => {
-            let help =
-                "An address is hexadecimal, or a register as rsp, cr3 or gdtr, with + or - and a number behind it.";
+            let help = "An address is hexadecimal, a register as rsp, cr3 or gdtr, with + or - a number, or gpa or gla of an exit.";
             model.note = Some((Role::Bad, help.into()));
         }
     }

@@ -7,14 +7,14 @@ use crate::keep::Kept;
 use crate::keys::{self, Action};
 use crate::layout::{areas, list_rows};
 use crate::live;
-use crate::model::{Effect, Filtered, Find, Lane, Mode, Model, Msg, Reply, Side};
+use crate::model::{Ask, Effect, Filtered, Find, Lane, Mode, Model, Msg, Reply, Side};
 use crate::prompt;
 use crate::replay;
 use crate::round::Round;
 use crate::state::Fold;
 use crate::strip;
 use crate::theme::Role;
-use crossterm::event::{KeyEvent, KeyEventKind};
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind};
 use std::sync::Arc;
 
 /// Keys that wait, at most.
@@ -82,13 +82,20 @@ fn press(model: &mut Model, key: &KeyEvent) {
     }
 }
 
-/// Whether a key has to wait for what it goes by: the selected event, the exit that it belongs to, or the event that is
-/// being looked for. So what is typed ahead does what it would do if it were typed slowly.
+/// Whether a key has to wait for what it goes by: the selected event, the exit that it belongs to, the event that is being
+/// looked for, or the findings. So what is typed ahead does what it would do if it were typed slowly.
 fn waits(model: &Model, key: &KeyEvent) -> bool {
-    let Some(action) = keys::action(key).filter(|action| model.mode == Mode::Browse && action.goes_by_event()) else {
-        return false;
-    };
     let unread = model.cursor < model.about.len && !model.events.contains_key(&model.cursor);
+    if let Mode::Prompt(prompt) = &model.mode {
+        return prompt.ask == Ask::Address && key.code == KeyCode::Enter && unread;
+    }
+    let Some(action) = keys::action(key).filter(|_| model.mode == Mode::Browse) else { return false };
+    if model.in_side && model.side == Side::Findings && model.findings.is_none() && action.goes_by_row() {
+        return true;
+    }
+    if !action.goes_by_event() {
+        return false;
+    }
     let tree = matches!(action, Action::Cause | Action::Effect);
     let shown = shows(model, Side::Round) || shows(model, Side::Detail);
     unread || model.find.is_some() || (tree && shown && model.selected().is_some() && model.round_here().is_none())

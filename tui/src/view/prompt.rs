@@ -79,7 +79,7 @@ fn help(prompt: &Prompt, pen: &mut Pen, under: Rect) {
         Ask::Save => " .csv with commas, else text; Esc leaves it",
         Ask::Mark => " a line about the bookmark; Esc leaves it as it was",
         Ask::Row => " a part of a line; n and N go on",
-        Ask::Address => " hexadecimal, or a register: ffff800000001000, rip, rsp+40, cr3, gdtr",
+        Ask::Address => " hexadecimal, a register as rsp+40 or cr3, or the gpa or gla of an exit",
         Ask::Filter => "",
     };
     if !text.is_empty() {
