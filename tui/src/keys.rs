@@ -82,7 +82,7 @@ impl Action {
         use Action::*;
         matches!(
             self,
-            Down | Up | PageDown | PageUp | HalfDown | HalfUp | Home | End | NextGroup | PreviousGroup | Enter
+            Down | Up | PageDown | PageUp | HalfDown | HalfUp | Home | End | NextGroup | PreviousGroup | Search | Enter
         )
     }
 

@@ -83,14 +83,23 @@ fn press(model: &mut Model, key: &KeyEvent) {
 }
 
 /// Whether a key has to wait for what it goes by: the selected event, the exit that it belongs to, the event that is being
-/// looked for, or the findings. So what is typed ahead does what it would do if it were typed slowly.
+/// looked for, or the pane's rows. So what is typed ahead does what it would do if it were typed slowly.
 fn waits(model: &Model, key: &KeyEvent) -> bool {
     let unread = model.cursor < model.about.len && !model.events.contains_key(&model.cursor);
     if let Mode::Prompt(prompt) = &model.mode {
         return prompt.ask == Ask::Address && key.code == KeyCode::Enter && unread;
     }
     let Some(action) = keys::action(key).filter(|_| model.mode == Mode::Browse) else { return false };
-    if model.in_side && model.side == Side::Findings && model.findings.is_none() && action.goes_by_row() {
+    let rows_come = model.in_side
+        && match model.side {
+            Side::Findings => model.findings.is_none(),
+            Side::State => {
+                let of = model.state.whole.as_ref().map(|whole| whole.0);
+                unread || model.find.is_some() || model.about.len > 0 && of != Some(model.cursor)
+            }
+            _ => false,
+        };
+    if rows_come && action.goes_by_row() {
         return true;
     }
     if !action.goes_by_event() {
@@ -149,6 +158,7 @@ fn done(model: &mut Model, reply: Reply) {
             Err(error) => {
                 // Not asked for again until the cursor moves.
                 model.state.near = Some((event, Arc::new(Fold::default())));
+                put_state_together(model);
                 fail(model, error);
             }
         },

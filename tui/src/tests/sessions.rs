@@ -152,14 +152,20 @@ fn costs_and_findings_lead_to_their_events() {
 /// What is typed before anything was read does what it would do if it were typed slowly.
 #[test]
 fn keys_are_taken_ahead() {
-    let mut session = Session::of_sample((80, 24));
-    session.model.events.clear();
-    let key = |letter| Msg::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE));
-    session.send_all("jrrjjuU".chars().map(key).collect());
-    let mut slowly = Session::of_sample((80, 24));
-    slowly.keys("jrrjjuU");
-    assert!(session.model.ahead.is_empty());
-    assert_eq!(session.model.cursor, slowly.model.cursor);
+    for text in ["jrrU", "/vmread\njuu", "}2/ept_p\n\n", "4}}\n3", "4}\n]u"] {
+        let mut session = Session::of_sample((80, 24));
+        session.model.events.clear();
+        let key = |letter| match letter {
+            '\n' => KeyCode::Enter,
+            letter => KeyCode::Char(letter),
+        };
+        let keys = text.chars().map(|letter| Msg::Key(KeyEvent::new(key(letter), KeyModifiers::NONE)));
+        session.send_all(keys.collect());
+        let mut slowly = Session::of_sample((80, 24));
+        slowly.keys(text);
+        assert!(session.model.ahead.is_empty());
+        assert_eq!(session.model.cursor, slowly.model.cursor, "{text}: {}", session.screen());
+    }
 }
 
 #[test]
