@@ -171,10 +171,13 @@ fn what_was_marked_is_there_the_next_time() {
     terminal.wait("event 12 of");
     terminal.text("M");
     terminal.wait("Bookmarks");
-    drop(terminal);
+    terminal.key("Escape");
+    terminal.key("q");
+    terminal.wait("status 0");
     let terminal = open(&format!("{words} --fresh"));
     terminal.wait("event 0 of");
-    drop(terminal);
+    terminal.key("q");
+    terminal.wait("status 0");
     // A file that is damaged is told of and left aside.
     fs::write(folder.join("demo.nvmx.view"), "{").expect("the folder can be written to");
     open(&words).wait("demo.nvmx.view is damaged");

@@ -16,6 +16,7 @@ use crate::{Error, about, name_of};
 use crossterm::event::{self, Event};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 use std::io::{self, IsTerminal};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,8 +27,8 @@ use std::time::{Duration, Instant};
 use traces::Reader;
 
 /// What comes to the loop.
-enum Wake {
-    Msg(Msg),
+pub(crate) enum Wake<M> {
+    Msg(M),
     /// The terminal cannot be read any more.
     Hangup,
 }
@@ -75,7 +76,7 @@ impl Signals {
 }
 
 /// A thread that does the effects of a lane, one after another. One that panics ends its lane and says so.
-fn worker(lane: Lane, trace: Arc<Trace>, path: PathBuf, wake: Sender<Wake>) -> io::Result<Sender<Effect>> {
+fn worker(lane: Lane, trace: Arc<Trace>, path: PathBuf, wake: Sender<Wake<Msg>>) -> io::Result<Sender<Effect>> {
     let (ask, asked) = mpsc::channel::<Effect>();
     thread::Builder::new().name(format!("tui {lane:?}")).spawn(move || {
         let mut next = asked.recv().ok();
@@ -103,15 +104,15 @@ fn worker(lane: Lane, trace: Arc<Trace>, path: PathBuf, wake: Sender<Wake>) -> i
     Ok(ask)
 }
 
-/// A thread that reads the terminal.
-fn listen(wake: Sender<Wake>) -> io::Result<()> {
+/// A thread that reads the terminal. `of` has a message of what came, where it is for anyone.
+pub(crate) fn listen<M: Send + 'static>(wake: Sender<Wake<M>>, of: fn(Event) -> Option<M>) -> io::Result<()> {
     thread::Builder::new().name("tui input".into()).spawn(move || {
         loop {
             let msg = match event::read() {
-                Ok(Event::Key(key)) => Wake::Msg(Msg::Key(key)),
-                Ok(Event::Mouse(mouse)) => Wake::Msg(Msg::Mouse(mouse)),
-                Ok(Event::Resize(width, height)) => Wake::Msg(Msg::Resize(width, height)),
-                Ok(_) => continue,
+                Ok(event) => match of(event) {
+                    Some(msg) => Wake::Msg(msg),
+                    None => continue,
+                },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => Wake::Hangup,
             };
@@ -124,20 +125,27 @@ fn listen(wake: Sender<Wake>) -> io::Result<()> {
     Ok(())
 }
 
+/// What an event of the terminal is to a session.
+fn message(event: Event) -> Option<Msg> {
+    match event {
+        Event::Key(key) => Some(Msg::Key(key)),
+        Event::Mouse(mouse) => Some(Msg::Mouse(mouse)),
+        Event::Resize(width, height) => Some(Msg::Resize(width, height)),
+        _ => None,
+    }
+}
+
 /// As late as the loop notices a signal.
 pub(crate) const IDLE: Duration = Duration::from_millis(200);
 
 /// How long no key has to come before a replay follows the cursor.
 const REST: Duration = Duration::from_millis(120);
 
-/// How long a loop sleeps that is not woken by what it waits for.
-pub(crate) const BUSY: Duration = Duration::from_millis(10);
-
 /// How often the file is looked at for more.
 const POLL: Duration = Duration::from_secs(1);
 
 /// Messages that are taken in before the screen is drawn again, at most: all that is typed ahead.
-const AHEAD: usize = 1000;
+pub(crate) const AHEAD: usize = 1000;
 
 /// Ends the process when the loop does not heed `stop` within a second: a terminal that takes nothing more keeps it for
 /// ever.
@@ -207,7 +215,7 @@ pub(crate) fn run(
     let start = |lane| worker(lane, trace.clone(), path.to_owned(), wake.clone()).map_err(Error::Terminal);
     let lanes = [start(Lane::Screen)?, start(Lane::Long)?, start(Lane::Whole)?, start(Lane::Replay)?];
     let taken = Taken::take().map_err(Error::Terminal)?;
-    listen(wake).map_err(Error::Terminal)?;
+    listen(wake, message).map_err(Error::Terminal)?;
     let ended = event_loop(&mut model, &lanes, &woken, &signals, &taken).map_err(Error::Terminal);
     drop(taken);
     ended.map(|()| leave(&model, &before))
@@ -249,11 +257,12 @@ fn send(model: &mut Model, lanes: &[Sender<Effect>; 4], msg: Msg) {
 fn event_loop(
     model: &mut Model,
     lanes: &[Sender<Effect>; 4],
-    woken: &Receiver<Wake>,
+    woken: &Receiver<Wake<Msg>>,
     signals: &Signals,
     taken: &Taken,
 ) -> io::Result<()> {
-    let mut terminal = crate::ansi::screen(model.theme)?;
+    // It is not dropped: that would show the cursor, as giving the terminal back does, and panic where that is gone.
+    let mut terminal = ManuallyDrop::new(crate::ansi::screen(model.theme)?);
     send(model, lanes, Msg::Idle);
     let (mut draw, mut typed, mut looked) = (true, Instant::now(), Instant::now());
     loop {
@@ -268,6 +277,12 @@ fn event_loop(
             let size = terminal.size()?;
             send(model, lanes, Msg::Resize(size.width, size.height));
             terminal.resize(size.into())?;
+            draw = true;
+        }
+        // A change of size before there was anyone to be told of it.
+        let size = terminal.size()?;
+        if (size.width, size.height) != model.size {
+            send(model, lanes, Msg::Resize(size.width, size.height));
             draw = true;
         }
         if std::mem::take(&mut draw) {

@@ -4,27 +4,29 @@ use super::update::update;
 use super::work::perform;
 use super::{Effect, Model, Msg};
 use crate::model::About;
-use crate::session::{BUSY, IDLE, Signals, StopOnPanic};
+use crate::session::{AHEAD, IDLE, Signals, StopOnPanic, Wake, listen};
 use crate::terminal::Taken;
 use crate::theme::Theme;
 use crate::view;
-use crossterm::event::{self, Event};
+use crossterm::event::Event;
 use std::io::{self, IsTerminal};
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
 use traces::Reader;
 
 /// Shows two traces until the user quits or `stop` is set.
 pub(crate) fn run(readers: [Reader; 2], abouts: [About; 2], theme: Theme, signals: &Signals) -> io::Result<()> {
     let readers = Arc::new(readers);
-    let (done, replies) = mpsc::channel();
-    let start = |lane| worker(lane, &readers, &done, &signals.stop);
+    let (wake, woken) = mpsc::channel();
+    let start = |lane| worker(lane, &readers, &wake, &signals.stop);
     let lanes = [start(0)?, start(1)?];
     let mut model = Model::new(abouts, theme, crossterm::terminal::size()?);
     let taken = Taken::take()?;
-    let ended = event_loop(&mut model, &lanes, &replies, signals, &taken);
+    listen(wake, message)?;
+    let ended = event_loop(&mut model, &lanes, &woken, signals, &taken);
     drop(taken);
     // What is saved in part is not saved.
     for path in model.save.iter().map(|save| &save.path).chain(&model.unsaved) {
@@ -36,15 +38,16 @@ pub(crate) fn run(readers: [Reader; 2], abouts: [About; 2], theme: Theme, signal
 fn worker(
     lane: usize,
     readers: &Arc<[Reader; 2]>,
-    done: &mpsc::Sender<Msg>,
+    wake: &mpsc::Sender<Wake<Msg>>,
     stop: &Arc<AtomicBool>,
 ) -> io::Result<mpsc::Sender<Effect>> {
     let (ask, asked) = mpsc::channel::<Effect>();
-    let (readers, done, stop) = (readers.clone(), done.clone(), stop.clone());
+    let (readers, wake, stop) = (readers.clone(), wake.clone(), stop.clone());
     thread::Builder::new().name(format!("tui compare {lane}")).spawn(move || {
         let _guard = StopOnPanic(stop);
         while let Ok(effect) = asked.recv() {
-            if done.send(Msg::Done(lane, perform([&readers[0], &readers[1]], effect))).is_err() {
+            let reply = perform([&readers[0], &readers[1]], effect);
+            if wake.send(Wake::Msg(Msg::Done(lane, reply))).is_err() {
                 return;
             }
         }
@@ -52,24 +55,25 @@ fn worker(
     Ok(ask)
 }
 
-/// What comes from the terminal within a time.
-fn next_event(wait: Duration) -> io::Result<Option<Event>> {
-    let read = event::poll(wait).and_then(|there| if there { event::read().map(Some) } else { Ok(None) });
-    match read {
-        // A signal came in between; the loop looks after it.
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
-        read => read,
+/// What an event of the terminal is to two traces.
+fn message(event: Event) -> Option<Msg> {
+    match event {
+        Event::Key(key) => Some(Msg::Key(key)),
+        Event::Mouse(mouse) => Some(Msg::Mouse(mouse)),
+        Event::Resize(width, height) => Some(Msg::Resize(width, height)),
+        _ => None,
     }
 }
 
 fn event_loop(
     model: &mut Model,
     lanes: &[mpsc::Sender<Effect>; 2],
-    replies: &mpsc::Receiver<Msg>,
+    woken: &Receiver<Wake<Msg>>,
     signals: &Signals,
     taken: &Taken,
 ) -> io::Result<()> {
-    let mut terminal = crate::ansi::screen(model.theme)?;
+    // It is not dropped: that would show the cursor, as giving the terminal back does, and panic where that is gone.
+    let mut terminal = ManuallyDrop::new(crate::ansi::screen(model.theme)?);
     let send = |model: &mut Model, msg: Msg| {
         let mut next = update(model, msg);
         while let Some(effect) = next {
@@ -87,22 +91,29 @@ fn event_loop(
             send(model, Msg::Resize(size.width, size.height));
             terminal.resize(size.into())?;
         }
+        // A change of size before there was anyone to be told of it.
+        let size = terminal.size()?;
+        if (size.width, size.height) != model.size {
+            send(model, Msg::Resize(size.width, size.height));
+        }
         terminal.draw(|frame| view::compare(model, frame))?;
         if model.quit || signals.stop.load(Ordering::SeqCst) || !io::stdin().is_terminal() {
             return Ok(());
         }
-        let mut wait = if model.busy.contains(&true) { BUSY } else { IDLE };
-        while let Some(event) = next_event(wait)? {
-            match event {
-                Event::Key(key) => send(model, Msg::Key(key)),
-                Event::Mouse(mouse) => send(model, Msg::Mouse(mouse)),
-                Event::Resize(width, height) => send(model, Msg::Resize(width, height)),
-                _ => {}
+        let mut next = match woken.recv_timeout(IDLE) {
+            Ok(wake) => Some(wake),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        for _ in 0..AHEAD {
+            match next {
+                Some(Wake::Msg(msg)) => send(model, msg),
+                Some(Wake::Hangup) => return Ok(()),
+                None => break,
             }
-            // What is typed ahead is taken in before the screen is drawn again.
-            wait = Duration::ZERO;
+            next = woken.try_recv().ok();
         }
-        while let Ok(msg) = replies.try_recv() {
+        if let Some(Wake::Msg(msg)) = next {
             send(model, msg);
         }
     }
