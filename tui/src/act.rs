@@ -1,27 +1,23 @@
-//! What keys and the mouse do outside of input lines.
+//! What keys do outside of input lines.
 
+use crate::alike::{access_to, as_text, like_this, of_kind, of_reason, of_vmcs};
 use crate::describe::thousands;
 use crate::export;
 use crate::filter::Plan;
 use crate::findings::Target;
 use crate::keys::{Action, GROUPS, action};
-use crate::layout::{LABEL, Pane, areas, list_rows, side_rows, top};
+use crate::layout::{areas, list_rows, side_rows};
 use crate::model::{Ask, Mode, Model, Side};
 use crate::overlay;
-use crate::panes::{
-    FindingLine, StateRow, detail_lines, finding_line, finding_lines, finding_rows, state_field, state_row, state_rows,
-};
+use crate::panes::{FindingLine, StateRow, detail_lines, finding_lines, state_field, state_row, state_rows};
 use crate::prompt;
 use crate::replay::{self, rows};
 use crate::round::Round;
-use crate::strip;
 use crate::theme::Role;
 use crate::update::{find, find_from, go_to, moved, set_filter, shows};
-use crate::view::{help, replay::head_rows};
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
-use hv_defs::event::{Event, NO_ADDRESS, VmcsOp, What, Which};
-use hv_defs::vmcs::VmcsField;
-use ratatui::layout::Position;
+use crate::view::help;
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use hv_defs::event::{Event, VmcsOp, What, Which};
 use std::sync::Arc;
 
 /// A key in any mode but a prompt's.
@@ -59,7 +55,7 @@ pub(crate) fn key(model: &mut Model, key: &KeyEvent) {
     }
 }
 
-fn note(model: &mut Model, text: impl Into<String>) {
+pub(crate) fn note(model: &mut Model, text: impl Into<String>) {
     model.note = Some((Role::Notice, text.into()));
 }
 
@@ -71,7 +67,7 @@ pub(crate) fn go_to_mark(model: &mut Model, letter: char) {
     }
 }
 
-fn help_key(model: &mut Model, line: usize, key: &KeyEvent) {
+pub(crate) fn help_key(model: &mut Model, line: usize, key: &KeyEvent) {
     model.redraw |= action(key) == Some(Action::Redraw);
     model.mode = help::scroll(GROUPS, line, model.size, key).map_or(Mode::Browse, Mode::Help);
 }
@@ -171,7 +167,7 @@ pub(crate) fn act(model: &mut Model, action: Action) {
 }
 
 /// Moves in the pane that has the keys.
-fn step(model: &mut Model, by: i64) {
+pub(crate) fn step(model: &mut Model, by: i64) {
     if !model.in_side {
         return step_list(model, by);
     }
@@ -216,7 +212,7 @@ fn step(model: &mut Model, by: i64) {
     }
 }
 
-fn step_list(model: &mut Model, by: i64) {
+pub(crate) fn step_list(model: &mut Model, by: i64) {
     let rows = list_rows(model);
     for _ in 0..by.unsigned_abs() {
         let next = if by > 0 { model.after(model.cursor) } else { model.before(model.cursor) };
@@ -261,47 +257,6 @@ fn jump(model: &mut Model, forward: bool, sort: impl Fn(&Event) -> Result<(Strin
     }
 }
 
-fn of_kind(event: &Event) -> Result<(String, String), &'static str> {
-    let kind = event.what.kind();
-    Ok((format!("kind == {kind}"), format!("{kind}")))
-}
-
-fn of_reason(event: &Event) -> Result<(String, String), &'static str> {
-    match &event.what {
-        What::Exit(exit) => Ok((format!("reason == {}", exit.basic().0), format!("{} exit", exit.basic()))),
-        _ => Err("Only an exit has a reason."),
-    }
-}
-
-fn of_vmcs(event: &Event) -> Result<(String, String), &'static str> {
-    let of_12 = |address: u64| {
-        (
-            format!("vmcs12 == {address:#x} or which == vmcs12 and address == {address:#x}"),
-            format!("event of vmcs12 {address:#x}"),
-        )
-    };
-    let of_silicons = |address: u64| {
-        let text = format!("entry.vmcs02 == {address:#x} or which in {{vmcs01, vmcs02}} and address == {address:#x}");
-        (text, format!("event of the VMCS at {address:#x}"))
-    };
-    match &event.what {
-        What::Exit(exit) if exit.vmcs12 != NO_ADDRESS => Ok(of_12(exit.vmcs12)),
-        What::Exit(_) => Ok(("exit.level == 1 or entry.level == 1".into(), "event of vmcs01".into())),
-        What::Entry(entry) if entry.vmcs12 != NO_ADDRESS => Ok(of_12(entry.vmcs12)),
-        What::Entry(entry) => Ok(of_silicons(entry.vmcs02)),
-        What::Pool(pool) => Ok(of_12(pool.vmcs12)),
-        What::Vmcs(access) => match access.which {
-            Which::Vmcs12 => Ok(of_12(access.address)),
-            Which::Vmcs01 | Which::Vmcs02 => Ok(of_silicons(access.address)),
-            Which::Shadow12 | Which::Shadow02 => {
-                let (which, address) = (access.which.name(), access.address);
-                Ok((format!("which == {which} and address == {address:#x}"), format!("event of {which} {address:#x}")))
-            }
-        },
-        _ => Err("The event is of no VMCS."),
-    }
-}
-
 fn jump_field(model: &mut Model, forward: bool) {
     if model.in_side && model.side == Side::State {
         return match state_field(model) {
@@ -315,12 +270,6 @@ fn jump_field(model: &mut Model, forward: bool) {
         }
         _ => Err("Only a VMREAD or VMWRITE has a field; in the VMCS pane, w goes to the selected one."),
     });
-}
-
-fn access_to(field: VmcsField, which: Option<Which>) -> (String, String) {
-    let of = which.map_or(String::new(), |which| format!(" and which == {which}"));
-    let name = which.map_or(String::new(), |which| format!("{which}."));
-    (format!("field == {} and op in {{read, write}}{of}", field.0), format!("access to {name}{field}"))
 }
 
 fn partner(model: &mut Model) {
@@ -430,25 +379,6 @@ fn clear_filter(model: &mut Model) {
     match model.dropped.take().map(|text| (Plan::of(&text), text)) {
         Some((Ok(plan), text)) => set_filter(model, &text, plan),
         _ => note(model, "There is no filter; f sets one."),
-    }
-}
-
-/// The filter that picks events like this one.
-fn like_this(event: &Event) -> String {
-    match &event.what {
-        What::Exit(exit) => match exit.basic().name() {
-            Some(name) => format!("reason == {name} and level == {}", exit.level),
-            None => format!("reason == {} and level == {}", exit.basic().0, exit.level),
-        },
-        What::Entry(entry) => format!("entry and level == {}", entry.level),
-        What::Vmcs(access) if access.field.name().is_some() && matches!(access.op, VmcsOp::Read | VmcsOp::Write) => {
-            format!("which == {} and op == {} and field == {}", access.which, access.op, access.field)
-        }
-        What::Flush(flush) => format!("flush.kind == {} and cause == {}", flush.kind, flush.cause),
-        What::Pool(pool) => format!("pool and op == {}", pool.op),
-        What::Ept(change) => format!("ept and op == {}", change.op),
-        What::Injection(injection) => format!("injection and vector == {}", injection.info.vector()),
-        what => format!("kind == {}", what.kind()),
     }
 }
 
@@ -581,7 +511,7 @@ fn next_address(model: &mut Model) {
 }
 
 /// Zooms the timeline around the selected event.
-fn zoom(model: &mut Model, closer: bool) {
+pub(crate) fn zoom(model: &mut Model, closer: bool) {
     let (from, to) = model.strip.window;
     let len = model.about.len;
     let wanted = if closer { (to - from) / 4 } else { (to - from).saturating_mul(4) };
@@ -603,159 +533,4 @@ fn pan(model: &mut Model, right: bool) {
     // The cursor goes along, so that the list shows what the timeline does.
     let cursor = (model.cursor - from.min(model.cursor)).min(length.saturating_sub(1)) + start;
     go_to(model, cursor, false);
-}
-
-/// The event as `nvmx dump` prints it.
-pub(crate) fn as_text(number: u64, event: &Event) -> String {
-    let at = &event.at;
-    let mut line = format!("{number} {} {}/{} {}", at.instruction, at.vcpu, at.pcpu, event.what.kind());
-    for (field, value) in event.values() {
-        line.push_str(&format!(" {}={value}", field.name));
-    }
-    line
-}
-
-/// The mouse: a click selects, the wheel moves what is under it.
-pub(crate) fn mouse(model: &mut Model, mouse: &MouseEvent) {
-    if let Mode::Help(line) = model.mode {
-        let wheel = match mouse.kind {
-            MouseEventKind::ScrollDown => KeyCode::Down,
-            MouseEventKind::ScrollUp => KeyCode::Up,
-            _ => return,
-        };
-        return help_key(model, line, &KeyEvent::new(wheel, KeyModifiers::NONE));
-    }
-    let Some(areas) = areas(model).filter(|_| model.mode == Mode::Browse) else { return };
-    let at = Position::new(mouse.column, mouse.row);
-    let (window, columns) = (model.strip.window, areas.columns());
-    let by = match (mouse.kind, model.drawn) {
-        (MouseEventKind::ScrollDown, _) => 3,
-        (MouseEventKind::ScrollUp, _) => -3,
-        (MouseEventKind::Down(MouseButton::Left), _) => 0,
-        (MouseEventKind::Drag(MouseButton::Left), Some((from, _))) => {
-            let column = mouse.column.saturating_sub(LABEL).min(columns.saturating_sub(1));
-            model.drawn = Some((from, column));
-            if column != from {
-                let (first, last) = (from.min(column), from.max(column));
-                let (from, to) = (strip::range(window, columns, first).0, strip::range(window, columns, last).1);
-                note(
-                    model,
-                    format!("Let go to zoom to events {} to {}.", thousands(from), thousands(to.saturating_sub(1))),
-                );
-            }
-            return;
-        }
-        (MouseEventKind::Up(_), Some((from, to))) => {
-            model.drawn = None;
-            model.note = None;
-            if from != to {
-                let (first, last) = (from.min(to), from.max(to));
-                stretch(
-                    model,
-                    (strip::range(window, columns, first).0, strip::range(window, columns, last).1),
-                    columns,
-                );
-            }
-            return;
-        }
-        _ => return,
-    };
-    model.note = None;
-    model.drawn = None;
-    if areas.strip.contains(at) {
-        if by != 0 {
-            return zoom(model, by < 0);
-        }
-        if let Some(column) = mouse.column.checked_sub(LABEL).filter(|column| *column < columns) {
-            go_to(model, strip::range(window, columns, column).0, true);
-            model.drawn = Some((column, column));
-        }
-        return;
-    }
-    let Some((pane, area)) = areas.panes.iter().find(|(_, area)| area.contains(at)).copied() else { return };
-    let line = (mouse.row - area.y).checked_sub(1).map(usize::from);
-    match pane {
-        Pane::List => {
-            if by != 0 {
-                return step_list(model, by);
-            }
-            model.in_side = false;
-            if line.is_none() {
-                // The names of the columns are there.
-                return if mouse.column > area.x + 10 {
-                    overlay::choose_columns(model)
-                };
-            }
-            let window = model.window(list_rows(model));
-            if let Some((line, event)) = line.and_then(|line| Some((line, *window.get(line)?))) {
-                model.cursor = event;
-                model.anchor = line as u16;
-                moved(model);
-            }
-        }
-        Pane::Side(side) => {
-            let tab =
-                if by == 0 && line.is_none() { crate::view::tab_at(model, side, area, mouse.column) } else { None };
-            model.in_side = true;
-            model.side = tab.unwrap_or(side);
-            if tab.is_some() {
-                return;
-            }
-            if by != 0 {
-                return step(model, by);
-            }
-            click_side(model, side, line);
-        }
-    }
-}
-
-/// Shows a stretch of events on the timeline, of an event a column at least.
-fn stretch(model: &mut Model, (from, to): (u64, u64), columns: u16) {
-    let length = (to - from).max(u64::from(columns)).min(model.about.len);
-    let from = from.min(model.about.len - length);
-    model.strip.window = (from, from + length);
-    if !(from..from + length).contains(&model.cursor) {
-        go_to(model, from, false);
-    }
-}
-
-fn click_side(model: &mut Model, side: Side, line: Option<usize>) {
-    let Some(line) = line else { return };
-    let rows = side_rows(model, side);
-    match side {
-        Side::Detail | Side::Memory => {}
-        Side::Regs | Side::Tlb | Side::Pool => {
-            let head = head_rows(model, side);
-            let len = rows::lines(model, side).len();
-            let row = model.replay.selected(side);
-            let first = top(row, rows.saturating_sub(head), len);
-            if let Some(at) = line.checked_sub(head).map(|line| first + line).filter(|at| *at < len) {
-                *model.replay.row(side) = at;
-            }
-        }
-        Side::State => {
-            // One line more is the heading of the columns.
-            let known = state_rows(model);
-            let first = top(state_row(&known, model.state.row), rows.saturating_sub(1), known.len());
-            if let Some(at) = line.checked_sub(1).map(|line| first + line).filter(|at| *at < known.len()) {
-                model.state.row = at;
-            }
-        }
-        Side::Round => {
-            let len = model.round.as_ref().map_or(0, |round| round.rows.len());
-            let list = rows.saturating_sub(crate::view::ROUND_HEAD);
-            let first = top(model.round_row, list, len);
-            if let Some(at) = line.checked_sub(crate::view::ROUND_HEAD).map(|line| first + line).filter(|at| *at < len)
-            {
-                model.round_row = at;
-            }
-        }
-        Side::Findings => {
-            let lines = finding_lines(model);
-            let (rows, selected) = (finding_rows(rows), finding_line(&lines, model.finding_row));
-            if let Some(FindingLine::Finding(at)) = lines.get(top(selected, rows, lines.len()) + line) {
-                model.finding_row = *at;
-            }
-        }
-    }
 }

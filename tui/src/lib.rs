@@ -4,6 +4,7 @@
 //! trace, on worker threads and in pieces, so that no key waits for it. See docs/inspector.md for its keys.
 
 mod act;
+mod alike;
 mod ansi;
 mod columns;
 mod compare;
@@ -21,6 +22,7 @@ mod live;
 #[doc(hidden)]
 pub mod measure;
 mod model;
+mod mouse;
 mod overlay;
 mod panes;
 mod prompt;

@@ -8,6 +8,7 @@ use crate::keys::{self, Action};
 use crate::layout::{areas, list_rows};
 use crate::live;
 use crate::model::{Ask, Effect, Filtered, Find, Lane, Mode, Model, Msg, Reply, Side};
+use crate::mouse;
 use crate::prompt;
 use crate::replay;
 use crate::round::Round;
@@ -45,7 +46,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Option<Effect> {
         }
         Msg::Mouse(mouse) => {
             model.follow = false;
-            act::mouse(model, &mouse);
+            mouse::mouse(model, &mouse);
         }
         Msg::Resize(width, height) => model.size = (width, height),
         // Its lane stays busy: nothing answers there any more.

@@ -381,7 +381,7 @@ fn act(model: &mut Model, action: Action) {
             let event = model.row(model.cursor).and_then(|row| row.events[model.side]);
             let read = event.and_then(|event| Some((event, model.events[model.side].get(&event)?.as_ref().ok()?)));
             match read {
-                Some((number, event)) => model.copy = Some(crate::act::as_text(number, event)),
+                Some((number, event)) => model.copy = Some(crate::alike::as_text(number, event)),
                 None => {
                     let text = format!("{} has no event here.", name(model.side));
                     note(model, text);
