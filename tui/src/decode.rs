@@ -12,15 +12,16 @@ use hv_defs::fields::Value;
 use hv_defs::vmcs::{self, VmcsField};
 use hv_defs::x86::{Cr0, Cr4, Efer, GPR_NAMES, Rflags};
 
-/// The lines of the detail pane: every field with its name, each followed by what its bits say.
-pub(crate) fn decode(number: u64, event: &Event) -> Vec<Vec<Piece>> {
+/// The lines of the detail pane: every field with its name, each followed by what its bits say. `time` is what the stamp
+/// counts.
+pub(crate) fn decode(number: u64, event: &Event, time: &str) -> Vec<Vec<Piece>> {
     let at = &event.at;
     let kind = event.what.kind();
     let mut lines = vec![
         Pieces::default()
             .add(Role::Kind(kind), format!("{} ", kind.name().to_uppercase()))
             .field("event", thousands(number))
-            .field("instruction", thousands(at.instruction))
+            .field(time, thousands(at.instruction))
             .field("vcpu", at.vcpu.to_string())
             .field("pcpu", at.pcpu.to_string())
             .0,

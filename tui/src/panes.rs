@@ -107,7 +107,7 @@ pub(crate) fn state_field(model: &Model) -> Option<VmcsField> {
 /// The lines of the detail pane: what the event is, what caused it and what it caused, its fields.
 pub(crate) fn detail_lines(model: &Model) -> Vec<Vec<Piece>> {
     let Some(event) = model.selected() else { return Vec::new() };
-    let mut lines = decode(model.cursor, event);
+    let mut lines = decode(model.cursor, event, model.about.time);
     let told = model.round_here().map(|round| round.told(model.cursor)).unwrap_or_default();
     // What the analyzer has found about it, once it was asked.
     let found = model.findings.iter().flatten().flat_map(|found| found.told(model.cursor));

@@ -153,6 +153,8 @@ pub(crate) fn follow<E>(of: u64, mut events: impl Iterator<Item = Result<(u64, E
         let (number, event) = item?;
         if event.at.vcpu == vcpu {
             match &event.what {
+                // Its guest ran, though no entry tells of it: a source need not have them.
+                What::Exit(exit) if exit.level >= level && !round.rows.is_empty() => return Ok(round),
                 What::Exit(exit) => {
                     let ran = event.at.instruction.saturating_sub(entered);
                     round.exits += 1;
@@ -377,6 +379,15 @@ mod tests {
         let of = sample::position(|event| matches!(&event.what, What::Exit(exit) if exit.basic() == Reason::CPUID));
         let found = round(of);
         assert_eq!(found.began.as_ref().map(|(number, _)| *number), Some(of as u64));
+        // Without entries, the next exit is what ends it.
+        let exits = (0..).zip(&events).filter(|(_, event)| matches!(event.what, What::Exit(_)));
+        let Ok(without) = follow(
+            of as u64,
+            exits
+                .skip_while(|(number, _)| *number < of as u64)
+                .map(|(number, event)| Ok::<_, Infallible>((number, event.clone()))),
+        );
+        assert_eq!((without.exits, without.ended), (1, None));
         let (end, entry) = found.ended.as_ref().expect("it is entered again");
         assert!(matches!(&entry.what, What::Entry(entry) if entry.level == 1));
         assert_eq!((found.exits, found.rows.len()), (1, 1));

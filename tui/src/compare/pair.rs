@@ -27,7 +27,7 @@ fn alone(model: &Model, side: usize, number: u64, event: &Event) -> Vec<Vec<Piec
         _ => format!("Of {}.", name(side)),
     };
     let mut lines = vec![vec![(Role::Notice, text)]];
-    lines.extend(decode(number, event));
+    lines.extend(decode(number, event, model.abouts[side].time));
     lines
 }
 

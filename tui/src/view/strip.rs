@@ -137,17 +137,23 @@ fn level_rows(model: &Model, pen: &mut Pen, area: Rect, vcpu: u16, parts: &[[u64
 fn ruler(model: &Model, pen: &mut Pen, row: Rect) {
     let (window, columns) = model.strip.asked;
     let tick = pen.theme.glyph("╵", "'");
-    for quarter in 0..4 {
-        let column = columns / 4 * quarter;
-        let event = crate::strip::range(window, columns, column).0;
-        let width = (columns / 4).saturating_sub(1);
-        let area = Rect { x: row.x + LABEL + column, width, ..row };
-        pen.line(area, &[(Role::Dim, format!("{tick}{}", short(event)))]);
-    }
     let shown = model.window(list_rows(model));
     let of = |event: Option<&u64>| event.and_then(|event| column_of(window, columns, *event));
     // Where all but a line or two is out of the stretch, nothing is marked.
-    if let (Some(first), Some(last)) = (of(shown.first()), of(shown.last())) {
+    let list = of(shown.first()).zip(of(shown.last()));
+    for quarter in 0..4 {
+        let column = columns / 4 * quarter;
+        let label = format!("{tick}{}", short(crate::strip::range(window, columns, column).0));
+        let end = column + label.chars().count() as u16;
+        // A number with a mark in it would be another number.
+        if list.is_some_and(|(first, last)| first < end && last > column) {
+            pen.line(place(row, column), &[(Role::Dim, tick.to_owned())]);
+            continue;
+        }
+        let width = (columns / 4).saturating_sub(1);
+        pen.line(Rect { x: row.x + LABEL + column, width, ..row }, &[(Role::Dim, label)]);
+    }
+    if let Some((first, last)) = list {
         for column in first..=last {
             pen.line(place(row, column), &[(Role::Key, pen.theme.glyph("▲", "^").to_owned())]);
         }
