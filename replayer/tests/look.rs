@@ -3,10 +3,10 @@
 mod common;
 
 use common::{config, record};
-use hv_defs::event::{PoolOp, VmcsOp, VpidOp, What, Which};
+use hv_defs::event::{Actor, PoolOp, VmcsOp, VpidOp, What, Which};
 use hv_defs::vmcs::{self, Class, TABLE};
 use replayer::look::{self, Ended, Space, State, Structure};
-use replayer::{Arrived, Cursor};
+use replayer::{Arrived, Cursor, Runner};
 use std::collections::BTreeMap;
 use traces::Reader;
 
@@ -50,6 +50,45 @@ fn looking_changes_nothing() {
         // And the run goes on as it was recorded.
         assert!(matches!(cursor.to_event(reader.len()).expect("sound"), Arrived::End(Some(_))), "{guest}");
     }
+}
+
+#[test]
+fn a_guest_that_just_left_has_the_registers_that_it_left() {
+    let mut compared = 0;
+    for (guest, policy) in [("demo", "mapped"), ("nest", "kvm-2021")] {
+        let reader = record(&config(guest, policy));
+        let events = common::events(&reader);
+        let mut cursor = Cursor::open(&reader).expect("opened");
+        let mut entered = 0;
+        for (number, event) in events.iter().enumerate() {
+            let exit = match &event.what {
+                What::Entry(_) => {
+                    entered = event.at.instruction;
+                    continue;
+                }
+                What::Exit(exit) => exit,
+                _ => continue,
+            };
+            // It ran before it left, so that there is a place where it runs and is about to.
+            if exit.level < 2 || exit.handled_by != Actor::L1 || entered == event.at.instruction || number % 7 != 0 {
+                continue;
+            }
+            let runner = Runner { vcpu: event.at.vcpu.into(), level: exit.level };
+            assert_eq!(cursor.to_instruction(event.at.instruction).expect("sound"), Arrived::There);
+            let before = State::of(&mut cursor);
+            let running = before.guest(runner).filter(|guest| guest.runs).expect("it runs still");
+            assert_eq!(cursor.to_event(number as u64).expect("sound"), Arrived::There);
+            let mut after = State::of(&mut cursor);
+            assert_eq!(after.guest(runner).expect("it is there").get("rax"), None, "nobody keeps it");
+            after.just_left(runner);
+            for name in ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r15"] {
+                let left = after.guest(runner).expect("it is there").get(name);
+                assert_eq!(left, running.get(name), "{name} at event {number} of {guest}");
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared > 20, "{compared}");
 }
 
 /// The pool and the VPID map as the events tell of them: by vCPU and slot, or vpid02, what it is for and when it was used.

@@ -155,6 +155,19 @@ impl State {
         }
     }
 
+    /// Gives a guest that has just left to its hypervisor the general registers that it left: nobody keeps them, but the
+    /// hypervisor, which runs next, has not changed them yet. For who knows that it is so; a guest that has its own keeps
+    /// them.
+    pub fn just_left(&mut self, runner: Runner) {
+        let runs = self.guests.iter().find(|guest| guest.runs && guest.runner.vcpu == runner.vcpu);
+        let Some(held) = runs.map(|guest| guest.values.clone()) else { return };
+        let left = self.guests.iter_mut().filter(|guest| guest.runner == runner && !guest.runs);
+        for (name, value) in left.flat_map(|guest| &mut guest.values).filter(|(name, _)| GPR.contains(name)) {
+            let still = held.iter().find(|(known, _)| known == name).and_then(|(_, value)| *value);
+            *value = value.or(still);
+        }
+    }
+
     /// A guest's registers.
     pub fn guest(&self, runner: Runner) -> Option<&Registers> {
         self.guests.iter().find(|guest| guest.runner == runner)

@@ -208,11 +208,13 @@ pub(crate) fn vcpu(model: &Model) -> usize {
     model.selected().map_or(0, |event| event.at.vcpu.into())
 }
 
-/// The guest whose registers are shown.
+/// The guest whose registers are shown: at an exit that L1 gets the one that left, else the one that runs.
 pub(crate) fn guest(model: &Model) -> Option<&Registers> {
     let state = state(model)?;
     let chosen = model.replay.guest.and_then(|runner| state.guest(runner));
-    chosen.or_else(|| state.guest(running(state, vcpu(model))))
+    // At an exit that L1 gets, the guest that left is looked for.
+    let left = || model.selected().and_then(work::reflected).and_then(|runner| state.guest(runner));
+    chosen.or_else(left).or_else(|| state.guest(running(state, vcpu(model))))
 }
 
 /// Whether a pane is shown that only a machine can fill; or the VMCSs, which are whole by one, have the keys; or what the
@@ -438,7 +440,12 @@ pub(crate) fn head(model: &Model) -> Vec<(Role, String)> {
     {
         let runs = running(state, vcpu(model));
         let chosen = if model.side == Side::Regs { guest(model).map_or(runs, |guest| guest.runner) } else { runs };
-        let does = if chosen == runs { " runs" } else { " does not run" };
+        let left = model.selected().and_then(work::reflected) == Some(chosen);
+        let does = match chosen == runs {
+            true => " runs",
+            false if left => " as it left",
+            false => " does not run",
+        };
         let enters = matches!(model.selected().map(|event| &event.what), Some(What::Entry(_)));
         let (event, last) = (thousands(seen.event), thousands(seen.behind - 1));
         let when = match seen.behind - seen.event {

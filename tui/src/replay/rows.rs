@@ -130,7 +130,8 @@ fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
         [dim(format!(" {name:<6}")), shown, mark]
     };
     let row = |names: [&'static str; 3]| Line::of(names.into_iter().flat_map(cell).collect());
-    let mut lines = if guest.runs {
+    // One that runs has all of them, and one that has just left.
+    let mut lines = if guest.get("rax").is_some() {
         vec![
             row(["rax", "rbx", "rcx"]),
             row(["rdx", "rsi", "rdi"]),

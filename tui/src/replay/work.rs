@@ -2,7 +2,7 @@
 
 use super::{Lookup, Peek, Reply, Seen, Told};
 use hv_defs::config::{Guest, ImageKind};
-use hv_defs::event::{Event, What};
+use hv_defs::event::{Actor, Event, What};
 use replayer::look::{self, State};
 use replayer::{Arrived, Build, Cursor, Divergence, Place, Runner, beside};
 use std::path::PathBuf;
@@ -114,7 +114,11 @@ impl<'a> Replay<'a> {
                 state.take_back(access);
             }
         }
-        let instruction = self.reader.event(event).ok().and_then(|event| match &event.what {
+        let here = self.reader.event(event).ok();
+        if let Some(runner) = here.as_ref().and_then(reflected) {
+            state.just_left(runner);
+        }
+        let instruction = here.and_then(|event| match &event.what {
             What::Exit(exit) => {
                 let l0 = cursor.machine().l0();
                 let guest = l0.guest(event.at.vcpu.into(), exit.level)?;
@@ -123,6 +127,16 @@ impl<'a> Replay<'a> {
             _ => None,
         });
         Seen { event, behind, state: Some(state), instruction }
+    }
+}
+
+/// The guest whose exit L0 hands to L1, of an event that is one.
+pub(crate) fn reflected(event: &Event) -> Option<Runner> {
+    match &event.what {
+        What::Exit(exit) if exit.level >= 2 && exit.handled_by != Actor::L0 => {
+            Some(Runner { vcpu: event.at.vcpu.into(), level: exit.level })
+        }
+        _ => None,
     }
 }
 

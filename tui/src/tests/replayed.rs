@@ -46,6 +46,7 @@ fn panes_look_as_they_should() {
     check("replayed_regs", &demo, SMALL, ":21500\n5");
     check("replayed_regs_large", &demo, SMALL, ":21500\n5:21530\nz");
     check("replayed_regs_of_l2", &demo, SMALL, ":21500\n5zx");
+    check("replayed_regs_as_left", &demo, SMALL, ":21500\n}5z");
     check("replayed_tlb", &demo, SMALL, ":21500\n6");
     check("replayed_tlb_search", &demo, SMALL, ":21500\n6z/2303000\n");
     check("replayed_pool", &demo, SMALL, ":21500\n7");
