@@ -178,19 +178,27 @@ const fn row(keys: &'static [Key], action: Action, help: &'static str) -> Bindin
     Binding { keys, action, help }
 }
 
+/// Moving, the same everywhere.
+const MOVE: Group = Group {
+    name: "Move",
+    bindings: &[
+        row(&[ch('j'), code(KeyCode::Down)], Action::Down, "next line"),
+        row(&[ch('k'), code(KeyCode::Up)], Action::Up, "previous line"),
+        row(&[ch(' '), code(KeyCode::PageDown), ctrl('f')], Action::PageDown, "a page down"),
+        row(&[code(KeyCode::PageUp), ctrl('b')], Action::PageUp, "a page up"),
+        row(&[ctrl('d')], Action::HalfDown, "half a page down"),
+        row(&[ctrl('u')], Action::HalfUp, "half a page up"),
+        row(&[ch('g'), code(KeyCode::Home)], Action::Home, "first event"),
+        row(&[ch('G'), code(KeyCode::End)], Action::End, "last event"),
+    ],
+};
+
 /// All keys.
 pub(crate) static GROUPS: &[Group] = &[
+    MOVE,
     Group {
-        name: "Move",
+        name: "Go",
         bindings: &[
-            row(&[ch('j'), code(KeyCode::Down)], Action::Down, "next line"),
-            row(&[ch('k'), code(KeyCode::Up)], Action::Up, "previous line"),
-            row(&[ch(' '), code(KeyCode::PageDown), ctrl('f')], Action::PageDown, "a page down"),
-            row(&[code(KeyCode::PageUp), ctrl('b')], Action::PageUp, "a page up"),
-            row(&[ctrl('d')], Action::HalfDown, "half a page down"),
-            row(&[ctrl('u')], Action::HalfUp, "half a page up"),
-            row(&[ch('g'), code(KeyCode::Home)], Action::Home, "first event"),
-            row(&[ch('G'), code(KeyCode::End)], Action::End, "last event"),
             row(&[ch(':')], Action::GoTo, "go to 1234, @instruction, 50% or 'a"),
             row(&[ch('o'), code(KeyCode::Backspace)], Action::Back, "back to before the jump"),
             row(&[ch('O')], Action::Forward, "forward again"),
@@ -280,30 +288,18 @@ pub(crate) static GROUPS: &[Group] = &[
 /// All keys of two traces side by side. Those that are in both tables mean the same.
 pub(crate) static COMPARE: &[Group] = &[
     Group {
-        name: "Differences",
+        name: "To the next; the second key goes back",
         bindings: &[
-            row(&[ch('d'), ch('n')], Action::NextDifference, "next difference"),
-            row(&[ch('D'), ch('N')], Action::PreviousDifference, "previous difference"),
-            row(&[ch('e')], Action::NextKind, "next difference of another sort than this one"),
-            row(&[ch('E')], Action::PreviousKind, "previous difference of another sort"),
+            row(&[ch('d'), ch('n')], Action::NextDifference, "difference"),
+            row(&[ch('D'), ch('N')], Action::PreviousDifference, ""),
+            row(&[ch('e')], Action::NextKind, "difference of another sort than this one"),
+            row(&[ch('E')], Action::PreviousKind, ""),
             row(&[ch('t')], Action::Strictness, "what counts as a difference, from strict to loose"),
-            row(&[ch('T')], Action::StrictnessBack, "what counts, the other way round"),
+            row(&[ch('T')], Action::StrictnessBack, ""),
         ],
     },
-    Group {
-        name: "Move",
-        bindings: &[
-            row(&[ch('j'), code(KeyCode::Down)], Action::Down, "next line"),
-            row(&[ch('k'), code(KeyCode::Up)], Action::Up, "previous line"),
-            row(&[ch(' '), code(KeyCode::PageDown), ctrl('f')], Action::PageDown, "a page down"),
-            row(&[code(KeyCode::PageUp), ctrl('b')], Action::PageUp, "a page up"),
-            row(&[ctrl('d')], Action::HalfDown, "half a page down"),
-            row(&[ctrl('u')], Action::HalfUp, "half a page up"),
-            row(&[ch('g'), code(KeyCode::Home)], Action::Home, "first event"),
-            row(&[ch('G'), code(KeyCode::End)], Action::End, "last event"),
-            row(&[ch(':')], Action::GoTo, "go to 1234 or 50% of the chosen trace"),
-        ],
-    },
+    MOVE,
+    Group { name: "Go", bindings: &[row(&[ch(':')], Action::GoTo, "go to 1234 or 50% of the chosen trace")] },
     Group {
         name: "Panes",
         bindings: &[
