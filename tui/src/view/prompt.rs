@@ -4,6 +4,7 @@ use super::Pen;
 use crate::model::{Ask, Prompt};
 use crate::theme::Role;
 use ratatui::layout::{Position, Rect};
+use ratatui::style::Modifier;
 
 /// The line, and under it what is wrong, at its place, or what the word could become. Says where the cursor belongs.
 ///
@@ -40,6 +41,10 @@ pub(super) fn draw(prompt: &Prompt, pen: &mut Pen, line: Rect, under: Rect) -> P
             let from = start + columns(error.at.start.min(text.len())).saturating_sub(first) as u16;
             let length =
                 columns(error.at.end.min(text.len())).saturating_sub(columns(error.at.start.min(text.len()))).max(1);
+            // The words themselves are marked too: where the message has little room it lies over what is under them.
+            let wrong = Rect { x: from, width: (length as u16).min(line.right().saturating_sub(from)), ..line };
+            let style = pen.theme.style(Role::Bad).add_modifier(Modifier::UNDERLINED | Modifier::REVERSED);
+            pen.buffer.set_style(wrong, style);
             let carets = "^".repeat(length.min(usize::from(under.right().saturating_sub(from))));
             let message = error.to_string();
             let after = from + carets.len() as u16 + 1;
