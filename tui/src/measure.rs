@@ -115,8 +115,7 @@ impl Inspector {
         let began = Instant::now();
         self.key('\n');
         let (mut first, id) = (None, self.model.filter.as_ref().map(|filter| filter.id));
-        loop {
-            let Some(filter) = self.model.filter.as_ref().filter(|filter| Some(filter.id) == id) else { break };
+        while let Some(filter) = self.model.filter.as_ref().filter(|filter| Some(filter.id) == id) {
             let (done, all) = filter.hits.progress();
             if first.is_none() && filter.hits.count() > 0 && self.model.selected().is_some() {
                 first = Some(began.elapsed());

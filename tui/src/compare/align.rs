@@ -285,15 +285,14 @@ fn same(strict: Strict, a: &Item, b: &Item) -> bool {
     }
 }
 
+/// A piece, and the events of both traces behind it.
+pub(crate) type Next = (Piece, (u64, u64));
+
 /// The piece that begins at two events, and the events behind it; `None` where both traces end.
 ///
 /// # Errors
 /// A block that it needs cannot be read.
-pub(crate) fn piece(
-    readers: [&Reader; 2],
-    from: (u64, u64),
-    strict: Strict,
-) -> Result<Option<(Piece, (u64, u64))>, Error> {
+pub(crate) fn piece(readers: [&Reader; 2], from: (u64, u64), strict: Strict) -> Result<Option<Next>, Error> {
     if from.0 >= readers[0].len() && from.1 >= readers[1].len() {
         return Ok(None);
     }

@@ -124,10 +124,11 @@ fn pack<T: Copy>(list: &[T], test: impl Fn(T) -> bool) -> Held {
 
 /// Sets the bits `from..to`.
 fn fill(words: &mut [u64], from: usize, to: usize) {
-    for at in from / 64..to.div_ceil(64) {
+    let touched = words.iter_mut().enumerate().take(to.div_ceil(64)).skip(from / 64);
+    for (at, word) in touched {
         let low = if at == from / 64 { u64::MAX << (from % 64) } else { u64::MAX };
         let high = if at == to / 64 { !(u64::MAX << (to % 64)) } else { u64::MAX };
-        words[at] |= low & high;
+        *word |= low & high;
     }
 }
 
@@ -163,7 +164,7 @@ mod tests {
             assert_eq!(rows(&held, numbers.len()), wanted, "{form:?}");
             assert_eq!(held.is_none(), wanted.is_empty());
             assert_eq!(rows(&held.clone().not(numbers.len()), numbers.len()), others);
-            assert_eq!(held.clone().and(|| held.clone().not(numbers.len())).is_none(), true);
+            assert!(held.clone().and(|| held.clone().not(numbers.len())).is_none());
             assert_eq!(rows(&held.clone().or(|| held.clone().not(numbers.len())), numbers.len()).len(), numbers.len());
         }
     }

@@ -19,7 +19,7 @@ fn by_columns(plan: &Plan, reader: &Reader) -> Vec<u64> {
     let mut found = Vec::new();
     for block in 0..reader.blocks().len() {
         for &kind in Kind::ALL.iter().filter(|&&kind| plan.wants(kind)) {
-            let rows = reader.block_columns_of(block, kind, &plan.columns(kind)).expect("the sample is whole");
+            let rows = reader.block_columns_of(block, kind, plan.columns(kind)).expect("the sample is whole");
             plan.matches(kind, &rows, rows.len()).each(rows.len(), |row| found.push(rows.event.at(row)));
         }
     }
