@@ -235,7 +235,7 @@ fn the_tasks_of_the_manual_take_the_keys_that_it_says() {
     }
     let shows: [&[&str]; 5] = [
         &[" of L2 at ", " cost ", " instructions of L1", "VMREAD"],
-        &["L0 writes vmcs02.ept_pointer", "cause  ", "L1 VMLAUNCH, which L0 handles"],
+        &["L0 writes vmcs02.ept_pointer", "caused by  ", "L1 VMLAUNCH, which L0 handles"],
         &["redundant, rule "],
         &["L2-physical", "EPT12", "not present"],
         &["by guests' view", "The traces do not differ|No difference after this"],

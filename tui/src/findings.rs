@@ -8,6 +8,9 @@ use analyzer::findings::{Advice, Findings, Seen, Severity, findings_watched};
 use analyzer::judge::{Flaw, Verdict};
 use traces::Reader;
 
+/// The heading of flushes by verdict.
+const FLUSHES: &str = "Flushes that were not required";
+
 /// Where a finding can be seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
@@ -60,7 +63,8 @@ impl Analysis {
     pub(crate) fn told(&self, event: u64) -> impl Iterator<Item = String> {
         let from = self.flaws.partition_point(|flaw| flaw.event < event);
         let flaws = self.flaws[from..].iter().take_while(move |flaw| flaw.event == event).map(of_flaw);
-        let at = move |finding: &&Finding| finding.target == Some(Target::Event(event));
+        // Of its flush the flaw says more than the row that it is counted in.
+        let at = move |finding: &&Finding| finding.target == Some(Target::Event(event)) && finding.group != FLUSHES;
         flaws.chain(self.findings.iter().filter(at).map(|finding| finding.title.clone()))
     }
 }
@@ -130,7 +134,7 @@ fn flushes(found: &Findings) -> impl Iterator<Item = Finding> {
     let flawed = |verdict| matches!(verdict, Verdict::Missing | Verdict::TooBroad | Verdict::Redundant);
     let rows = found.flushes.rows.iter().filter(move |row| flawed(row.verdict));
     rows.map(|row| Finding {
-        group: "Flushes that were not required",
+        group: FLUSHES,
         severity: None,
         title: format!("{}: {} for {} by {}", row.verdict.name(), row.kind, row.cause, row.actor),
         weight: format!("{}, {} dropped", times(row.count), thousands(row.dropped)),

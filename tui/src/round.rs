@@ -269,7 +269,7 @@ impl Round {
             let mut line = vec![strong(row.number), (Role::Dim, "  ".into())];
             line.extend(named(&row.event));
             line.push((Role::Dim, ", which L0 handles".into()));
-            lines.push(("cause", line));
+            lines.push(("caused by", line));
         }
         if let Some((began, first)) = self.began.as_ref().filter(|_| place > 0) {
             let mut line = vec![strong(*began), (Role::Dim, "  ".into())];
@@ -278,7 +278,7 @@ impl Round {
                 Role::Dim,
                 format!(", exit {} of the {} that it cost", thousands(place as u64 + 1), thousands(self.exits)),
             ));
-            lines.push((if lines.is_empty() { "cause" } else { "" }, line));
+            lines.push((if lines.is_empty() { "caused by" } else { "" }, line));
         }
         if row.number != event {
             return lines;
@@ -292,11 +292,11 @@ impl Round {
             for (reason, count) in self.reasons().into_iter().take(4) {
                 line.push(plain(format!(" {reason} {}", thousands(count))));
             }
-            lines.push(("effect", std::mem::take(&mut line)));
+            lines.push(("led to", std::mem::take(&mut line)));
         }
         let done = work.words();
         line.push(if done.is_empty() { (Role::Dim, "L0 did nothing that is logged".into()) } else { plain(done) });
-        lines.push((if lines.iter().any(|(label, _)| *label == "effect") { "" } else { "effect" }, line));
+        lines.push((if lines.iter().any(|(label, _)| *label == "led to") { "" } else { "led to" }, line));
         let end = if place == 0 { self.ended.as_ref().map(|(number, _)| *number) } else { row.entered };
         if let (Some(end), What::Exit(exit)) = (end, &row.event.what) {
             let mut line = vec![plain(format!("L{} runs again at ", exit.level)), strong(end)];
