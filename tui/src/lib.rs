@@ -1,7 +1,14 @@
 //! The interactive inspector: `nvmx tui FILE`.
 //!
-//! A model, messages that change it, a view of it, and effects. `update` and `view` are pure; only `work` reads the
-//! trace, on worker threads and in pieces, so that no key waits for it. See docs/inspector.md for its keys.
+//! A model, messages that change it, a view of it, and effects. `update` and `view` are pure; effects alone touch a trace, a
+//! replay or a file, on worker threads and in pieces, so that no key waits for them. See docs/inspector.md for its keys.
+//!
+//! - `session` is the loop and its threads, `terminal` the terminal, `model` what is known and shown, `update` what
+//!   messages do; `act`, `mouse`, `prompt` and `overlay` what keys and the mouse do where.
+//! - `work` does effects: with `scan` for filters and searches, `survey` for the timeline, `round` for what an exit cost,
+//!   `findings`, `replay/work` for what a replay shows, `export` for what is saved, `live` for a file that grows.
+//! - `view` draws, in the roles that `theme` has looks for; `layout` says where, `panes` what rows there are.
+//! - `compare` is the screen of two traces, a model and an update of its own.
 
 mod act;
 mod alike;
