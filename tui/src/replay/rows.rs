@@ -3,6 +3,7 @@
 use super::{guest, state, vcpu};
 use crate::decode::field_meaning;
 use crate::describe::{Piece, size_name, thousands};
+use crate::layout::{Pane, areas};
 use crate::model::{Model, Side};
 use crate::state::Fold;
 use crate::theme::Role;
@@ -110,6 +111,9 @@ fn hex(value: u64, width: usize) -> Piece {
     (if value == 0 { Role::Dim } else { Role::Plain }, format!("{value:>width$x}"))
 }
 
+/// Columns of a register: its name, sixteen digits, its mark.
+const CELL: u16 = 25;
+
 /// A guest's registers, what their bits say, and the code around RIP.
 fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
     let before = model.replay.before.as_ref().and_then(|seen| seen.state.as_ref());
@@ -129,17 +133,17 @@ fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
         let [shown, mark] = value(name);
         [dim(format!(" {name:<6}")), shown, mark]
     };
-    let row = |names: [&'static str; 3]| Line::of(names.into_iter().flat_map(cell).collect());
+    let width = areas(model).and_then(|areas| areas.of(Pane::Side(Side::Regs))).map_or(80, |area| area.width);
+    let a_row = usize::from(width / CELL).clamp(1, 3);
+    let rows = |names: &[&'static str]| -> Vec<Line> {
+        names.chunks(a_row).map(|names| Line::of(names.iter().flat_map(|&name| cell(name)).collect())).collect()
+    };
     // One that runs has all of them, and one that has just left.
     let mut lines = if guest.get("rax").is_some() {
-        vec![
-            row(["rax", "rbx", "rcx"]),
-            row(["rdx", "rsi", "rdi"]),
-            row(["rbp", "rsp", "rip"]),
-            row(["r8", "r9", "r10"]),
-            row(["r11", "r12", "r13"]),
-            row(["r14", "r15", "cr2"]),
-        ]
+        rows(&[
+            "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "rip", "r8", "r9", "r10", "r11", "r12", "r13",
+            "r14", "r15", "cr2",
+        ])
     } else {
         let text = "its hypervisor keeps the rest";
         vec![Line::of(cell("rsp").into_iter().chain(cell("rip")).chain([dim(text)]).collect())]
@@ -171,7 +175,7 @@ fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
     lines.push(words("cr0", vmcs::GUEST_CR0.field()));
     lines.push(words("cr4", vmcs::GUEST_CR4.field()));
     lines.push(words("efer", vmcs::GUEST_EFER.field()));
-    lines.push(row(["cr3", "cr8", "pat"]));
+    lines.extend(rows(&["cr3", "cr8", "pat"]));
     lines.extend(guest.segments.iter().map(|segment| {
         let rights = AccessRights::from_bits(segment.rights);
         let mut words = if rights.unusable() {
@@ -191,8 +195,7 @@ fn registers(model: &Model, guest: &Registers) -> Vec<Line> {
             plain(format!("  {words}")),
         ])
     }));
-    lines.push(row(["gdtr", "idtr", "xcr0"]));
-    lines.push(row(["dr6", "dr7", "tsc_aux"]));
+    lines.extend(rows(&["gdtr", "idtr", "xcr0", "dr6", "dr7", "tsc_aux"]));
     let under = [("vmcs12", guest.vmcs12), ("EPT12", guest.eptp12)];
     let under = under.into_iter().filter_map(|(name, at)| Some((name, at?)));
     let mut pieces: Vec<Piece> = cell("lstar").into_iter().chain(cell("star")).collect();
