@@ -7,17 +7,14 @@ use crate::model::{Ask, Model, Side};
 use crate::prompt;
 use crate::scan::{Room, on_all_cores, scan_block};
 use crate::theme::Role;
-use crate::work::threads;
+use crate::work::{PIECE, threads};
 use hv_defs::event::Event;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use traces::Reader;
-
-/// How long a piece takes, about.
-const PIECE: Duration = Duration::from_millis(50);
 
 /// What is written.
 #[derive(Clone, PartialEq, Eq, Debug)]

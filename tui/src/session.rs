@@ -145,7 +145,7 @@ const REST: Duration = Duration::from_millis(120);
 const POLL: Duration = Duration::from_secs(1);
 
 /// Messages that are taken in before the screen is drawn again, at most: all that is typed ahead.
-pub(crate) const AHEAD: usize = 1000;
+const AHEAD: usize = 1000;
 
 /// Ends the process when the loop does not heed `stop` within a second: a terminal that takes nothing more keeps it for
 /// ever.
@@ -235,6 +235,31 @@ fn leave(model: &Model, before: &Kept) -> Option<String> {
     keep::save(place, &kept).err()
 }
 
+/// Waits for what comes, and has `see` take in all that there is, up to a number. Whether there was anything; `None` when
+/// nothing comes any more: the terminal is gone, with a signal or without.
+pub(crate) fn take_in<M>(woken: &Receiver<Wake<M>>, sleep: Duration, mut see: impl FnMut(M)) -> Option<bool> {
+    let mut next = match woken.recv_timeout(sleep) {
+        Ok(wake) => wake,
+        Err(RecvTimeoutError::Timeout) => return io::stdin().is_terminal().then_some(false),
+        Err(RecvTimeoutError::Disconnected) => return None,
+    };
+    for _ in 0..AHEAD {
+        match next {
+            Wake::Msg(msg) => see(msg),
+            Wake::Hangup => return None,
+        }
+        match woken.try_recv() {
+            Ok(wake) => next = wake,
+            Err(_) => return Some(true),
+        }
+    }
+    match next {
+        Wake::Msg(msg) => see(msg),
+        Wake::Hangup => return None,
+    }
+    Some(true)
+}
+
 /// Takes in a message and hands out what is to be done for it.
 fn send(model: &mut Model, lanes: &[Sender<Effect>; 4], msg: Msg) {
     let mut next = update(model, msg);
@@ -298,27 +323,15 @@ fn event_loop(
             continue;
         }
         let sleep = if replay::waits(model) { rest } else { IDLE };
-        let mut next = match woken.recv_timeout(sleep) {
-            Ok(wake) => Some(wake),
-            // A terminal that is gone without a signal.
-            Err(RecvTimeoutError::Timeout) if !io::stdin().is_terminal() => return Ok(()),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-        };
-        for _ in 0..AHEAD {
-            if matches!(next, Some(Wake::Msg(Msg::Key(_) | Msg::Mouse(_)))) {
+        let came = take_in(woken, sleep, |msg| {
+            if matches!(msg, Msg::Key(_) | Msg::Mouse(_)) {
                 typed = Instant::now();
             }
-            match next {
-                Some(Wake::Msg(msg)) => send(model, lanes, msg),
-                Some(Wake::Hangup) => return Ok(()),
-                None => break,
-            }
-            draw = true;
-            next = woken.try_recv().ok();
-        }
-        if let Some(Wake::Msg(msg)) = next {
             send(model, lanes, msg);
+        });
+        match came {
+            Some(came) => draw |= came,
+            None => return Ok(()),
         }
     }
 }

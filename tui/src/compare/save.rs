@@ -7,14 +7,12 @@ use crate::columns::text;
 use crate::describe::{describe, thousands};
 use crate::export::{Step, cancel, part, plain};
 use crate::theme::Role;
+use crate::work::PIECE;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use traces::Reader;
-
-/// How long a piece takes, about.
-const PIECE: Duration = Duration::from_millis(50);
 
 /// Differences being written.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,7 +4,7 @@ use super::update::update;
 use super::work::perform;
 use super::{Effect, Model, Msg};
 use crate::model::About;
-use crate::session::{AHEAD, IDLE, Signals, StopOnPanic, Wake, listen};
+use crate::session::{IDLE, Signals, StopOnPanic, Wake, listen, take_in};
 use crate::terminal::Taken;
 use crate::theme::Theme;
 use crate::view;
@@ -13,7 +13,7 @@ use std::io::{self, IsTerminal};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use traces::Reader;
 
@@ -100,21 +100,8 @@ fn event_loop(
         if model.quit || signals.stop.load(Ordering::SeqCst) || !io::stdin().is_terminal() {
             return Ok(());
         }
-        let mut next = match woken.recv_timeout(IDLE) {
-            Ok(wake) => Some(wake),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-        };
-        for _ in 0..AHEAD {
-            match next {
-                Some(Wake::Msg(msg)) => send(model, msg),
-                Some(Wake::Hangup) => return Ok(()),
-                None => break,
-            }
-            next = woken.try_recv().ok();
-        }
-        if let Some(Wake::Msg(msg)) = next {
-            send(model, msg);
+        if take_in(woken, IDLE, |msg| send(model, msg)).is_none() {
+            return Ok(());
         }
     }
 }

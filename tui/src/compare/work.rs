@@ -2,11 +2,9 @@
 
 use super::align::{piece, rows};
 use super::{Effect, Read, Reply, save};
-use std::time::{Duration, Instant};
+use crate::work::PIECE;
+use std::time::Instant;
 use traces::Reader;
-
-/// How long a piece of the alignment takes, about: after that, the model is asked whether to go on.
-const PIECE: Duration = Duration::from_millis(50);
 
 /// Does an effect.
 pub(crate) fn perform(readers: [&Reader; 2], effect: Effect) -> Reply {

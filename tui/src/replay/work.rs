@@ -1,16 +1,14 @@
 //! What the replay's thread does: it owns the machine, and goes to events in pieces that take some 50 ms.
 
 use super::{Lookup, Peek, Reply, Seen, Told};
+use crate::work::PIECE;
 use hv_defs::config::{Guest, ImageKind};
 use hv_defs::event::{Actor, Event, What};
 use replayer::look::{self, State};
 use replayer::{Arrived, Build, Cursor, Divergence, Place, Runner, beside};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use traces::Reader;
-
-/// How long a piece takes, about: after that, the model is asked whether to go on.
-const PIECE: Duration = Duration::from_millis(50);
 
 /// Events of one exit that are taken back at most.
 const TAKEN_BACK: u64 = 20_000;
