@@ -3,32 +3,44 @@
 //! Parsing, dispatch and printing live here and in the files beside; what the words mean is the libraries'.
 
 pub mod fail;
+#[cfg(feature = "analysis")]
 mod folder;
 pub mod machine;
 pub mod print;
 pub mod words;
 
+#[cfg(feature = "analysis")]
 mod batch;
+#[cfg(feature = "analysis")]
 mod bench;
+#[cfg(feature = "analysis")]
 mod check;
 mod console;
+#[cfg(feature = "analysis")]
 mod demo;
 mod diff;
 mod dump;
+#[cfg(feature = "analysis")]
 mod export;
+mod guests;
 mod import;
 mod l0;
 mod manual;
 mod part;
+#[cfg(feature = "analysis")]
 mod perfetto;
+#[cfg(feature = "analysis")]
 mod query;
 mod record;
 mod replay;
 mod seek;
 mod store;
+#[cfg(feature = "analysis")]
 mod study;
 mod trace;
+#[cfg(feature = "analysis")]
 mod whatif;
+#[cfg(feature = "analysis")]
 mod written;
 
 use clap::CommandFactory;
@@ -55,25 +67,41 @@ pub fn run(args: Vec<std::ffi::OsString>) -> Status {
 
 fn dispatch(command: Command, print: &Print) -> Result<Status> {
     match command {
-        Command::Demo(args) => demo::demo(&args, print),
-        Command::Guests => demo::guests(print),
+        Command::Guests => guests::guests(print),
         Command::Run(args) => record::run(&args, print),
         Command::Record(args) => record::record(&args, print),
         Command::Replay(args) => replay::replay(&args, print),
-        Command::Whatif(args) => whatif::whatif(&args, print),
-        Command::Report(args) => study::report(&args, print),
-        Command::Query(args) => query::query(&args, print),
-        Command::Check(args) => check::check(&args, print),
         Command::Diff(args) => diff::diff(&args, print),
-        Command::Tui(args) => study::tui(&args, print),
         Command::Dump(args) => dump::dump(&args, print),
         Command::Info(args) => trace::info(&args, print),
         Command::Verify(args) => trace::verify(&args, print),
         Command::Store(args) => store::store(&args, print),
         Command::Import(args) => import::import(&args, print),
-        Command::Export(args) => export::export(&args, print),
-        Command::Bench(args) => bench::bench(&args, print),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
+        command => analyse(command, print),
     }
+}
+
+/// The commands that need the analyzer.
+#[cfg(feature = "analysis")]
+fn analyse(command: Command, print: &Print) -> Result<Status> {
+    match command {
+        Command::Demo(args) => demo::demo(&args, print),
+        Command::Whatif(args) => whatif::whatif(&args, print),
+        Command::Report(args) => study::report(&args, print),
+        Command::Query(args) => query::query(&args, print),
+        Command::Check(args) => check::check(&args, print),
+        Command::Tui(args) => study::tui(&args, print),
+        Command::Export(args) => export::export(&args, print),
+        Command::Bench(args) => bench::bench(&args, print),
+        _ => unreachable!("every other command is dispatched"),
+    }
+}
+
+/// That they are left out.
+#[cfg(not(feature = "analysis"))]
+fn analyse(_: Command, _: &Print) -> Result<Status> {
+    let (what, why) = ("this nvmx cannot do that", "it was built without the feature `analysis`");
+    Err(fail::Failure::new(Status::Usage, what, why, "take the trace to a full build"))
 }

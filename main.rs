@@ -1,6 +1,7 @@
 //! `nvmx`: record, replay and analyse nested VMX.
 
 #![allow(unreachable_pub)] // Nothing of a program can be reached from outside.
+#![cfg_attr(not(feature = "analysis"), allow(dead_code))] // The words of the commands that are left out are there.
 
 mod cli;
 

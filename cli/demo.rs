@@ -1,4 +1,4 @@
-//! `nvmx demo`, the first thing a newcomer runs, and `nvmx guests`.
+//! `nvmx demo`, the first thing a newcomer runs.
 
 use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, bytes, of};
@@ -102,15 +102,4 @@ fn folder(asked: Option<&Path>) -> Result<PathBuf> {
         }
     }
     unreachable!("some number is free")
-}
-
-/// `nvmx guests`.
-pub fn guests(print: &Print) -> Result<Status> {
-    let mut out = print.out();
-    let width = hv::guests::list().iter().map(|guest| guest.name.len()).max().unwrap_or(0);
-    for guest in hv::guests::list() {
-        writeln!(out, "{:<width$}  {}", guest.name, guest.about)?;
-    }
-    out.flush()?;
-    Ok(Status::Done)
 }

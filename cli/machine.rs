@@ -48,6 +48,7 @@ fn config(args: &MachineArgs, log: Log) -> Config {
     };
     Config {
         memory: args.mem,
+        backend: args.backend,
         vcpus: args.cpus,
         pcpus: args.pcpus,
         policy: policy(&args.policy),

@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
-use hv_defs::config::{Log, Source};
+use hv_defs::config::{Backend, Log, Source};
 use hv_defs::event::Kind;
 use hv_defs::policy::{PRESETS, PoolRecycle, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
@@ -82,6 +82,7 @@ used isa-debug-exit, with which status.")]
   nvmx record pool-thrash:ABCABCaABC --pool 2 --pool-recycle fifo -o own.nvmx    in an order of your own
   nvmx record flush-storm --policy kvm-2015 --log exits -o storm.nvmx
   nvmx record demo --log l0 -o l0.nvmx                  for `nvmx replay --l0`
+  nvmx record demo --backend kvm -o host.nvmx           on this host's KVM: docs/host.md
   nvmx record --kernel vmlinuz --initrd initrd.img --store images -o linux.nvmx    the images go to a store
 
 On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and can be read.")]
@@ -298,6 +299,9 @@ pub struct MachineArgs {
     /// Its command line
     #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
     pub append: Option<String>,
+    /// What runs the instructions: the software CPU, or this host's KVM
+    #[arg(long, value_name = "BACKEND", default_value = "soft", value_parser = word(Backend::ALL, Backend::name), help_heading = "Machine")]
+    pub backend: Backend,
     /// L1's memory: a number with K, M or G; without one, mebibytes
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size, help_heading = "Machine")]
     pub mem: u64,

@@ -620,7 +620,11 @@ fn check(config: &Config) -> Result<(), MachineError> {
     range("the number of TLB entries", tlb.into(), (16..=1 << 20).contains(&tlb), "from 16 to 1048576")
 }
 
-fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
+/// What the guest of a configuration has in memory, and how it begins.
+///
+/// # Errors
+/// There is no such guest, or it cannot be loaded, or does not fit.
+pub fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
     match &config.guest {
         Guest::BuiltIn(name) => {
             let Some(guest) = guests::load(name) else {

@@ -6,6 +6,7 @@
 
 mod durable;
 pub mod foreign;
+mod host;
 pub mod import;
 mod keeping;
 mod live;
@@ -20,8 +21,9 @@ use hv::parts::PARTS;
 use hv::soft::SoftSilicon;
 use hv::taped::Taped;
 use hv::world::World;
-use hv_defs::config::{Config, Log};
+use hv_defs::config::{Backend, Config, Log};
 use hv_defs::event::{Event, Stop};
+use hv_kvm::host::{Host, HostError};
 use keeping::{Counting, Keeping, Seen, Written};
 use live::Live;
 use sink::{Recording, Unrecorded};
@@ -62,6 +64,9 @@ pub enum Error {
     /// The machine could not be built.
     #[error("cannot build the machine: {0}")]
     Machine(#[from] MachineError),
+    /// The machine could not be built on the host's KVM.
+    #[error("cannot build the machine: {0}")]
+    Host(#[from] HostError),
     /// The file for the trace could not be created.
     #[error("cannot create {}: {source}", path.display())]
     Create {
@@ -113,8 +118,11 @@ fn with_bytes(images: &[Image]) -> Result<Vec<hv::machine::Image>, Error> {
 
 /// Runs a machine to its end without recording.
 pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<Stop, Error> {
-    let mut machine = machine(config, images)?;
-    Ok(machine.run(&mut Live::new(outside, Unrecorded)))
+    match AnyMachine::new(config, images)? {
+        AnyMachine::Plain(mut machine) => Ok(machine.run(&mut Live::new(outside, Unrecorded))),
+        AnyMachine::Taped(mut machine) => Ok(machine.run(&mut Live::new(outside, Unrecorded))),
+        AnyMachine::Host(mut host) => Ok(host.run(&mut Live::new(outside, Unrecorded))),
+    }
 }
 
 /// Runs a machine to its end and records it into a file, which is overwritten.
@@ -140,7 +148,7 @@ pub fn record_keeping(
     // A machine that cannot be built leaves no file behind.
     let machine = AnyMachine::new(config, images)?;
     let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
-    let header = Header::new(config.clone(), images.to_vec()).made_of(&PARTS);
+    let header = machine.header(config, images);
     let keep = keep.map(|keep| (keep, path));
     let recorded = machine.record(&header, Durable::new(&file), keep, outside, |whole| {
         // What is left of a block that did not fit is of no use to readers. That it stays is no harm either.
@@ -163,28 +171,39 @@ pub fn record_to(
     out: impl Write + Send,
     outside: Outside<'_>,
 ) -> Result<Recorded, Error> {
-    AnyMachine::new(config, images)?.record(
-        &Header::new(config.clone(), images.to_vec()).made_of(&PARTS),
-        out,
-        None,
-        outside,
-        |_| {},
-    )
+    let machine = AnyMachine::new(config, images)?;
+    let header = machine.header(config, images);
+    machine.record(&header, out, None, outside, |_| {})
 }
 
-/// A machine with or without an ear for what silicon answers L0.
+/// A machine.
 enum AnyMachine {
+    /// In software.
     Plain(Box<Machine>),
+    /// In software, with an ear for what silicon answers L0.
     Taped(Box<Machine<Taped<SoftSilicon>>>),
+    /// On the host's KVM, which is L0.
+    Host(Box<Host>),
 }
 
 impl AnyMachine {
     fn new(config: &Config, images: &[Image]) -> Result<Self, Error> {
         let images = with_bytes(images)?;
+        if config.backend == Backend::Kvm {
+            return Ok(Self::Host(Box::new(host::new(config, &images)?)));
+        }
         Ok(match config.log {
             Log::L0 => Self::Taped(Box::new(Machine::taped(config, &images)?)),
             Log::Exits | Log::Vmcs => Self::Plain(Box::new(Machine::new(config, &images)?)),
         })
+    }
+
+    /// The header of what it records.
+    fn header(&self, config: &Config, images: &[Image]) -> Header {
+        match self {
+            Self::Plain(_) | Self::Taped(_) => Header::new(config.clone(), images.to_vec()).made_of(&PARTS),
+            Self::Host(_) => host::header(config),
+        }
     }
 
     /// Runs it and writes its events on a thread beside it, and checkpoints of the trace at a path on another. `cut` is called
@@ -222,6 +241,12 @@ impl AnyMachine {
             Self::Taped(mut machine) => {
                 let (stop, summary) = record_run(|world| machine.run(world), &mut writer, &seen, outside, cut)?;
                 let why = "not while silicon's answers are recorded; `nvmx replay --checkpoints` makes them";
+                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())) })
+            }
+            Self::Host(mut host) => {
+                let (stop, summary) =
+                    record_run(|world| host::run(&mut host, world), &mut writer, &seen, outside, cut)?;
+                let why = "the host's KVM ran the guest, and nothing can go on from a checkpoint of it";
                 Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())) })
             }
         }

@@ -5,6 +5,7 @@
 //!
 //! Not here: any device, any interrupt controller, and the nested hypervisor.
 
+pub mod host;
 mod state;
 mod vm;
 

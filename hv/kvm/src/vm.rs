@@ -123,7 +123,7 @@ impl Vm {
         vcpu.set_cpuid2(&entries).map_err(refused("set CPUID"))?;
         let sregs = vcpu.get_sregs().map_err(refused("give the system registers"))?;
         let runs = Arc::new(AtomicU64::new(0));
-        watch(&runs);
+        watch(&runs, PATIENCE);
         let this = Self { vcpu, vm, memory, sregs, runs };
         this.map(true)?;
         Ok(this)
@@ -263,8 +263,8 @@ impl Vm {
 
 extern "C" fn nothing(_: i32) {}
 
-/// Watches from another thread over the runs that this thread makes.
-fn watch(runs: &Arc<AtomicU64>) {
+/// Watches from another thread over the runs that this thread makes: one that lasts for `patience` is interrupted.
+pub(crate) fn watch(runs: &Arc<AtomicU64>, patience: Duration) {
     let handler = nothing as extern "C" fn(i32);
     // SAFETY: the handler does nothing, which any thread may do at any time. It is there to interrupt the request.
     unsafe { libc::signal(SIGNAL, handler as libc::sighandler_t) };
@@ -281,7 +281,7 @@ fn watch(runs: &Arc<AtomicU64>) {
             }
             seen = now;
             drop(runs);
-            std::thread::sleep(PATIENCE);
+            std::thread::sleep(patience);
         }
     });
 }

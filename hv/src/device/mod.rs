@@ -70,6 +70,9 @@ pub struct Board {
     keyboard: Keyboard,
     /// The interrupt lines that are high.
     lines: u16,
+    /// Those that have risen since they were asked for. Only who has interrupt controllers of its own asks.
+    #[serde(skip)]
+    risen: u16,
     pics: Pics,
     /// The PIC's output, as it was last looked at.
     intr: bool,
@@ -97,6 +100,7 @@ impl Board {
             fw_cfg: FwCfg::new(memory, vcpus, items),
             keyboard: Keyboard::default(),
             lines: 0,
+            risen: 0,
             serial: Serial::new(),
             rtc: Rtc::new(memory, vcpus),
             pics: Pics::default(),
@@ -123,6 +127,13 @@ impl Board {
         let low = self.lines >> pm::SCI_LINE & 1 == 0;
         let pm = self.pm.deadline().filter(|_| low && heard(pm::SCI_LINE));
         [timer, rtc, pm, self.apics.deadline()].into_iter().flatten().min()
+    }
+
+    /// The ISA interrupt lines that have risen since the last call, for a machine whose interrupt controllers are not this
+    /// board's.
+    pub fn take_risen(&mut self) -> impl Iterator<Item = u8> + use<> {
+        let risen = core::mem::take(&mut self.risen);
+        (0..16).filter(move |line| risen >> line & 1 != 0)
     }
 
     /// Whether an interrupt line can make an NMI or an INIT.
@@ -153,6 +164,7 @@ impl Board {
     /// Sets an ISA interrupt line, which is wired to the PIC and to the I/O APIC.
     fn set_line(&mut self, line: u8, high: bool) {
         if high {
+            self.risen |= 1 << line;
             self.pics.raise(line);
         } else {
             self.pics.lower(line);
