@@ -9,6 +9,7 @@ pub mod machine;
 pub mod print;
 pub mod words;
 
+mod attach;
 #[cfg(feature = "analysis")]
 mod batch;
 #[cfg(feature = "analysis")]
@@ -76,6 +77,7 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Info(args) => trace::info(&args, print),
         Command::Verify(args) => trace::verify(&args, print),
         Command::Store(args) => store::store(&args, print),
+        Command::Attach(args) => attach::attach(&args, print),
         Command::Import(args) => import::import(&args, print),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),

@@ -174,6 +174,17 @@ order of the names, and the column `trace` has the name without the ending. docs
 
 docs/store.md says what a store is. Without --store, the environment variable NVMX_STORE names it.")]
     Store(StoreToolArgs),
+    /// Record KVM on this host through perf events
+    #[command(after_help = "Examples:
+  nvmx attach -o host.nvmx                     all virtual machines of this host, until Ctrl-C
+  nvmx attach --pid $(pgrep -f guest=web) --duration 10 -o web.nvmx
+  nvmx attach --live                           who exits how often and why, as top shows processes
+  nvmx attach --live --pid 1234 --interval 0.5 -o web.nvmx
+  nvmx report host.nvmx
+
+A virtual machine is named by its process, a single vCPU by its thread. It needs root, or CAP_PERFMON and a tracefs that may
+be read. docs/attach.md says what becomes of each tracepoint, and what this costs a host.")]
+    Attach(AttachArgs),
     /// Make a trace of what another tool recorded
     #[command(after_help = "Examples:
   nvmx import seeds_mon_5K --from iris -o seeds.nvmx
@@ -663,6 +674,34 @@ pub struct VerifyArgs {
 }
 
 #[derive(Args)]
+pub struct AttachArgs {
+    /// Only this process, with the threads that it makes later, or this thread [default: the whole host]
+    #[arg(short, long, value_name = "P")]
+    pub pid: Option<u32>,
+    /// End after so many seconds [default: at Ctrl-C, or when the process ends]
+    #[arg(short, long, value_name = "S", value_parser = seconds)]
+    pub duration: Option<f64>,
+    /// Trace to write [default: attach.nvmx, and none with --live]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Show exits by reason, level and rate while it runs; a table each interval in a pipe
+    #[arg(long)]
+    pub live: bool,
+    /// Seconds between two pictures
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds, requires = "live")]
+    pub interval: f64,
+    /// Tracepoints, as kvm_exit or 'kvm:*' [default: those that docs/attach.md names]
+    #[arg(short, long, value_name = "NAME", value_delimiter = ',')]
+    pub events: Vec<String>,
+    /// Room for records of each CPU that were not read yet: a number with K, M or G; without one, mebibytes
+    #[arg(short, long, value_name = "SIZE", default_value = "4M", value_parser = buffer)]
+    pub buffer: u64,
+    /// Leave the kernel's functions that flush alone
+    #[arg(long)]
+    pub no_probes: bool,
+}
+
+#[derive(Args)]
 pub struct ImportArgs {
     /// Foreign trace
     #[arg(value_name = "FILE")]
@@ -822,6 +861,21 @@ fn mark(text: &str) -> Result<(u32, u64), String> {
         (Ok(mark), Ok(count @ 1..)) => Ok((mark, count)),
         (Ok(_), _) => Err("the count is a number from 1".to_owned()),
         (Err(_), _) => Err("a mark is a number below 2^32, in decimal or with 0x".to_owned()),
+    }
+}
+
+/// Seconds, with or without `s`, of which there may be parts.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 =
+        text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| "it is a number of seconds".to_owned())?;
+    if (0.05..=1e8).contains(&seconds) { Ok(seconds) } else { Err("it is from 0.05 to 100000000".to_owned()) }
+}
+
+/// The size of a ring, which is a power of two to the kernel.
+fn buffer(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes @ 0x1000..=0x4000_0000 => Ok(bytes.next_power_of_two()),
+        _ => Err("it is from 4K to 1G".to_owned()),
     }
 }
 

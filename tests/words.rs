@@ -22,6 +22,7 @@ const COMMANDS: &[&str] = &[
     "info",
     "verify",
     "store",
+    "attach",
     "import",
     "export",
     "bench",

@@ -4,6 +4,7 @@
 //! [`run`] does the same without the trace. Terminals, threads and signals are the caller's: what reaches a run from
 //! outside comes through [`Outside`].
 
+pub mod attach;
 mod durable;
 pub mod foreign;
 mod host;
@@ -11,6 +12,7 @@ pub mod import;
 mod keeping;
 mod live;
 mod sink;
+mod tracepoints;
 
 pub use keeping::Keep;
 pub use live::{Key, Keys, NoKeys, Script};

@@ -1,6 +1,6 @@
 //! A tracepoint's layout: the text of its `format` file, and the fields that it tells of.
 
-use crate::import::{SVM, VMX};
+use crate::tracepoints::{SVM, VMX};
 use hv_defs::exit::Reason;
 use std::fmt::Write;
 use std::path::Path;

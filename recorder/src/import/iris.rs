@@ -76,7 +76,7 @@ fn register(encoding: u64) -> Option<usize> {
 /// Imports seeds.
 pub(super) fn import<R: Read>(mut lines: Lines<R>, name: &str, out: impl Write) -> Result<Imported, ImportError> {
     let note = "VM seeds of a guest of Xen";
-    let mut sink = Sink::create(out, &header(Source::Iris, name, Clock::Exits, note))?;
+    let mut sink = Sink::create(out, &header(Source::Iris.name(), name, Clock::Exits, note))?;
     let (mut exits, mut values) = (0, BTreeMap::new());
     let mut seed: Option<Seed> = None;
     while let Some(record) = record(&mut lines)? {

@@ -7,12 +7,7 @@
 mod iris;
 mod kvm;
 mod line;
-mod reasons;
-mod svm;
 mod tool;
-mod vcpus;
-
-pub(crate) use reasons::{SVM, VMX};
 
 use hv_defs::config::{Clock, Config, Guest, Origin, Source};
 use hv_defs::event::Event;
@@ -117,9 +112,9 @@ pub fn import_text(from: impl Read, source: Source, name: &str, out: impl io::Wr
 }
 
 /// The header of a trace that was imported: its configuration names the file, and says nothing else.
-fn header(source: Source, name: &str, clock: Clock, note: &str) -> Header {
+pub(crate) fn header(source: &str, name: &str, clock: Clock, note: &str) -> Header {
     let config = Config::new(Guest::Kernel { name: name.to_owned(), append: String::new() });
-    let origin = Origin { source: source.name().into(), name: name.into(), clock, note: note.into() };
+    let origin = Origin { source: source.into(), name: name.into(), clock, note: note.into() };
     Header { origin: Some(origin), ..Header::new(config, Vec::new()) }
 }
 

@@ -1,15 +1,14 @@
 //! The names of exit reasons and exceptions as KVM's tracepoints print them, for Intel's VMX and AMD's SVM.
 
-use super::line::Line;
 use hv_defs::exit::{ExitReason, Reason};
 
 /// An exit's reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// VMX's, or the one that says the same as SVM's exit code. A code without one is kept as 0xc000 and its low 12 bits.
-    pub(super) reason: ExitReason,
+    pub(crate) reason: ExitReason,
     /// SVM's exit code, if it was SVM's.
-    pub(super) svm: Option<u32>,
+    pub(crate) svm: Option<u32>,
 }
 
 /// VMX's reasons that KVM calls by another name than the SDM: those of today and of years past.
@@ -121,29 +120,13 @@ const EXCEPTIONS: &[(&str, u64)] = &[
 ];
 
 /// The vector in words as `#PF (0x2)`.
-pub(super) fn exception(words: &str) -> Option<u64> {
+pub(crate) fn exception(words: &str) -> Option<u64> {
     let name = words.split('#').nth(1)?.split(|of: char| !of.is_ascii_alphabetic()).next()?;
     EXCEPTIONS.iter().find(|(known, _)| *known == name).map(|(_, vector)| *vector)
 }
 
-/// The reason that an exit gives: by number where it is raw, else by name. `svm` says whether the host is known to be AMD's,
-/// for numbers that nobody named; `info1` is its first word of information.
-pub(super) fn of(line: &Line<'_>, svm: bool, info1: u64) -> Option<Found> {
-    if let Some(number) = line.number("exit_reason").or(line.number("exit_code")) {
-        return Some(numbered(number as u32, line.number("isa").map_or(svm, |isa| isa == 2), info1));
-    }
-    // The name may be of two words, as `PF excp` is. What follows it differs from kernel to kernel.
-    let rest = line.words.split_once("reason").map(|(_, rest)| rest.trim_start_matches([':', ' ']))?;
-    let end = [" rip", " ext_inf1", " info"].iter().filter_map(|word| rest.find(word)).min()?;
-    let name = rest[..end].trim_ascii();
-    let (name, failed) = match name.strip_suffix("FAILED_VMENTRY") {
-        Some(name) => (name.trim_ascii_end(), true),
-        None => (name, false),
-    };
-    named(name, svm, info1).map(|found| Found { reason: found.reason.with_entry_failure(failed), ..found })
-}
-
-fn named(name: &str, svm: bool, info1: u64) -> Option<Found> {
+/// The exit that KVM calls by that name, of today's kernels and of those of years past.
+pub(crate) fn named(name: &str, svm: bool, info1: u64) -> Option<Found> {
     let vmx = |reason| Some(Found { reason: ExitReason::of(reason), svm: None });
     let known = Reason::ALL.iter().copied().find(|reason| reason.name() == Some(name));
     if let Some(reason) = known.or_else(|| VMX.iter().find(|(known, _)| *known == name).map(|(_, reason)| *reason)) {
@@ -175,10 +158,15 @@ fn named(name: &str, svm: bool, info1: u64) -> Option<Found> {
     }
     // What neither names is printed as a number: `0x53`, or `UNKNOWN (83)`.
     let digits = name.strip_prefix("UNKNOWN (").and_then(|rest| rest.strip_suffix(')')).unwrap_or(name);
-    super::line::number(digits).map(|number| numbered(number as u32, svm, info1))
+    let number = match digits.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => digits.parse().ok(),
+    };
+    number.map(|number| numbered(number as u32, svm, info1))
 }
 
-fn numbered(number: u32, svm: bool, info1: u64) -> Found {
+/// The exit with that number, whose `info1` is its first word of information.
+pub(crate) fn numbered(number: u32, svm: bool, info1: u64) -> Found {
     if !svm {
         return Found { reason: ExitReason::from(number), svm: None };
     }
@@ -200,44 +188,5 @@ fn register(way: &str, number: &str, [read, write]: [u32; 2]) -> Option<u32> {
         "read" => Some(read + number),
         "write" => Some(write + number),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(words: &str, reason: Option<(Reason, bool)>) {
-        let text = format!(" a-1 [0] 5.5: kvm_exit: {words}");
-        let line = Line::parse(&text).expect("a line");
-        assert_eq!(
-            of(&line, false, line.hex("info1").unwrap_or(0)).map(|found| (found.reason.reason(), found.svm.is_some())),
-            reason,
-            "{words}"
-        );
-    }
-
-    #[test]
-    fn reasons_of_intel_and_amd() {
-        check("vcpu 0 reason EPT_VIOLATION rip 0x10 info1 0x181", Some((Reason::EPT_VIOLATION, false)));
-        check("reason MSR_WRITE rip 0x10", Some((Reason::WRMSR, false)));
-        check("reason PENDING_INTERRUPT rip 0x10 info 0 0", Some((Reason::INTERRUPT_WINDOW, false)));
-        check("reason INVALID_STATE FAILED_VMENTRY rip 0x10", Some((Reason::INVALID_GUEST_STATE, false)));
-        check("reason UNKNOWN (83) rip 0x10", Some((Reason(83), false)));
-        check("exit_reason=0x30 guest_rip=0x10 isa=1", Some((Reason::EPT_VIOLATION, false)));
-        check("exit_reason=0x400 guest_rip=0x10 isa=2", Some((Reason::EPT_VIOLATION, true)));
-        check("vcpu 0 reason npf rip 0x10 info1 0x4", Some((Reason::EPT_VIOLATION, true)));
-        check("vcpu 0 reason msr rip 0x10 info1 0x1", Some((Reason::WRMSR, true)));
-        check("vcpu 0 reason EXIT_MSR rip 0x10 info1 0x0", Some((Reason::RDMSR, true)));
-        check("vcpu 0 reason PF excp rip 0x10", Some((Reason::EXCEPTION_NMI, true)));
-        check("vcpu 0 reason write_cr4 rip 0x10", Some((Reason::CR_ACCESS, true)));
-        check("vcpu 0 reason EXIT_READ_DR7 rip 0x10", Some((Reason::DR_ACCESS, true)));
-        check("exit_reason=0x84 guest_rip=0x10 isa=2", Some((Reason(0xc084), true)));
-        check("vcpu 0 reason stgi rip 0x10", Some((Reason(0xc084), true)));
-        check("reason: npf ext_inf1: 0x4", Some((Reason::EPT_VIOLATION, true)));
-        check("rip: 0x10 reason: CPUID ext_inf1: 0x0", Some((Reason::CPUID, false)));
-        check("vcpu 0 reason what rip 0x10", None);
-        check("vcpu 0 rip 0x10", None);
     }
 }
