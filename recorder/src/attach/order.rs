@@ -66,11 +66,13 @@ mod tests {
         let mut order = Order::default();
         let mut got = Vec::new();
         // What each ring gave, one after the other.
-        [(10, 0), (30, 0), (WINDOW + 20, 0), (5, 1), (30, 1)].map(|(time, cpu)| order.push(record(time, cpu)));
+        [(10, 0), (30, 0), (WINDOW + 20, 0), (5, 1), (30, 1)]
+            .into_iter()
+            .for_each(|(time, cpu)| order.push(record(time, cpu)));
         order.give(WINDOW + 31, |record| got.push((record.time, record.cpu)));
         assert_eq!(got, [(5, 1), (10, 0), (30, 0), (30, 1)]);
         // One that is late, and one that still fits.
-        [(25, 1), (WINDOW, 1)].map(|(time, cpu)| order.push(record(time, cpu)));
+        [(25, 1), (WINDOW, 1)].into_iter().for_each(|(time, cpu)| order.push(record(time, cpu)));
         got.clear();
         order.give_all(|record| got.push((record.time, record.cpu)));
         assert_eq!(got, [(30, 1), (WINDOW, 1), (WINDOW + 20, 0)]);
