@@ -36,6 +36,9 @@ pub fn record(args: &RecordArgs, print: &Print) -> Result<Status> {
     closed?;
     let summary = &recorded.summary;
     print.note(format!("recorded {} in {}, {}", of(summary.events, "event"), path.display(), bytes(summary.bytes)));
+    if let Some(by_kvm) = recorded.by_kvm {
+        print.note(format!("the host's KVM executed {}, the software CPU the others", of(by_kvm, "instruction")));
+    }
     match (&keep, &recorded.checkpoints) {
         (Some(keep), Some(Ok(kept))) => print.note(super::replay::kept(&keep.path, kept)),
         (Some(keep), Some(Err(why))) => {
@@ -86,6 +89,7 @@ pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
         Error::Host(error) => {
             Failure::new(Status::Usage, what, error, "`--backend soft` needs nothing of the host: see docs/host.md")
         }
+        Error::Kvm(error) => Failure::new(Status::Usage, what, error, "`--backend soft` needs nothing of the host: see docs/kvm.md"),
         Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has it by --store"),
         Error::Image(source) => Failure::new(Status::Usage, what, source, "`nvmx verify` says what is whole"),
         Error::Gone => Failure::new(Status::Failed, what, error, "record it again, and leave the file where it is"),

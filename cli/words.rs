@@ -82,7 +82,7 @@ used isa-debug-exit, with which status.")]
   nvmx record pool-thrash:ABCABCaABC --pool 2 --pool-recycle fifo -o own.nvmx    in an order of your own
   nvmx record flush-storm --policy kvm-2015 --log exits -o storm.nvmx
   nvmx record demo --log l0 -o l0.nvmx                  for `nvmx replay --l0`
-  nvmx record demo --backend kvm -o host.nvmx           on this host's KVM: docs/host.md
+  nvmx record demo --backend kvm -o host.nvmx           on this host's KVM: docs/kvm.md
   nvmx record --kernel vmlinuz --initrd initrd.img --store images -o linux.nvmx    the images go to a store
 
 On a terminal, Ctrl-A x ends the run. However it ends, the trace is finished and can be read.")]

@@ -22,7 +22,7 @@ use crate::taped::Taped;
 use crate::world::{Log, World};
 use core::ops::ControlFlow;
 use hv_defs::addr::Gpa;
-use hv_defs::config::{Backend, Config, Guest, ImageKind};
+use hv_defs::config::{Config, Guest, ImageKind};
 use hv_defs::event::{Event, Input, InputKind, Stamp, Stop, StopKind, What};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -93,9 +93,6 @@ pub enum MachineError {
         /// What it must be, in words.
         range: &'static str,
     },
-    /// The backend is not there.
-    #[error("the backend '{0}' is not available here; use 'soft'")]
-    Backend(Backend),
     /// L0 cannot run so.
     #[error(transparent)]
     L0(#[from] l0::Error),
@@ -607,9 +604,6 @@ pub fn world_stop() -> Stop {
 }
 
 fn check(config: &Config) -> Result<(), MachineError> {
-    if config.backend != Backend::Soft {
-        return Err(MachineError::Backend(config.backend));
-    }
     let range = |what, got: u64, good: bool, range| {
         if good { Ok(()) } else { Err(MachineError::Range { what, got, range }) }
     };

@@ -9,6 +9,7 @@
 
 use crate::vmcs::Vmcs;
 use core::mem::{align_of, size_of};
+use core::ptr::NonNull;
 use hv_defs::addr::{Hpa, PAGE_SIZE};
 
 /// An integer or an array of bytes as it lies in memory, little-endian.
@@ -74,8 +75,10 @@ impl PageFlags {
 
 /// Host-physical memory.
 pub struct Memory {
-    /// In units of 16 bytes, so that pages are aligned for every [`Word`] and for [`Vmcs`].
-    bytes: Vec<u128>,
+    /// The first byte, at a page's beginning of the host's, so that the host's KVM can map it into guests.
+    base: NonNull<u8>,
+    /// What `base` points into: it is not touched but through that.
+    _bytes: Vec<u128>,
     size: u64,
     /// What begins below lies in memory whole, as long as it may be.
     reach: u64,
@@ -88,6 +91,11 @@ pub struct Memory {
     write_epoch: u64,
 }
 
+// SAFETY: the pointer is into the vector beside it, which moves from thread to thread with it.
+unsafe impl Send for Memory {}
+// SAFETY: shared, it is only read.
+unsafe impl Sync for Memory {}
+
 impl core::fmt::Debug for Memory {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Memory").field("size", &self.size).finish_non_exhaustive()
@@ -98,8 +106,15 @@ impl Memory {
     /// `size` bytes of zeros, rounded up to whole pages. The host gives the memory when it is touched.
     pub fn new(size: u64) -> Self {
         let pages = size.div_ceil(PAGE_SIZE) as usize;
+        // With a page more there is a beginning of one within the first, and the host gives zeros without a look at them.
+        let mut bytes = vec![0u128; (pages + 1) * (PAGE_SIZE as usize / size_of::<u128>())];
+        let first = bytes.as_mut_ptr().cast::<u8>();
+        let to_page = first.align_offset(PAGE_SIZE as usize);
+        // SAFETY: a page's beginning is less than a page away, and there is one more than `pages`.
+        let base = NonNull::new(unsafe { first.add(to_page) }).expect("what was allocated is somewhere");
         Self {
-            bytes: vec![0; pages * (PAGE_SIZE as usize / size_of::<u128>())],
+            base,
+            _bytes: bytes,
             size: pages as u64 * PAGE_SIZE,
             reach: (pages as u64 * PAGE_SIZE + 1).saturating_sub(LONGEST as u64),
             flags: vec![PageFlags::default(); pages],
@@ -136,7 +151,7 @@ impl Memory {
             return T::ONES;
         }
         // SAFETY: the bytes lie within the region, as just checked; any bytes are a `T`.
-        unsafe { self.bytes.as_ptr().cast::<u8>().add(at.0 as usize).cast::<T>().read_unaligned() }
+        unsafe { self.base.as_ptr().add(at.0 as usize).cast::<T>().read_unaligned() }
     }
 
     /// Writes a value, which may cross into the next page, without a look at any page's flags: for pages whose
@@ -148,7 +163,7 @@ impl Memory {
             return;
         }
         // SAFETY: the bytes lie within the region, as just checked, and `self` is borrowed mutably.
-        unsafe { self.bytes.as_mut_ptr().cast::<u8>().add(at.0 as usize).cast::<T>().write_unaligned(value) }
+        unsafe { self.base.as_ptr().add(at.0 as usize).cast::<T>().write_unaligned(value) }
     }
 
     /// Writes a value, which may cross into the next page, and acts on the flags of the pages.
@@ -164,7 +179,29 @@ impl Memory {
             return None;
         }
         // SAFETY: the bytes lie within the region, as just checked, and are initialised.
-        Some(unsafe { core::slice::from_raw_parts(self.bytes.as_ptr().cast::<u8>().add(at.0 as usize), length) })
+        Some(unsafe { core::slice::from_raw_parts(self.base.as_ptr().add(at.0 as usize), length) })
+    }
+
+    /// Where the page at `at` lies in this process, for a host's KVM to map into a guest; `None` where the bytes are not all
+    /// memory. Whoever lets a guest write there says so by [`Memory::written_by_others`].
+    pub fn host_address(&self, at: Hpa, length: u64) -> Option<NonNull<u8>> {
+        // SAFETY: the bytes lie within the region, as just checked.
+        self.holds(at, length).then(|| unsafe { self.base.add(at.0 as usize) })
+    }
+
+    /// Says that these bytes may have been written by who knows of no flags. What was decoded of their pages is for the
+    /// caller to drop.
+    pub fn written_by_others(&mut self, at: Hpa, length: u64) {
+        if length == 0 || !self.holds(at, length) {
+            return;
+        }
+        for page in at.0 / PAGE_SIZE..=(at.0 + length - 1) / PAGE_SIZE {
+            let flags = &mut self.flags[page as usize];
+            if !flags.dirty() {
+                flags.0 |= PageFlags::DIRTY;
+                self.dirty.push(page as u32);
+            }
+        }
     }
 
     /// Writes bytes and acts on the flags of their pages. `false`, and nothing is written, where they are not all memory.
@@ -175,7 +212,7 @@ impl Memory {
         self.touch(at, bytes.len() as u64);
         // SAFETY: the bytes lie within the region, as just checked; `self` is borrowed mutably, so they do not overlap.
         unsafe {
-            let to = self.bytes.as_mut_ptr().cast::<u8>().add(at.0 as usize);
+            let to = self.base.as_ptr().add(at.0 as usize);
             core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
         true
@@ -187,7 +224,7 @@ impl Memory {
         if !self.holds(from, length) || !self.holds(to, length) {
             return false;
         }
-        let bytes = self.bytes.as_mut_ptr().cast::<u8>();
+        let bytes = self.base.as_ptr();
         // SAFETY: both lie within the region, as just checked; `self` is borrowed mutably.
         unsafe { core::ptr::copy(bytes.add(from.0 as usize), bytes.add(to.0 as usize), length as usize) };
         true
@@ -220,7 +257,7 @@ impl Memory {
         assert!(at.is_page_aligned() && self.holds(at, PAGE_SIZE), "a VMCS region is a page of memory");
         const { assert!(align_of::<Vmcs>() <= align_of::<u128>() && size_of::<Vmcs>() <= PAGE_SIZE as usize) };
         // SAFETY: the page is memory and aligned; `Vmcs` is plain integers that fit in it.
-        unsafe { &*self.bytes.as_ptr().cast::<u8>().add(at.0 as usize).cast::<Vmcs>() }
+        unsafe { &*self.base.as_ptr().add(at.0 as usize).cast::<Vmcs>() }
     }
 
     /// The VMCS in the region at `at`, to change. The region counts as written.
@@ -232,7 +269,7 @@ impl Memory {
         assert!(at.is_page_aligned() && self.holds(at, PAGE_SIZE), "a VMCS region is a page of memory");
         self.touch_page((at.0 / PAGE_SIZE) as usize);
         // SAFETY: as in `vmcs`, and `self` is borrowed mutably.
-        unsafe { &mut *self.bytes.as_mut_ptr().cast::<u8>().add(at.0 as usize).cast::<Vmcs>() }
+        unsafe { &mut *self.base.as_ptr().add(at.0 as usize).cast::<Vmcs>() }
     }
 
     /// What is known of the page that holds `at`; nothing, for what is not memory.
@@ -304,8 +341,12 @@ impl Memory {
         let dirty = core::mem::take(&mut self.dirty);
         for &page in &dirty {
             let page = page as usize;
-            let words = PAGE_SIZE as usize / size_of::<u128>();
-            let now = page_digest(page as u64, &self.bytes[page * words..(page + 1) * words]);
+            // SAFETY: the page is memory, and aligned for its words.
+            let words = unsafe {
+                let first = self.base.as_ptr().add(page * PAGE_SIZE as usize).cast::<u128>();
+                core::slice::from_raw_parts(first, PAGE_SIZE as usize / size_of::<u128>())
+            };
+            let now = page_digest(page as u64, words);
             self.sum = self.sum.wrapping_sub(self.digests[page]).wrapping_add(now);
             self.digests[page] = now;
             self.flags[page].0 &= !PageFlags::DIRTY;

@@ -3,7 +3,7 @@
 //! A VMCS lies in its region as [`Vmcs`] lays it out, active or not, and VMPTRLD costs nothing. What a guest leaves in
 //! the CPU stays there until another guest needs the place: a transition moves what changed, not what could have.
 
-use crate::cpu::{self, Blocks, Cpu, Met, Stops, Trap, Vectors};
+use crate::cpu::{self, Blocks, Cpu, Engine, Met, Stops, Trap, Vectors};
 use crate::memory::Memory;
 use crate::mmu::{Adversary, Mmu, Statistics};
 use crate::silicon::{Exited, Outcome, Pcpu, Refused, Registers, Silicon};
@@ -14,7 +14,7 @@ use crate::vmx::controls::Controls;
 use crate::vmx::exit::ExitInfo;
 use crate::vmx::{msr_area, state};
 use hv_defs::addr::Hpa;
-use hv_defs::config::Config;
+use hv_defs::config::{Backend, Config};
 use hv_defs::controls::{ExitControls, PinBased, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType};
 use hv_defs::event::Check;
@@ -69,6 +69,11 @@ pub struct SoftSilicon {
     memory: Memory,
     #[serde(skip)]
     blocks: Blocks,
+    /// Who executes plain instructions in the software CPU's place.
+    #[serde(skip)]
+    engine: Option<Box<dyn Engine>>,
+    /// Whether flushes tell how many translations they dropped: an engine's cannot be counted.
+    counts_drops: bool,
     cpus: Vec<Physical>,
     clock: u64,
     capabilities: Capabilities,
@@ -99,6 +104,8 @@ impl SoftSilicon {
         Self {
             memory: Memory::new(memory),
             blocks: Blocks::new(),
+            engine: None,
+            counts_drops: true,
             cpus: (0..pcpus.max(1)).map(physical).collect(),
             clock: 0,
             capabilities: Capabilities::SOFT,
@@ -112,7 +119,23 @@ impl SoftSilicon {
     /// The silicon of a machine's configuration.
     pub fn of(config: &Config) -> Self {
         let size = crate::machine::memory_size(config);
-        Self::new(size, config.pcpus, config.tlb_entries, config.seed).with_la57(config.la57)
+        let mut this = Self::new(size, config.pcpus, config.tlb_entries, config.seed).with_la57(config.la57);
+        if config.backend == Backend::Kvm {
+            this.capabilities = this.capabilities.without_ept_dirty();
+            this.counts_drops = false;
+        }
+        this
+    }
+
+    /// Has an engine execute the plain instructions of a machine whose configuration says so. The events are those of the
+    /// same machine without one.
+    pub fn set_engine(&mut self, engine: Box<dyn Engine>) {
+        self.engine = Some(engine);
+    }
+
+    /// The engine that executes the plain instructions.
+    pub fn engine(&self) -> Option<&dyn Engine> {
+        self.engine.as_deref()
     }
 
     /// The same with 5-level paging, or without.
@@ -141,6 +164,9 @@ impl SoftSilicon {
 
     /// Host-physical memory.
     pub fn memory(&mut self) -> &mut Memory {
+        if let Some(engine) = &mut self.engine {
+            engine.tell_writes(&mut self.memory);
+        }
         &mut self.memory
     }
 
@@ -272,7 +298,7 @@ impl SoftSilicon {
         if switched {
             self.save(number);
         }
-        let Self { memory, blocks, cpus, clock, entries, flushes, left_out, .. } = self;
+        let Self { memory, blocks, engine, cpus, clock, entries, flushes, left_out, .. } = self;
         let Physical { cpu, loaded, before, .. } = &mut cpus[number];
         let vmcs = memory.vmcs(current);
         let mut stale = dirtied & (dirty::CONTROLS | dirty::VALUES) != 0;
@@ -329,7 +355,7 @@ impl SoftSilicon {
                 if cpu.controls.primary(PrimaryControls::TPR_SHADOW) {
                     cpu.enter_virtual_apic(memory);
                 }
-                cpu::run(cpu, memory, blocks, clock, until)
+                cpu::run_by(cpu, memory, blocks, asked(engine), clock, until)
             }
             Err(trap) => trap,
         };
@@ -338,15 +364,15 @@ impl SoftSilicon {
 
     /// Runs a guest that was paused on until an exit.
     fn go_on(&mut self, number: Pcpu, inside: Inside, until: u64) -> Outcome {
-        let Self { memory, blocks, cpus, clock, .. } = self;
-        let trap = cpu::run(&mut cpus[number].cpu, memory, blocks, clock, until);
+        let Self { memory, blocks, engine, cpus, clock, .. } = self;
+        let trap = cpu::run_by(&mut cpus[number].cpu, memory, blocks, asked(engine), clock, until);
         self.leave(number, inside, trap)
     }
 
     /// Saves guest state and tells of the exit.
     #[inline]
     fn leave(&mut self, number: Pcpu, inside: Inside, trap: Trap) -> Outcome {
-        let Self { memory, cpus, clock, flushes, left_out, .. } = self;
+        let Self { memory, cpus, clock, flushes, left_out, counts_drops, .. } = self;
         let Physical { cpu, loaded, unsaved, paused, .. } = &mut cpus[number];
         let Inside { current, dropped_by_entry } = inside;
         let info = match trap {
@@ -393,7 +419,19 @@ impl SoftSilicon {
             }
         }
         cpu.reuse(info);
-        Outcome::Exited(Exited { dropped_by_entry, dropped_by_exit })
+        match counts_drops {
+            true => Outcome::Exited(Exited { dropped_by_entry, dropped_by_exit }),
+            false => Outcome::Exited(Exited::default()),
+        }
+    }
+}
+
+/// An engine as the loop of the CPU takes it.
+#[inline]
+fn asked(engine: &mut Option<Box<dyn Engine>>) -> Option<&mut dyn Engine> {
+    match engine {
+        Some(engine) => Some(&mut **engine),
+        None => None,
     }
 }
 
@@ -618,12 +656,18 @@ impl Silicon for SoftSilicon {
 
     fn invvpid(&mut self, cpu: Pcpu, kind: InvvpidType, descriptor: InvvpidDescriptor) -> u32 {
         let Self { cpus, flushes, left_out, .. } = self;
-        flush(&mut cpus[cpu].cpu.mmu, flushes, *left_out, |mmu| mmu.invvpid(kind, descriptor))
+        let dropped = flush(&mut cpus[cpu].cpu.mmu, flushes, *left_out, |mmu| mmu.invvpid(kind, descriptor));
+        if self.counts_drops { dropped } else { 0 }
     }
 
     fn invept(&mut self, cpu: Pcpu, kind: InveptType, descriptor: InveptDescriptor) -> u32 {
-        let Self { cpus, flushes, left_out, .. } = self;
-        flush(&mut cpus[cpu].cpu.mmu, flushes, *left_out, |mmu| mmu.invept(kind, descriptor))
+        let Self { memory, engine, cpus, flushes, left_out, .. } = self;
+        let dropped = flush(&mut cpus[cpu].cpu.mmu, flushes, *left_out, |mmu| mmu.invept(kind, descriptor));
+        if let Some(engine) = engine {
+            let ep4ta = (kind == InveptType::Single).then(|| descriptor.eptp.ep4ta());
+            engine.invalidate(memory, ep4ta);
+        }
+        if self.counts_drops { dropped } else { 0 }
     }
 
     fn retired(&self) -> u64 {
@@ -638,7 +682,7 @@ impl Silicon for SoftSilicon {
         for cpu in 0..self.cpus.len() {
             self.save(cpu);
         }
-        let mut digest = self.memory.digest() ^ self.clock;
+        let mut digest = self.memory().digest() ^ self.clock;
         for physical in &self.cpus {
             for word in words(&physical.cpu.regs) {
                 digest = (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);

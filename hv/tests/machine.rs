@@ -8,7 +8,7 @@ mod image;
 
 use collect::{Run, run_in};
 use hv::machine::{Image, Machine};
-use hv_defs::config::{Backend, Config, Guest, ImageKind};
+use hv_defs::config::{Config, Guest, ImageKind};
 use hv_defs::event::{Input, InputKind, StopKind, What};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -445,7 +445,6 @@ fn what_cannot_be_built_says_why() {
     check_refused(&Config { vcpus: 0, ..guest("demo") }, &[], "the number of vCPUs is 0");
     check_refused(&Config { slice: 0, ..guest("demo") }, &[], "the slice is 0");
     check_refused(&Config { tlb_entries: 15, ..guest("demo") }, &[], "from 16");
-    check_refused(&Config { backend: Backend::Kvm, ..guest("demo") }, &[], "the backend 'kvm' is not available");
     check_refused(&config(), &[], "there is no image of it");
     check_refused(&config(), &kernel(b"#!/bin/sh".to_vec()), "cannot boot 'kernel': it is no kernel");
     check_refused(&config(), &kernel(Vec::new()), "the file is empty");

@@ -4,14 +4,13 @@ use hv::machine::Image;
 use hv::world::World;
 use hv_defs::config::{Clock, Config, Guest, Origin};
 use hv_defs::event::Stop;
-use hv_kvm::host::{self, Host, HostError};
+use hv_kvm::host::{Host, HostError};
 use traces::Header;
+
+pub(crate) use hv_kvm::host::available;
 
 /// The machine.
 pub(crate) fn new(config: &Config, images: &[Image]) -> Result<Host, HostError> {
-    if !host::available()? {
-        return Err(HostError::Vmx);
-    }
     Host::new(config, images)
 }
 

@@ -18,6 +18,7 @@ pub use keeping::Keep;
 pub use live::{Key, Keys, NoKeys, Script};
 
 use durable::Durable;
+use hv::cpu::Engine;
 use hv::machine::{Machine, MachineError};
 use hv::parts::PARTS;
 use hv::soft::SoftSilicon;
@@ -69,6 +70,9 @@ pub enum Error {
     /// The machine could not be built on the host's KVM.
     #[error("cannot build the machine: {0}")]
     Host(#[from] HostError),
+    /// The host's KVM cannot be used.
+    #[error("cannot build the machine: {0}")]
+    Kvm(#[from] hv_kvm::Error),
     /// The file for the trace could not be created.
     #[error("cannot create {}: {source}", path.display())]
     Create {
@@ -99,11 +103,25 @@ pub struct Recorded {
     pub summary: Summary,
     /// What was written of checkpoints, if they were wanted; or why they could not be written, which does the trace no harm.
     pub checkpoints: Option<Result<SeekSummary, String>>,
+    /// How many of the guest's instructions the host's KVM has executed, where it was to; the software CPU has the others.
+    pub by_kvm: Option<u64>,
 }
 
 /// The machine that a configuration and images describe.
 pub fn machine(config: &Config, images: &[Image]) -> Result<Machine, Error> {
-    Ok(Machine::new(config, &with_bytes(images)?)?)
+    let mut machine = Machine::new(config, &with_bytes(images)?)?;
+    if let Some(engine) = engine(config)? {
+        machine.silicon().set_engine(engine);
+    }
+    Ok(machine)
+}
+
+/// What executes the plain instructions, if the configuration wants it to be the host's KVM.
+fn engine(config: &Config) -> Result<Option<Box<dyn Engine>>, Error> {
+    Ok(match config.backend {
+        Backend::Soft => None,
+        Backend::Kvm => Some(Box::new(hv_kvm::Engine::new()?)),
+    })
 }
 
 fn with_bytes(images: &[Image]) -> Result<Vec<hv::machine::Image>, Error> {
@@ -190,13 +208,18 @@ enum AnyMachine {
 
 impl AnyMachine {
     fn new(config: &Config, images: &[Image]) -> Result<Self, Error> {
-        let images = with_bytes(images)?;
-        if config.backend == Backend::Kvm {
-            return Ok(Self::Host(Box::new(host::new(config, &images)?)));
+        if config.backend == Backend::Kvm && host::available()? {
+            return Ok(Self::Host(Box::new(host::new(config, &with_bytes(images)?)?)));
         }
         Ok(match config.log {
-            Log::L0 => Self::Taped(Box::new(Machine::taped(config, &images)?)),
-            Log::Exits | Log::Vmcs => Self::Plain(Box::new(Machine::new(config, &images)?)),
+            Log::L0 => {
+                let mut machine = Machine::taped(config, &with_bytes(images)?)?;
+                if let Some(engine) = engine(config)? {
+                    machine.silicon().inner().set_engine(engine);
+                }
+                Self::Taped(Box::new(machine))
+            }
+            Log::Exits | Log::Vmcs => Self::Plain(Box::new(machine(config, images)?)),
         })
     }
 
@@ -238,18 +261,20 @@ impl AnyMachine {
                 let identity = || keep.and_then(|(_, trace)| Reader::open(trace).ok()?.identity().ok());
                 let kept =
                     keeping.map(|keeping| keeping.finish(identity(), machine.now()).map_err(|error| error.to_string()));
-                Ok(Recorded { stop, summary, checkpoints: kept.or(failed.map(Err)) })
+                let by_kvm = machine.silicon().engine().map(Engine::retired);
+                Ok(Recorded { stop, summary, checkpoints: kept.or(failed.map(Err)), by_kvm })
             }
             Self::Taped(mut machine) => {
                 let (stop, summary) = record_run(|world| machine.run(world), &mut writer, &seen, outside, cut)?;
                 let why = "not while silicon's answers are recorded; `nvmx replay --checkpoints` makes them";
-                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())) })
+                let by_kvm = machine.silicon().inner().engine().map(Engine::retired);
+                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())), by_kvm })
             }
             Self::Host(mut host) => {
                 let (stop, summary) =
                     record_run(|world| host::run(&mut host, world), &mut writer, &seen, outside, cut)?;
                 let why = "the host's KVM ran the guest, and nothing can go on from a checkpoint of it";
-                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())) })
+                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())), by_kvm: None })
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The architectural state that a snippet begins and ends with, and how KVM spells it.
 
-use hv::cpu::{Segment, Table};
-use hv_defs::x86::{AccessRights, msr};
+use hv::cpu::{Cpu, Segment, Table};
+use hv_defs::x86::{AccessRights, Cr0, Cr4, Efer, msr};
 use kvm_bindings::{kvm_debugregs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 
 /// What a guest's system code can see of its CPU, less the floating-point and vector registers.
@@ -56,7 +56,7 @@ pub(crate) const MSRS: [u32; 8] = [
 ];
 
 /// The order of [`State::gpr`] in KVM's structure.
-fn gprs(regs: &mut kvm_regs) -> [&mut u64; 16] {
+pub(crate) fn gprs_of(regs: &mut kvm_regs) -> [&mut u64; 16] {
     let kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, .. } = regs;
     [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15]
 }
@@ -94,10 +94,39 @@ fn from_segment(from: &kvm_segment) -> Segment {
     Segment { selector: from.selector, base: from.base, limit: from.limit, rights }
 }
 
+/// The system registers that plain instructions of a guest in 64-bit mode depend on. What KVM need not know, it is not told:
+/// there is no interrupt-descriptor table, so that no exception is delivered.
+pub(crate) fn from_cpu(cpu: &Cpu, template: &kvm_sregs) -> kvm_sregs {
+    let [es, cs, ss, ds, fs, gs] = cpu.seg.each_ref().map(to_segment);
+    let cr0 = Cr0::PE | Cr0::ET | Cr0::NE | Cr0::WP | Cr0::AM | Cr0::PG;
+    let cr4 = Cr4::PAE | Cr4::PGE | Cr4::SMAP;
+    let efer = Efer::LME | Efer::LMA | Efer::NXE;
+    kvm_sregs {
+        cs,
+        ds,
+        es,
+        fs,
+        gs,
+        ss,
+        tr: to_segment(&cpu.tr),
+        ldt: kvm_segment { unusable: 1, ..kvm_segment::default() },
+        gdt: kvm_dtable::default(),
+        idt: kvm_dtable::default(),
+        cr0: cpu.cr0 & cr0.bits() | Cr0::NE.bits() | Cr0::ET.bits(),
+        cr2: 0,
+        cr3: cpu.cr3 & 0x000f_ffff_ffff_f000,
+        cr4: cpu.cr4 & cr4.bits(),
+        cr8: 0,
+        efer: cpu.efer & efer.bits(),
+        interrupt_bitmap: [0; 4],
+        ..*template
+    }
+}
+
 impl State {
     pub(crate) fn regs(&self) -> kvm_regs {
         let mut regs = kvm_regs { rip: self.rip, rflags: self.rflags, ..kvm_regs::default() };
-        for (into, &from) in gprs(&mut regs).into_iter().zip(&self.gpr) {
+        for (into, &from) in gprs_of(&mut regs).into_iter().zip(&self.gpr) {
             *into = from;
         }
         regs
@@ -145,7 +174,7 @@ impl State {
         }
         let (rip, rflags) = (regs.rip, regs.rflags);
         Self {
-            gpr: gprs(regs).map(|register| *register),
+            gpr: gprs_of(regs).map(|register| *register),
             rip,
             rflags,
             seg: [&sregs.es, &sregs.cs, &sregs.ss, &sregs.ds, &sregs.fs, &sregs.gs].map(from_segment),

@@ -36,9 +36,12 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// It has not got what is needed.
+    #[error("this kernel's KVM has no {0}")]
+    Lacks(&'static str),
 }
 
-fn refused(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
+pub(crate) fn refused(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
     move |errno| Error::Refused { what, source: std::io::Error::from_raw_os_error(errno.errno()) }
 }
 

@@ -4,6 +4,7 @@ use super::access::read_bytes;
 use super::block::{Blocks, NONE};
 use super::chain::run_alone;
 use super::decode::Mode;
+use super::engine::Engine;
 use super::event::Event;
 use super::op::{Flow, Op};
 use super::state::{CodeWrites, Cpu, Halt, Stop, Trap};
@@ -28,10 +29,23 @@ const ENABLED_BREAKPOINT: u64 = 1 << 12;
 /// counts as one too, so that no guest can keep the CPU from getting on. When `clock` reaches `until`, an external
 /// interrupt arrives from the host and the guest exits for it, exactly there.
 pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut u64, until: u64) -> Trap {
+    run_by(cpu, memory, blocks, None, clock, until)
+}
+
+/// As [`run`], and an engine executes the plain instructions, if there is one.
+pub fn run_by(
+    cpu: &mut Cpu,
+    memory: &mut Memory,
+    blocks: &mut Blocks,
+    mut engine: Option<&mut dyn Engine>,
+    clock: &mut u64,
+    until: u64,
+) -> Trap {
     cpu.exec.now = *clock;
     cpu.begin(memory);
     let trap = loop {
-        if let Err(trap) = round(cpu, memory, blocks, until) {
+        let engine = engine.as_mut().map(|engine| &mut **engine as &mut dyn Engine);
+        if let Err(trap) = round(cpu, memory, blocks, engine, until) {
             break trap;
         }
     };
@@ -48,7 +62,13 @@ pub fn run(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, clock: &mut 
 }
 
 /// From one instruction boundary at which events count to the next.
-fn round(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, until: u64) -> Result<(), Trap> {
+fn round(
+    cpu: &mut Cpu,
+    memory: &mut Memory,
+    blocks: &mut Blocks,
+    engine: Option<&mut dyn Engine>,
+    until: u64,
+) -> Result<(), Trap> {
     let goal = cpu.boundary(memory, until)?;
     blocks.follow(memory);
     if cpu.activity != ActivityState::Active {
@@ -57,11 +77,44 @@ fn round(cpu: &mut Cpu, memory: &mut Memory, blocks: &mut Blocks, until: u64) ->
     if cpu.exec.watched || cpu.has_breakpoints() {
         cpu.follow_breakpoints();
     }
-    let ran = if cpu.steps() { one(cpu, memory, blocks) } else { many(cpu, memory, blocks, goal) };
+    let ran = match engine {
+        Some(engine) => by_engine(cpu, memory, blocks, engine, goal),
+        None if cpu.steps() => one(cpu, memory, blocks),
+        None => many(cpu, memory, blocks, goal),
+    };
     match ran {
         Ok(()) => Ok(()),
         Err(Halt) => stopped(cpu, memory, blocks),
     }
+}
+
+/// Has an engine run up to `goal`, or to an instruction that is not for it, which is executed here.
+#[cold]
+fn by_engine(
+    cpu: &mut Cpu,
+    memory: &mut Memory,
+    blocks: &mut Blocks,
+    engine: &mut dyn Engine,
+    goal: u64,
+) -> Result<(), Halt> {
+    let at = loop {
+        let at = linear_rip(cpu, mode(cpu));
+        let code = fetch(cpu, memory, at)?;
+        if cpu.steps() {
+            break code;
+        }
+        match engine.run(cpu, memory, code, goal - cpu.exec.now) {
+            Ok(0) => break code,
+            Ok(retired) => cpu.exec.now += retired,
+            Err(why) => return cpu.unsupported(why),
+        }
+        if cpu.exec.now >= goal {
+            return Ok(());
+        }
+    };
+    // What the engine has written, decoded instructions know nothing of.
+    blocks.drop_page(memory, at);
+    one(cpu, memory, blocks)
 }
 
 /// What an op that did not complete asks for.

@@ -142,6 +142,7 @@ impl Mmu {
     }
 
     fn drop_tags(&mut self, which: impl Fn(&Tag) -> bool) -> u32 {
+        self.flush_count += 1;
         if let Some(adversary) = &mut self.adversary {
             adversary.drop_tags(false, &which);
         }
@@ -153,6 +154,7 @@ impl Mmu {
     }
 
     fn drop_address(&mut self, address: u64, parts: bool, which: impl Fn(&Tag) -> bool) -> u32 {
+        self.flush_count += 1;
         if let Some(adversary) = &mut self.adversary {
             adversary.drop_address(address, &which);
         }

@@ -95,6 +95,19 @@ pub struct Cached {
     pub user: bool,
 }
 
+/// A page as EPT maps it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapped {
+    /// Where its first byte lies.
+    pub at: Hpa,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether it may be read.
+    pub readable: bool,
+    /// Whether it may be written, and nobody is to be told.
+    pub writable: bool,
+}
+
 /// What decides how a linear address is translated, but for privilege, and which cached translations serve it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Context {
@@ -159,6 +172,8 @@ pub struct Mmu {
     apic_access: Option<Hpa>,
     pml_index: Option<u16>,
     write_epoch: u64,
+    #[serde(skip)]
+    flush_count: u64,
     /// The TLB that keeps everything, for who judges flushes.
     #[serde(skip)]
     adversary: Option<Box<Adversary>>,
@@ -207,6 +222,7 @@ impl Mmu {
             apic_access: None,
             pml_index: None,
             write_epoch: 0,
+            flush_count: 0,
             adversary: None,
             statistics: Statistics::default(),
         };
@@ -387,6 +403,28 @@ impl Mmu {
             let vpid = self.spaces[self.space].vpid;
             self.enter_space(vpid, Some(pointer.ep4ta()));
         }
+    }
+
+    /// Where a guest-physical address lies by the EPT in use, with nothing set and nothing cached: the first byte of its page,
+    /// the page's size, and whether the page may be read and written with nothing to be told of it. `None` where EPT maps
+    /// nothing there or is off, and for the APIC-access page.
+    pub fn mapped(&self, memory: &Memory, gpa: u64) -> Option<Mapped> {
+        let ept = self.ept.as_ref()?;
+        let frame = self.with_apic_page(ept::look(memory, ept, gpa)?, gpa);
+        if frame.flags & flag::APIC != 0 {
+            return None;
+        }
+        Some(Mapped {
+            at: Hpa(frame.base),
+            size: frame.size.bytes(),
+            readable: frame.flags & flag::EPT_READ != 0,
+            writable: frame.flags & flag::EPT_WRITE != 0 && !ept.pointer.accessed_dirty(),
+        })
+    }
+
+    /// Changes whenever linear translations may have been dropped, or have become others.
+    pub fn flush_count(&self) -> u64 {
+        self.flush_count
     }
 
     /// The index of the page-modification log, as the VMCS is to hold it; `None` where the log is off.

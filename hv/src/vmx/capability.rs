@@ -147,6 +147,14 @@ impl Capabilities {
         Self { cr4_fixed1, ..Self::SOFT }
     }
 
+    /// The same without what the host's KVM cannot do when it executes the instructions: it sets no accessed and dirty flags
+    /// in EPT, and so fills no page-modification log.
+    pub fn without_ept_dirty(self) -> Self {
+        let secondary =
+            Allowed { one: self.secondary.one & !SecondaryControls::PML.bits(), zero: self.secondary.zero };
+        Self { secondary, ept_vpid: self.ept_vpid.difference(EptVpidCap::ACCESSED_DIRTY), ..self }
+    }
+
     /// The value of a capability MSR; `None` for an MSR that is none.
     pub fn msr(&self, number: u32) -> Option<u64> {
         let classic = |allowed: Allowed, default1: u32| Allowed { zero: allowed.zero | default1, ..allowed }.msr();
