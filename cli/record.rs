@@ -89,7 +89,9 @@ pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
         Error::Host(error) => {
             Failure::new(Status::Usage, what, error, "`--backend soft` needs nothing of the host: see docs/host.md")
         }
-        Error::Kvm(error) => Failure::new(Status::Usage, what, error, "`--backend soft` needs nothing of the host: see docs/kvm.md"),
+        Error::Kvm(error) => {
+            Failure::new(Status::Usage, what, error, "`--backend soft` needs nothing of the host: see docs/kvm.md")
+        }
         Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has it by --store"),
         Error::Image(source) => Failure::new(Status::Usage, what, source, "`nvmx verify` says what is whole"),
         Error::Gone => Failure::new(Status::Failed, what, error, "record it again, and leave the file where it is"),

@@ -150,8 +150,7 @@ impl Capabilities {
     /// The same without what the host's KVM cannot do when it executes the instructions: it sets no accessed and dirty flags
     /// in EPT, and so fills no page-modification log.
     pub fn without_ept_dirty(self) -> Self {
-        let secondary =
-            Allowed { one: self.secondary.one & !SecondaryControls::PML.bits(), zero: self.secondary.zero };
+        let secondary = Allowed { one: self.secondary.one & !SecondaryControls::PML.bits(), zero: self.secondary.zero };
         Self { secondary, ept_vpid: self.ept_vpid.difference(EptVpidCap::ACCESSED_DIRTY), ..self }
     }
 

@@ -248,7 +248,8 @@ impl hv::cpu::Engine for Engine {
 
     fn tell_writes(&mut self, memory: &mut Memory) {
         let gone = self.gone.drain(..);
-        gone.chain(self.spaces.iter_mut().flat_map(Space::written)).for_each(|(at, bytes)| memory.written_by_others(at, bytes));
+        gone.chain(self.spaces.iter_mut().flat_map(Space::written))
+            .for_each(|(at, bytes)| memory.written_by_others(at, bytes));
     }
 
     fn retired(&self) -> u64 {

@@ -64,16 +64,150 @@ fn is_trusted(instruction: &Instruction) -> bool {
     use Mnemonic::*;
     let known = matches!(
         instruction.mnemonic(),
-        Adc | Adcx | Add | Adox | And | Andn | Bextr | Blsi | Blsmsk | Blsr | Bsf | Bsr | Bswap | Bt | Btc | Btr | Bts
-            | Bzhi | Call | Cbw | Cdq | Cdqe | Clc | Cld | Cmc | Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg
-            | Cmovge | Cmovl | Cmovle | Cmovne | Cmovno | Cmovnp | Cmovns | Cmovo | Cmovp | Cmovs | Cmp | Cmpxchg
-            | Cqo | Crc32 | Cwd | Cwde | Dec | Div | Endbr64 | Idiv | Imul | Inc | Ja | Jae | Jb | Jbe | Je | Jecxz
-            | Jg | Jge | Jl | Jle | Jmp | Jne | Jno | Jnp | Jns | Jo | Jp | Jrcxz | Js | Lahf | Lea | Leave | Lfence
-            | Loop | Loope | Loopne | Lzcnt | Mfence | Mov | Movbe | Movnti | Movsx | Movsxd | Movzx | Mul | Mulx
-            | Neg | Nop | Not | Or | Pdep | Pext | Pop | Popcnt | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetchnta
-            | Prefetchw | Push | Pushfq | Rcl | Rcr | Ret | Rol | Ror | Rorx | Sahf | Sal | Sar | Sarx | Sbb | Seta
-            | Setae | Setb | Setbe | Sete | Setg | Setge | Setl | Setle | Setne | Setno | Setnp | Setns | Seto | Setp
-            | Sets | Sfence | Shl | Shld | Shlx | Shr | Shrd | Shrx | Stc | Std | Sub | Test | Tzcnt | Xadd | Xchg
+        Adc | Adcx
+            | Add
+            | Adox
+            | And
+            | Andn
+            | Bextr
+            | Blsi
+            | Blsmsk
+            | Blsr
+            | Bsf
+            | Bsr
+            | Bswap
+            | Bt
+            | Btc
+            | Btr
+            | Bts
+            | Bzhi
+            | Call
+            | Cbw
+            | Cdq
+            | Cdqe
+            | Clc
+            | Cld
+            | Cmc
+            | Cmova
+            | Cmovae
+            | Cmovb
+            | Cmovbe
+            | Cmove
+            | Cmovg
+            | Cmovge
+            | Cmovl
+            | Cmovle
+            | Cmovne
+            | Cmovno
+            | Cmovnp
+            | Cmovns
+            | Cmovo
+            | Cmovp
+            | Cmovs
+            | Cmp
+            | Cmpxchg
+            | Cqo
+            | Crc32
+            | Cwd
+            | Cwde
+            | Dec
+            | Div
+            | Endbr64
+            | Idiv
+            | Imul
+            | Inc
+            | Ja
+            | Jae
+            | Jb
+            | Jbe
+            | Je
+            | Jecxz
+            | Jg
+            | Jge
+            | Jl
+            | Jle
+            | Jmp
+            | Jne
+            | Jno
+            | Jnp
+            | Jns
+            | Jo
+            | Jp
+            | Jrcxz
+            | Js
+            | Lahf
+            | Lea
+            | Leave
+            | Lfence
+            | Loop
+            | Loope
+            | Loopne
+            | Lzcnt
+            | Mfence
+            | Mov
+            | Movbe
+            | Movnti
+            | Movsx
+            | Movsxd
+            | Movzx
+            | Mul
+            | Mulx
+            | Neg
+            | Nop
+            | Not
+            | Or
+            | Pdep
+            | Pext
+            | Pop
+            | Popcnt
+            | Prefetcht0
+            | Prefetcht1
+            | Prefetcht2
+            | Prefetchnta
+            | Prefetchw
+            | Push
+            | Pushfq
+            | Rcl
+            | Rcr
+            | Ret
+            | Rol
+            | Ror
+            | Rorx
+            | Sahf
+            | Sal
+            | Sar
+            | Sarx
+            | Sbb
+            | Seta
+            | Setae
+            | Setb
+            | Setbe
+            | Sete
+            | Setg
+            | Setge
+            | Setl
+            | Setle
+            | Setne
+            | Setno
+            | Setnp
+            | Setns
+            | Seto
+            | Setp
+            | Sets
+            | Sfence
+            | Shl
+            | Shld
+            | Shlx
+            | Shr
+            | Shrd
+            | Shrx
+            | Stc
+            | Std
+            | Sub
+            | Test
+            | Tzcnt
+            | Xadd
+            | Xchg
             | Xor
     );
     let system = |register: Register| register.is_segment_register() || register.is_cr() || register.is_dr();
@@ -87,5 +221,8 @@ fn is_trusted(instruction: &Instruction) -> bool {
 }
 
 fn is_far(instruction: &Instruction) -> bool {
-    instruction.is_jmp_far() || instruction.is_jmp_far_indirect() || instruction.is_call_far() || instruction.is_call_far_indirect()
+    instruction.is_jmp_far()
+        || instruction.is_jmp_far_indirect()
+        || instruction.is_call_far()
+        || instruction.is_call_far_indirect()
 }

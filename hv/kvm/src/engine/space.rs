@@ -75,7 +75,18 @@ impl Space {
         let template = vcpu.get_sregs().map_err(refused("give the system registers"))?;
         vcpu.set_sync_valid_reg(SyncReg::Register);
         let slots = Slots::new(slots);
-        Ok(Self { vcpu, vm, slots, ep4ta, template, set: None, flushes: 0, remapped: false, stale: false, gone: Vec::new() })
+        Ok(Self {
+            vcpu,
+            vm,
+            slots,
+            ep4ta,
+            template,
+            set: None,
+            flushes: 0,
+            remapped: false,
+            stale: false,
+            gone: Vec::new(),
+        })
     }
 
     /// Gives KVM the guest's state.
