@@ -8,7 +8,9 @@ use super::words::AttachArgs;
 use core::ops::ControlFlow;
 use live::Live;
 use recorder::attach::{Attach, Attached, Error, Options, Who};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,8 +63,11 @@ pub fn attach(args: &AttachArgs, print: &Print) -> Result<Status> {
     // The terminal first: what follows is to be read on it.
     let closed = live.map_or(Ok(()), Live::close);
     let attached = attached.map_err(fail)?;
-    told(&attached, path.as_deref(), &whom, print);
     closed?;
+    told(&attached, path.as_deref(), &whom, print);
+    if args.json {
+        writeln!(io::stdout(), "{:#}", json(&attached, path.as_deref()))?;
+    }
     match broken {
         Some(error) => Err(error.into()),
         None => Ok(Status::Done),
@@ -118,6 +123,28 @@ fn told(attached: &Attached, path: Option<&Path>, whom: &str, print: &Print) {
     if totals.late > 0 {
         print.detail(format!("{} came too late for their place", of(totals.late, "record")));
     }
+}
+
+/// What a recording saw, as docs/json.md says.
+fn json(attached: &Attached, path: Option<&Path>) -> Value {
+    let totals = &attached.totals;
+    let machines = attached
+        .machines
+        .iter()
+        .map(|of| json!({ "name": of.name, "vmm": of.vmm, "process": of.process, "first_vcpu": of.first }));
+    json!({
+        "trace": path.map(|path| path.display().to_string()),
+        "events": attached.summary.as_ref().map(|summary| summary.events),
+        "bytes": attached.summary.as_ref().map(|summary| summary.bytes),
+        "seconds": attached.took.as_secs_f64(),
+        "over": attached.over,
+        "recorded": totals.recorded,
+        "lost": totals.lost,
+        "unmapped": totals.unmapped,
+        "wrong": totals.wrong.as_ref().map_or(0, |(count, _)| *count),
+        "late": totals.late,
+        "machines": machines.collect::<Vec<_>>(),
+    })
 }
 
 fn failure(whom: &str, error: Error) -> Failure {

@@ -58,7 +58,7 @@ pub fn query(args: &QueryArgs, print: &Print) -> Result<Status> {
 fn absent(table: &schema::Table, header: &Option<traces::Header>) -> String {
     let Some(header) = header else { return "nothing of the kind happened".into() };
     match (&header.origin, table.kind, header.config.log) {
-        (Some(origin), ..) => format!("it was imported from {}, which may not tell of them", origin.source),
+        (Some(origin), ..) => format!("it was {}, which may not tell of them", origin.whence()),
         (None, Kind::Vmcs, Log::Exits) => "it was recorded with --log exits".into(),
         (None, Kind::Answer, Log::Exits | Log::Vmcs) => "only --log l0 records them".into(),
         (None, Kind::Registers, _) => "only imported traces have them".into(),
@@ -77,8 +77,9 @@ fn listing(reader: Option<&Reader>, files: usize) -> String {
     let mut text = String::new();
     if let Some(origin) = reader.and_then(|reader| reader.header().origin.as_ref()) {
         text.push_str(&format!(
-            "-- Imported from {}: `instruction` counts {}.\n-- What the source does not tell of has no rows.\n",
-            origin.source, origin.clock
+            "-- The trace was {}: `instruction` counts {}.\n-- What the source does not tell of has no rows.\n",
+            origin.whence(),
+            origin.clock
         ));
     }
     if reader.is_none() {

@@ -24,7 +24,7 @@ pub fn replay(args: &ReplayArgs, print: &Print) -> Result<Status> {
     let path = &args.trace.trace;
     let mut reader = open(path, print)?;
     if let Some(origin) = &reader.header().origin {
-        let why = format!("it was imported from {}, and nothing says what machine to run again", origin.source);
+        let why = format!("it was {}, and nothing says what machine to run again", origin.whence());
         let what = format!("cannot replay {}", path.display());
         return Err(Failure::new(Status::Usage, what, why, "`nvmx dump`, `query`, `report` and `tui` read it"));
     }

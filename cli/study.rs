@@ -107,7 +107,7 @@ pub fn verdicts(args: &JudgeArgs, path: &Path, reader: &mut Reader, print: &Prin
     }
     if let Some(origin) = &reader.header().origin {
         let what = format!("cannot judge {} by replay", path.display());
-        let why = format!("it was imported from {}, and nothing says what machine to run again", origin.source);
+        let why = format!("it was {}, and nothing says what machine to run again", origin.whence());
         return Err(Failure::new(Status::Usage, what, why, "use --judge rule"));
     }
     super::store::find(reader, &format!("cannot judge {} by replay", path.display()), &args.store)?;

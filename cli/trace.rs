@@ -116,7 +116,8 @@ pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
     match &header.origin {
         Some(origin) => {
             let note = if origin.note.is_empty() { String::new() } else { format!(": {}", origin.note) };
-            writeln!(out, "imported      {}, from {}{note}", origin.name, origin.source)?;
+            let (way, rest) = origin.ways();
+            writeln!(out, "{way:<13} {}, {rest}{note}", origin.name)?;
             writeln!(out, "clock         {}", origin.clock)?;
         }
         None => machine(&mut out, &reader, &args.store)?,
@@ -240,7 +241,7 @@ pub fn config_json(config: &Config) -> serde_json::Value {
 pub fn whence(header: &Header) -> String {
     match &header.origin {
         None => "recorded by nvmx".into(),
-        Some(origin) => format!("imported from {}, times are {}", origin.source, origin.clock),
+        Some(origin) => format!("{}, times are {}", origin.whence(), origin.clock),
     }
 }
 

@@ -77,7 +77,7 @@ pub fn whatif(args: &WhatifArgs, print: &Print) -> Result<Status> {
     let mut reader = open(path, print)?;
     if let Some(origin) = &reader.header().origin {
         let what = format!("cannot run {} under other policies", path.display());
-        let why = format!("it was imported from {}, and nothing says what machine to run again", origin.source);
+        let why = format!("it was {}, and nothing says what machine to run again", origin.whence());
         return Err(Failure::new(Status::Usage, what, why, "`nvmx dump`, `query`, `report` and `tui` read it"));
     }
     super::store::find(&mut reader, &format!("cannot run {} again", path.display()), &args.store)?;

@@ -699,6 +699,9 @@ pub struct AttachArgs {
     /// Leave the kernel's functions that flush alone
     #[arg(long)]
     pub no_probes: bool,
+    /// Print what was seen as one JSON object at the end
+    #[arg(long, conflicts_with = "live")]
+    pub json: bool,
 }
 
 #[derive(Args)]

@@ -61,7 +61,7 @@ fn commands_say_what_an_imported_trace_is_and_what_it_does_not_tell() {
     let info = nvmx(&["info", "--json", trace]).expect(0).json();
     assert!(info["config"].is_null() && info["instructions"].is_null() && info["last"] == 20, "{info}");
     let gate = ["check", trace, "--max-redundant-flushes", "0", "--max-pool-misses", "0"];
-    says(&gate, &["pass  redundant-flushes: the trace is imported from iris, which does not tell, limit 0"], &[]);
+    says(&gate, &["pass  redundant-flushes: the trace was imported from iris, which does not tell, limit 0"], &[]);
     let gates = nvmx(&[&gate[..], &["--json"]].concat()).expect(0).json();
     assert!(gates["gates"][0]["value"].is_null() && gates["gates"][1]["value"].is_null(), "{gates}");
     says(
@@ -69,7 +69,7 @@ fn commands_say_what_an_imported_trace_is_and_what_it_does_not_tell() {
         &["origin: imported from iris, times are exits, both", "are equal"],
         &["configuration"],
     );
-    says(&["query", trace], &["-- Imported from iris: `instruction` counts exits.", "exits: "], &[]);
+    says(&["query", trace], &["-- The trace was imported from iris: `instruction` counts exits.", "exits: "], &[]);
     let recorded = common::record(&folder, "stale.nvmx", "stale", "");
     let other = nvmx(&["diff", trace, word(&recorded)]).expect(1).out;
     assert!(other.starts_with("origin: imported from iris, times are exits and recorded by nvmx\n"), "{other}");

@@ -60,7 +60,7 @@ pub fn check(of: &Findings, limits: &Limits) -> Vec<Checked> {
         let text = match found {
             None => {
                 let why = match &of.overview.origin {
-                    Some(origin) => format!("the trace is imported from {}, which does not tell", origin.source),
+                    Some(origin) => format!("the trace was {}, which does not tell", origin.whence()),
                     None => "nothing to count".into(),
                 };
                 format!("{name}: {why}, limit {}", shown(limit))

@@ -20,7 +20,7 @@ pub(crate) fn header(config: &Config) -> Header {
         Guest::BuiltIn(name) | Guest::Kernel { name, .. } => name.clone(),
     };
     let note = "the host's kernel was L0, and nvmx its user".into();
-    let origin = Origin { source: "kvm".into(), name, clock: Clock::Nanoseconds, note };
+    let origin = Origin { source: Origin::KVM.into(), name, clock: Clock::Nanoseconds, note };
     Header { origin: Some(origin), ..Header::new(config.clone(), Vec::new()) }
 }
 

@@ -153,7 +153,7 @@ fn about(reader: &Reader, name: String) -> About {
     };
     let (machine, vcpus) = match &header.origin {
         None => (format!("{guest}, policy {}", config.policy.name().unwrap_or("of its own")), config.vcpus),
-        Some(origin) => (format!("imported from {}, times are {}", origin.source, origin.clock), vcpus_seen(reader)),
+        Some(origin) => (format!("{}, times are {}", origin.whence(), origin.clock), vcpus_seen(reader)),
     };
     About {
         name,

@@ -6,6 +6,7 @@ use super::{html, json, markdown as md, text as terminal};
 use crate::Findings;
 use crate::findings::advice::{Advice, Severity, many};
 use crate::number::grouped;
+use hv_defs::config::Source;
 use serde_json::{Map, Value, json};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -130,6 +131,7 @@ impl Line {
     /// What a table calls its machine.
     fn group(&self) -> (&str, &str) {
         match &self.origin {
+            Some(origin) if Source::by_name(origin).is_none() => ("recorded", origin),
             Some(origin) => ("imported", origin),
             None => (&self.guest, &self.policy),
         }

@@ -88,7 +88,7 @@ pub(super) fn document(of: &[Findings]) -> Document {
         let rest = [&of.overview.guest, &of.overview.policy].into_iter().filter(|text| !text.is_empty());
         let mut rest: Vec<String> = rest.cloned().collect();
         if let Some(origin) = &of.overview.origin {
-            rest.push(format!("imported from {}, times are {}", origin.source, origin.clock));
+            rest.push(format!("{}, times are {}", origin.whence(), origin.clock));
         }
         if rest.is_empty() { of.name.clone() } else { format!("{} ({})", of.name, rest.join(", ")) }
     };

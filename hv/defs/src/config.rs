@@ -65,14 +65,46 @@ words! {
 /// Where a trace comes from that our machine did not make. Its configuration then says nothing of the machine that ran.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
-    /// What wrote the file that was imported, as on the command line: `iris`, `trace-cmd` or `perf`.
+    /// What wrote the file that was imported, as on the command line: `iris`, `trace-cmd` or `perf`; or [`Origin::PERF_EVENTS`],
+    /// [`Origin::KVM`].
     pub source: String,
-    /// The name of that file.
+    /// The name of that file; of a recording, the host's or the virtual machine's.
     pub name: String,
     /// What the stamps count.
     pub clock: Clock,
     /// What there is to know further, in a line; may be empty.
     pub note: String,
+}
+
+impl Origin {
+    /// The source of a trace that `nvmx attach` recorded.
+    pub const PERF_EVENTS: &str = "perf-events";
+    /// The source of a trace of a machine that the host's KVM ran as L0.
+    pub const KVM: &str = "kvm";
+
+    /// How the trace came to be, as `imported from perf`.
+    pub fn whence(&self) -> String {
+        let (way, from) = self.ways();
+        format!("{way} {from}")
+    }
+
+    /// The same in two: whether it was `imported` or `recorded`, and the rest.
+    pub fn ways(&self) -> (&'static str, String) {
+        match self.source.as_str() {
+            Self::PERF_EVENTS => ("recorded", "through perf events".into()),
+            Self::KVM => ("recorded", "on the host's KVM".into()),
+            other => ("imported", format!("from {other}")),
+        }
+    }
+
+    /// The page that says what its events are made of.
+    pub fn page(&self) -> &'static str {
+        match self.source.as_str() {
+            Self::PERF_EVENTS => "docs/attach.md",
+            Self::KVM => "docs/host.md",
+            _ => "docs/import.md",
+        }
+    }
 }
 
 /// What the machine boots. The bytes of its images travel beside the configuration.

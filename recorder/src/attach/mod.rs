@@ -13,6 +13,8 @@ mod order;
 mod probes;
 mod rings;
 mod sample;
+#[cfg(test)]
+mod tests;
 mod tracefs;
 mod write;
 

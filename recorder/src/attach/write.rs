@@ -1,10 +1,10 @@
 //! A host's recording written as a trace.
 
-use super::{Attach, Error, Options, Totals, Who};
+use super::{Attach, Error, Machine, Totals, Who};
 use crate::durable::Durable;
 use crate::import::header;
 use core::ops::ControlFlow;
-use hv_defs::config::Clock;
+use hv_defs::config::{Clock, Origin};
 use hv_defs::event::Event;
 use std::fs::{self, File};
 use std::path::Path;
@@ -24,6 +24,8 @@ pub struct Attached {
     pub summary: Option<Summary>,
     /// What was seen.
     pub totals: Totals,
+    /// The virtual machines: those that there were when it began, and behind them those that ran since.
+    pub machines: Vec<Machine>,
     /// Whether it ended because whom it recorded did.
     pub over: bool,
     /// How long it took.
@@ -41,8 +43,7 @@ pub fn run(
     mut more: impl FnMut(&Attach, &[Event]) -> ControlFlow<()>,
 ) -> Result<Attached, Error> {
     let Some(path) = path else {
-        let (over, totals, took) = follow(attach, None, &mut more)?;
-        return Ok(Attached { summary: None, totals, over, took });
+        return follow(attach, None, &mut more);
     };
     let header = attach.header();
     let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
@@ -60,18 +61,18 @@ pub fn run(
         let _ = file.set_len(writer.whole());
         Error::Trace { events, source }
     })?;
-    let (over, totals, took) = followed?;
+    let attached = followed?;
     if crate::is_gone(&file, path) {
         return Err(Error::Gone);
     }
-    Ok(Attached { summary: Some(summary), totals, over, took })
+    Ok(Attached { summary: Some(summary), ..attached })
 }
 
 fn follow(
     mut attach: Attach,
     mut feed: Option<&mut Feed>,
     more: &mut dyn FnMut(&Attach, &[Event]) -> ControlFlow<()>,
-) -> Result<(bool, Totals, Duration), Error> {
+) -> Result<Attached, Error> {
     let start = Instant::now();
     let mut cut = start;
     let mut tell = |events: &[Event]| {
@@ -96,11 +97,11 @@ fn follow(
             break true;
         }
     };
-    let took = start.elapsed();
+    let (took, machines) = (start.elapsed(), attach.machines.clone());
     let (rest, totals) = attach.end()?;
     // Why it may not take more, who wrote it says.
     let _ = tell(&rest);
-    Ok((over, totals, took))
+    Ok(Attached { summary: None, totals, machines, over, took })
 }
 
 impl Attach {
@@ -118,16 +119,6 @@ impl Attach {
             _ => read("/proc/sys/kernel/hostname"),
         };
         let note = format!("KVM on Linux {}: {machines}", read("/proc/sys/kernel/osrelease"));
-        header("perf-events", &name, Clock::Nanoseconds, &note)
-    }
-}
-
-impl Options {
-    /// Begins a recording.
-    ///
-    /// # Errors
-    /// As [`Attach::open`].
-    pub fn open(self) -> Result<Attach, Error> {
-        Attach::open(self)
+        header(Origin::PERF_EVENTS, &name, Clock::Nanoseconds, &note)
     }
 }

@@ -151,7 +151,7 @@ fn looked(cursor: &mut Cursor<'_>, look: Peek) -> Lookup {
 fn refused(reader: &Reader) -> Option<String> {
     let header = reader.header();
     if let Some(origin) = &header.origin {
-        return Some(format!("it was imported from {}: there is no machine to run again", origin.source));
+        return Some(format!("it was {}: there is no machine to run again", origin.whence()));
     }
     if let Some(missing) = header.images.iter().find(|image| image.bytes.is_none()) {
         return Some(format!("its {} '{}' is elsewhere; --store says where", missing.kind, missing.name));

@@ -17,7 +17,8 @@ pub(super) fn overview(of: &Findings) -> Option<Section> {
         }
     };
     if let Some(origin) = &overview.origin {
-        text("imported from", &format!("{}, by {}", origin.name, origin.source));
+        let (way, rest) = origin.ways();
+        text(way, &format!("{}, {rest}", origin.name));
         text("", &origin.note);
         text("clock", origin.clock.name());
     }
@@ -92,8 +93,8 @@ pub(super) fn untold(of: &Findings) -> Option<Section> {
     });
     let mut parts = vec![Part::Note(match &overview.origin {
         Some(origin) => format!(
-            "The trace was imported from {}. It has no events of these, and its source may not tell of them:",
-            origin.source
+            "The trace was {}. It has no events of these, and its source may not tell of them:",
+            origin.whence()
         ),
         None => "The trace was recorded with `--log exits`, which leaves out:".into(),
     })];
@@ -130,9 +131,11 @@ pub(super) fn about(of: &Findings) -> Option<Section> {
     let mut parts = vec![modelled];
     if let Some(origin) = &of.overview.origin {
         parts.push(Part::Note(format!(
-            "Times are {}, and so is what is called instructions here. docs/import.md says what the events of a trace from \
-             {} are made of.",
-            origin.clock, origin.source
+            "Times are {}, and so is what is called instructions here. {} says what the events of a trace that was {} are \
+             made of.",
+            origin.clock,
+            origin.page(),
+            origin.whence()
         )));
     }
     if of.overview.events == 0 {
