@@ -39,6 +39,7 @@ pub fn record(args: &RecordArgs, print: &Print) -> Result<Status> {
     if let Some(by_kvm) = recorded.by_kvm {
         print.note(format!("the host's KVM executed {}, the software CPU the others", of(by_kvm, "instruction")));
     }
+    recorded.notes.iter().for_each(|note| print.note(note));
     match (&keep, &recorded.checkpoints) {
         (Some(keep), Some(Ok(kept))) => print.note(super::replay::kept(&keep.path, kept)),
         (Some(keep), Some(Err(why))) => {

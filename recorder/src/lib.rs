@@ -105,6 +105,8 @@ pub struct Recorded {
     pub checkpoints: Option<Result<SeekSummary, String>>,
     /// How many of the guest's instructions the host's KVM has executed, where it was to; the software CPU has the others.
     pub by_kvm: Option<u64>,
+    /// What there is to know of how it was recorded, a line each.
+    pub notes: Vec<String>,
 }
 
 /// The machine that a configuration and images describe.
@@ -262,19 +264,26 @@ impl AnyMachine {
                 let kept =
                     keeping.map(|keeping| keeping.finish(identity(), machine.now()).map_err(|error| error.to_string()));
                 let by_kvm = machine.silicon().engine().map(Engine::retired);
-                Ok(Recorded { stop, summary, checkpoints: kept.or(failed.map(Err)), by_kvm })
+                Ok(Recorded { stop, summary, checkpoints: kept.or(failed.map(Err)), by_kvm, notes: Vec::new() })
             }
             Self::Taped(mut machine) => {
                 let (stop, summary) = record_run(|world| machine.run(world), &mut writer, &seen, outside, cut)?;
                 let why = "not while silicon's answers are recorded; `nvmx replay --checkpoints` makes them";
                 let by_kvm = machine.silicon().inner().engine().map(Engine::retired);
-                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())), by_kvm })
+                Ok(Recorded {
+                    stop,
+                    summary,
+                    checkpoints: keep.map(|_| Err(why.to_owned())),
+                    by_kvm,
+                    notes: Vec::new(),
+                })
             }
             Self::Host(mut host) => {
-                let (stop, summary) =
-                    record_run(|world| host::run(&mut host, world), &mut writer, &seen, outside, cut)?;
+                let mut notes = Vec::new();
+                let run = |world: &mut dyn World| host::run(&mut host, world, &mut notes);
+                let (stop, summary) = record_run(run, &mut writer, &seen, outside, cut)?;
                 let why = "the host's KVM ran the guest, and nothing can go on from a checkpoint of it";
-                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())), by_kvm: None })
+                Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())), by_kvm: None, notes })
             }
         }
     }

@@ -119,6 +119,47 @@ pub fn kvm(linux: &Linux) -> Result<PathBuf, String> {
     Ok(folder.join("kvm.img"))
 }
 
+/// A static `nvmx` without the analyzer, built now unless its sources are what they were. It is not optimised: what it does in
+/// a guest is little, and building it is most of the time.
+pub fn static_nvmx() -> Result<PathBuf, String> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("static");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--locked", "--no-default-features", "--package", "nvmx", "--bin", "nvmx", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&folder)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cargo cannot be started: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("no static nvmx: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(folder.join(TARGET).join("debug/nvmx"))
+}
+
+/// The initramfs that makes a host with that nvmx of a guest, in the target folder, made now unless this script has made it
+/// of these already.
+pub fn host(linux: &Linux, nvmx: &Path) -> Result<PathBuf, String> {
+    let script = scripts().join("host.sh");
+    let mut hash = DefaultHasher::new();
+    for file in [&script, nvmx, &linux.initrd()] {
+        hash.write(&read(file)?);
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("host-{:016x}", hash.finish()));
+    if !folder.exists() {
+        let begun = folder.with_extension(std::process::id().to_string());
+        run(&script, &[&linux.folder.to_string_lossy(), &nvmx.to_string_lossy(), &begun.to_string_lossy()])?;
+        if fs::rename(&begun, &folder).is_err() {
+            let _ = fs::remove_dir_all(&begun);
+        }
+    }
+    Ok(folder.join("host.img"))
+}
+
 fn read(file: &Path) -> Result<Vec<u8>, String> {
     fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
 }

@@ -71,6 +71,12 @@ pub(super) fn now() -> u64 {
     (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
 }
 
+/// The number of the thread that calls this.
+pub(super) fn thread() -> u32 {
+    // SAFETY: the call has no arguments and cannot fail.
+    unsafe { libc::gettid() as u32 }
+}
+
 /// Whether this process has the rights of root.
 pub(super) fn is_root() -> bool {
     // SAFETY: the call has no arguments and cannot fail.

@@ -10,6 +10,7 @@ mod calls;
 mod error;
 mod names;
 mod order;
+mod own;
 mod probes;
 mod rings;
 mod sample;
@@ -115,7 +116,6 @@ pub struct Attach {
     machines: Vec<Machine>,
     threads: Threads,
     notes: Vec<String>,
-    ended: bool,
 }
 
 /// A record as what the events are made of.
@@ -209,7 +209,7 @@ impl Attach {
         rings.enable()?;
         let recorded = vec![0; rings.layouts.len()];
         let (order, totals, threads) = (Order::default(), Totals::default(), Threads::default());
-        Ok(Self { options, rings, order, state, start, recorded, totals, machines, threads, notes, ended: false })
+        Ok(Self { options, rings, order, state, start, recorded, totals, machines, threads, notes })
     }
 
     /// The time that stamps count from, in nanoseconds of CLOCK_MONOTONIC: what an [`std::time::Instant`] is of.
@@ -239,7 +239,7 @@ impl Attach {
     /// The kernel failed.
     pub fn take(&mut self, most: Duration) -> Result<impl Iterator<Item = Event> + '_, Error> {
         self.rings.wait(most)?;
-        self.look();
+        self.look(false);
         Ok(self.state.ready())
     }
 
@@ -249,8 +249,7 @@ impl Attach {
     /// The kernel failed.
     pub fn end(mut self) -> Result<(Vec<Event>, Totals), Error> {
         self.rings.disable()?;
-        self.ended = true;
-        self.look();
+        self.look(true);
         // What was lost last is told by no record, for none came after it.
         if let Some(lost) = self.rings.count()?.lost.filter(|lost| *lost > self.totals.lost) {
             self.state.lost(lost - self.totals.lost, None);
@@ -265,8 +264,8 @@ impl Attach {
         Ok((events, self.totals))
     }
 
-    /// Takes what is in the rings.
-    fn look(&mut self) {
+    /// Takes what is in the rings: `all` of it, or what has its place for sure.
+    fn look(&mut self, all: bool) {
         let Self { rings, order, state, recorded, totals, options, threads, machines, .. } = self;
         let now = calls::now();
         let only = match options.who {
@@ -302,6 +301,6 @@ impl Attach {
                 }
             }
         };
-        if self.ended { order.give_all(take) } else { order.give(now, take) }
+        if all { order.give_all(take) } else { order.give(now, take) }
     }
 }

@@ -195,6 +195,14 @@ impl State {
         Ok(())
     }
 
+    /// Takes events that a vCPU's thread saw itself, behind all of its hits so far.
+    pub(crate) fn own(&mut self, thread: u32, events: &[Event]) {
+        let number = self.vcpus.get(thread).map_or(0, |vcpu| vcpu.number);
+        let of = |event: &Event| Event { at: Stamp { vcpu: number, ..event.at }, ..event.clone() };
+        self.waiting.extend(events.iter().map(of));
+        self.tell(WAITING);
+    }
+
     /// Events were lost before the next one, on that CPU if it is known.
     pub(crate) fn lost(&mut self, count: u64, cpu: Option<u16>) {
         let last = self.waiting.back().map_or(self.last, |event| event.at);

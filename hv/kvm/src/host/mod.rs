@@ -147,14 +147,11 @@ impl Host {
         })
     }
 
-    /// The exits are told by who hears the kernel's tracepoints; they are not told from here then.
-    pub fn leave_exits_to_tracepoints(&mut self) {
+    /// The exits are told by who hears the kernel's tracepoints, and are not told from here. Stamps count from `began`, in
+    /// nanoseconds of CLOCK_MONOTONIC, as theirs do.
+    pub fn leave_exits_to_tracepoints(&mut self, began: u64) {
         self.tells_exits = false;
-    }
-
-    /// When the run began: nanoseconds of CLOCK_MONOTONIC. The stamps of its events count from there.
-    pub fn began(&self) -> u64 {
-        self.began
+        self.began = began;
     }
 
     /// Runs to the end, on the thread that made it. The world is told, if only of nothing, after each return of the guest's
