@@ -9,6 +9,7 @@ mod common;
 mod guest;
 
 use common::{folder, nvmx, word};
+use hv_defs::exit::Reason;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -93,16 +94,99 @@ fn rows(trace: &Path, sql: &str) -> Vec<Vec<u64>> {
     answer.lines().skip(1).map(|line| line.split(',').map(number).collect()).collect()
 }
 
-/// What a trace says of the exits of one level that are L1's to handle, in order: reason, qualification, RIP.
-fn reflected(trace: &Path, level: u8) -> Vec<Vec<u64>> {
-    let sql = format!(
-        "SELECT reason_code, qualification, rip FROM exits WHERE level = {level} AND handled_by = 'L1' ORDER BY event"
-    );
+/// The exits of a level and those below it of which a condition holds, in order: reason, qualification, RIP.
+fn nested(trace: &Path, level: u8, condition: &str) -> Vec<Vec<u64>> {
+    let sql =
+        format!("SELECT reason_code, qualification, rip FROM exits WHERE level >= {level} {condition} ORDER BY event");
     rows(trace, &sql)
 }
 
-/// How often each reason comes among the exits of a level.
-fn counts(trace: &Path, level: u8) -> BTreeMap<u64, u64> {
-    let sql = format!("SELECT reason_code, COUNT(*) AS n FROM exits WHERE level = {level} GROUP BY reason_code");
-    rows(trace, &sql).iter().map(|row| (row[0], row[1])).collect()
+/// Those of L2 and below that are L1's to handle.
+fn reflected(trace: &Path) -> Vec<Vec<u64>> {
+    nested(trace, 2, "AND handled_by = 'L1'")
+}
+
+/// How often each reason comes among L1's exits.
+fn counts(trace: &Path) -> BTreeMap<u64, u64> {
+    let sql = "SELECT reason_code, COUNT(*) AS n FROM exits WHERE level = 1 GROUP BY reason_code";
+    rows(trace, sql).iter().map(|row| (row[0], row[1])).collect()
+}
+
+/// The built-in guests that run on one vCPU.
+const GUESTS: [&str; 8] =
+    ["demo", "flush-storm", "multiplication", "nest", "pool-thrash", "resync", "stale", "witness"];
+
+/// The field of vmcs12 that hardware itself changes among those that L1 writes: the valid bit is cleared at an exit.
+const CHANGED: &str = "entry_interruption_info";
+
+/// What L1 has written last into each control and host-state field of each of its vmcs12s.
+fn written(trace: &Path) -> BTreeMap<String, String> {
+    let sql = format!(
+        "SELECT address, field, value FROM vmcs WHERE which = 'vmcs12' AND op = 'write' AND actor = 'L1' \
+         AND field <> '{CHANGED}' ORDER BY event"
+    );
+    let answer = nvmx(&["query", word(trace), &sql, "--format", "csv"]).expect(0).out;
+    let last = |line: &str| line.rsplit_once(',').map(|(of, value)| (of.to_owned(), value.to_owned()));
+    let is_control = |of: &str| !of.contains(",guest_") && !of.contains(",vmcs_link");
+    answer.lines().skip(1).filter_map(last).filter(|(of, value)| is_control(of) && value != "0").collect()
+}
+
+/// All that the tracepoints say is what the recording around the host saw; and what L1 is told of L2 is the same on
+/// kvm_intel as on our own L0, exit by exit.
+#[test]
+fn kvm_intel_nested_is_recorded_as_it_is() {
+    let Some(host) = host() else { return };
+    let folder = folder("host-nested");
+    let records = GUESTS.map(|guest| format!("record {guest} --backend kvm -o /out/{guest}.nvmx"));
+    let commands: Vec<_> =
+        ["attach -o /out/attach.nvmx"].into_iter().chain(records.iter().map(String::as_str)).collect();
+    let console = on_host(host, &commands, &folder);
+    let (attach, outside) = (folder.join("attach.nvmx"), folder.join("outside.nvmx"));
+
+    let mut table = String::new();
+    let mut in_turn = Vec::new();
+    for (guest, command) in GUESTS.iter().zip(&records) {
+        let (ours, theirs) = (folder.join(format!("{guest}-soft.nvmx")), folder.join(format!("{guest}.nvmx")));
+        // KVM serves what VMREADs and VMWRITEs of L2 it can.
+        let soft = nvmx(&["record", guest, "--shadowing", "emulated", "-o", word(&ours)]).expect(0).out;
+        let start = console.find(command.as_str()).unwrap_or_else(|| panic!("{command}: {console}"));
+        let shown =
+            console[start..].lines().skip(1).map(str::trim_end).filter(|line| !line.starts_with("nvmx: recorded"));
+        let shown: Vec<_> = shown.take(soft.lines().count()).collect();
+        assert_eq!(shown, soft.lines().collect::<Vec<_>>(), "{guest}: {console}");
+
+        let (want, got) = (reflected(&ours), reflected(&theirs));
+        assert!(!want.is_empty());
+        assert_eq!(got, want, "{guest}: the exits that L1 is told of, on kvm_intel and on our L0");
+        let all = nested(&theirs, 2, "");
+        let own = |trace: &Path| nested(trace, 2, "AND handled_by = 'L0'").len();
+        table += &format!("{guest:<15} {:>6} {:>8} {:>8}\n", want.len(), own(&ours), own(&theirs));
+        in_turn.extend(all);
+
+        // L1 asks for the same; what L0 makes exit for itself is its own.
+        let [mut want, mut got] = [&ours, &theirs].map(|trace| counts(trace));
+        for reason in [Reason::EXTERNAL_INTERRUPT, Reason::EPT_VIOLATION] {
+            want.remove(&reason.0.into());
+            got.remove(&reason.0.into());
+        }
+        assert_eq!(got, want, "{guest}: L1's exits by reason");
+    }
+    let _ = writeln!(std::io::stderr(), "guest           to L1   L0 soft   L0 kvm\n{table}");
+
+    // L2 of `demo` prints, so that nvmx looks at its vmcs12s all the time.
+    let [ours, theirs] = ["demo-soft.nvmx", "demo.nvmx"].map(|name| written(&folder.join(name)));
+    assert!(ours.len() > 40, "{ours:?}");
+    assert_eq!(theirs, ours, "what L1 wrote into its vmcs12s");
+
+    // The host's kernel, by way of the attached nvmx and of the one that ran the guests, and the machine that it ran on.
+    let want = nested(&outside, 3, "AND handled_by = 'L1'");
+    assert_eq!(nested(&attach, 2, ""), want, "the tracepoints of KVM, and the recording around");
+    assert_eq!(in_turn, want, "those that were recorded with the guests, and the recording around");
+
+    for trace in [&attach, &folder.join("demo.nvmx")] {
+        nvmx(&["verify", word(trace)]).expect(0);
+        let report = nvmx(&["report", word(trace)]).expect(0).out;
+        assert!(report.contains("L2 exits"), "{report}");
+        nvmx(&["replay", word(trace)]).expect(2).one_line(&["cannot replay", "nothing says what machine"]);
+    }
 }

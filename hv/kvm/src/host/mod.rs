@@ -58,7 +58,7 @@ pub enum HostError {
     #[error("this host's KVM gives guests no VMX: load kvm_intel with nested=1")]
     Vmx,
     /// What was asked for is L0's to do, and L0 is not ours.
-    #[error("{0} cannot be had where the host's kernel is L0; use --backend soft")]
+    #[error("{0} cannot be had where the host's kernel is L0")]
     NotOurs(&'static str),
 }
 
