@@ -7,7 +7,7 @@ use super::print::{Print, bytes, count, of};
 use super::words::AttachArgs;
 use core::ops::ControlFlow;
 use live::Live;
-use recorder::attach::{Attach, Attached, Error, Options, Who};
+use recorder::attach::{Attach, Attached, Counts, Error, Options, Who};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -25,6 +25,7 @@ pub fn attach(args: &AttachArgs, print: &Print) -> Result<Status> {
         events: args.events.clone(),
         buffer: args.buffer as usize,
         probes: !args.no_probes,
+        counters: !args.no_counters,
         ..Options::of(who)
     };
     // A second Ctrl-C changes nothing: the trace is whole a moment later.
@@ -111,6 +112,15 @@ fn told(attached: &Attached, path: Option<&Path>, whom: &str, print: &Print) {
     if !unmapped.is_empty() && path.is_some() {
         print.detail(format!("counted, and without a counterpart among our events: {unmapped}"));
     }
+    for thread in totals.counters.iter().filter(|thread| thread.counts.iter().any(|(_, count)| *count > 0)) {
+        let counts = thread.counts.iter().map(|(name, number)| format!("{name} {}", count(*number)));
+        print.note(format!(
+            "thread {} of {}: {}",
+            thread.thread,
+            thread.process,
+            counts.collect::<Vec<_>>().join(", ")
+        ));
+    }
     if totals.lost > 0 {
         say(&format!(
             "{} lost, for the buffer was full: name a larger --buffer, or fewer --events",
@@ -143,8 +153,14 @@ fn json(attached: &Attached, path: Option<&Path>) -> Value {
         "unmapped": totals.unmapped,
         "wrong": totals.wrong.as_ref().map_or(0, |(count, _)| *count),
         "late": totals.late,
+        "counters": totals.counters.iter().map(counters).collect::<Vec<_>>(),
         "machines": machines.collect::<Vec<_>>(),
     })
+}
+
+fn counters(of: &Counts) -> Value {
+    let counts: BTreeMap<_, _> = of.counts.iter().copied().collect();
+    json!({ "process": of.process, "thread": of.thread, "counts": counts })
 }
 
 fn failure(whom: &str, error: Error) -> Failure {

@@ -699,6 +699,9 @@ pub struct AttachArgs {
     /// Leave the kernel's functions that flush alone
     #[arg(long)]
     pub no_probes: bool,
+    /// Do not count cycles, instructions and misses of the TLB of the threads that run vCPUs
+    #[arg(long)]
+    pub no_counters: bool,
     /// Print what was seen as one JSON object at the end
     #[arg(long, conflicts_with = "live")]
     pub json: bool,

@@ -7,6 +7,7 @@
 //! Memory is bounded by the rings: what they have no room for is lost, counted, and stands in the trace as `lost`.
 
 mod calls;
+mod counters;
 mod error;
 mod names;
 mod order;
@@ -19,11 +20,13 @@ mod tests;
 mod tracefs;
 mod write;
 
+pub use counters::Counts;
 pub use error::Error;
 pub use names::Machine;
 pub use write::{Attached, run};
 
 use crate::tracepoints::{At, Field, Hit, State};
+use counters::Counters;
 use hv_defs::event::Event;
 use order::Order;
 use rings::{Of, Record, Rings};
@@ -76,6 +79,8 @@ pub struct Options {
     pub buffer: usize,
     /// Whether to probe the kernel's functions that flush, where the kernel has probes.
     pub probes: bool,
+    /// Whether to count cycles and the like of the threads that run vCPUs, where the host can.
+    pub counters: bool,
 }
 
 impl Options {
@@ -84,7 +89,7 @@ impl Options {
 
     /// The usual tracepoints of somebody.
     pub fn of(who: Who) -> Self {
-        Self { who, events: Vec::new(), buffer: Self::BUFFER, probes: true }
+        Self { who, events: Vec::new(), buffer: Self::BUFFER, probes: true, counters: true }
     }
 }
 
@@ -101,6 +106,8 @@ pub struct Totals {
     pub wrong: Option<(u64, String)>,
     /// Records that came too late for their place in the order of times.
     pub late: u64,
+    /// What hardware counted of the threads that run vCPUs, where it does.
+    pub counters: Vec<Counts>,
 }
 
 /// A recording that runs.
@@ -115,6 +122,7 @@ pub struct Attach {
     totals: Totals,
     machines: Vec<Machine>,
     threads: Threads,
+    counters: Option<Counters>,
     notes: Vec<String>,
 }
 
@@ -184,6 +192,14 @@ impl Attach {
             }
             None => Vec::new(),
         };
+        let counters = match options.counters.then(Counters::open) {
+            Some(Ok(counters)) => Some(counters),
+            Some(Err(why)) => {
+                notes.push(format!("cycles and the like are not counted: {why}"));
+                None
+            }
+            None => None,
+        };
         let process = match &options.who {
             Who::Host => None,
             Who::Process(process) => Some(*process),
@@ -209,7 +225,7 @@ impl Attach {
         rings.enable()?;
         let recorded = vec![0; rings.layouts.len()];
         let (order, totals, threads) = (Order::default(), Totals::default(), Threads::default());
-        Ok(Self { options, rings, order, state, start, recorded, totals, machines, threads, notes })
+        Ok(Self { options, rings, order, state, start, recorded, totals, machines, threads, counters, notes })
     }
 
     /// The time that stamps count from, in nanoseconds of CLOCK_MONOTONIC: what an [`std::time::Instant`] is of.
@@ -261,12 +277,13 @@ impl Attach {
         self.totals.recorded = named.map(|(layout, count)| (layout.name.clone(), *count)).collect();
         self.totals.unmapped.clone_from(self.state.unmapped());
         self.totals.late = self.order.late();
+        self.totals.counters = self.counters.as_mut().map(Counters::read).unwrap_or_default();
         Ok((events, self.totals))
     }
 
     /// Takes what is in the rings: `all` of it, or what has its place for sure.
     fn look(&mut self, all: bool) {
-        let Self { rings, order, state, recorded, totals, options, threads, machines, .. } = self;
+        let Self { rings, order, state, recorded, totals, options, threads, machines, counters, .. } = self;
         let now = calls::now();
         let only = match options.who {
             Who::Process(process) => Some(process),
@@ -295,6 +312,9 @@ impl Attach {
                     let mut machine = names::machine(record.process);
                     machine.first = state.machine(record.process).unwrap_or(u16::MAX);
                     machines.push(machine);
+                }
+                if let Some(counters) = counters.as_mut().filter(|_| layout.of_vcpu) {
+                    counters.add(record.process, record.thread);
                 }
                 if let Err(why) = state.take(&Binary { record: &record, layout, values, named }) {
                     totals.wrong.get_or_insert((0, why)).0 += 1;
