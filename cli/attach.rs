@@ -44,7 +44,7 @@ pub fn attach(args: &AttachArgs, print: &Print) -> Result<Status> {
         let until = args.duration.map_or("Ctrl-C ends it".into(), |seconds| format!("for {seconds} s"));
         print.note(format!("recording {}, {until}", following(&attach, args.pid)));
     }
-    let mut live = args.live.then(|| Live::open(args.interval, &attach)).transpose()?;
+    let mut live = args.live.then(|| Live::open(args.interval)).transpose()?;
     let end = args.duration.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
     let mut broken = None;
     let attached = recorder::attach::run(attach, path.as_deref(), |attach, events| {

@@ -2,25 +2,28 @@
 //! where nobody looks at a terminal.
 //!
 //! ```text
-//!  nvmx attach   web-1 (qemu, 1234)   12 s   31,204 exits/s   2 levels          q ends
+//!  1 machine   12 s   31,204 exits/s   120 flushes/s                       q ends
 //!
-//!   vCPU  CPU  level   exits/s    L2/s  L1's/s  inject/s   busiest
-//!      0    3      2    20,110   8,020   4,000       100   EPT_VIOLATION 52%, HLT 20%
+//! guest             CPU level   exits/s    L2's/s   to L1/s  inject/s  most of all
+//! web/0               3    L2    20,110     8,020     4,000       100  EPT_VIOLATION 52%, HLT 20%
 //!
-//!  reason                     level   exits/s   share      total
-//!  EPT_VIOLATION                  1    12,000   38.5%    144,012  ███████████
+//! exits by reason              level   exits/s   share         in all
+//! EPT_VIOLATION                   L1    12,000   38.5%        144,012  ████████
 //! ```
 
 use super::super::fail::{Fails, Result, Status};
-use super::super::print::count;
+use super::super::print::{count, of};
 use core::ops::ControlFlow;
 use crossterm::event::{Event as Typed, KeyCode, KeyModifiers};
 use crossterm::{cursor, event, execute, queue, style, terminal};
 use hv_defs::event::{Actor, Event, What};
-use recorder::attach::Attach;
+use recorder::attach::{Attach, Machine};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
+
+/// A terminal of so many columns has room for what is not needed.
+const WIDE: usize = 100;
 
 /// What a vCPU did in an interval.
 #[derive(Clone, Default)]
@@ -43,7 +46,6 @@ pub(super) struct Live {
     begun: Instant,
     last: Instant,
     terminal: bool,
-    title: String,
     seen: Seen,
 }
 
@@ -88,12 +90,21 @@ impl Seen {
     }
 
     /// The lines of an interval of so many seconds, none wider than `width` and at most `height`.
-    fn lines(&self, seconds: f64, width: usize, height: usize) -> Vec<String> {
+    fn lines(&self, seconds: f64, machines: &[Machine], width: usize, height: usize) -> Vec<String> {
         let rate = |number: u64| count((number as f64 / seconds.max(1e-3)).round() as u64);
         let all: u64 = self.vcpus.values().map(|vcpu| vcpu.exits).sum();
+        let wide = width >= WIDE;
+        let last = |text: String| if wide { format!("  {text}") } else { String::new() };
         let mut lines = vec![format!(
-            "{:>5} {:>4} {:>5} {:>11} {:>11} {:>11} {:>9}  {}",
-            "vCPU", "CPU", "level", "exits/s", "L2's/s", "L1's/s", "inject/s", "most of all"
+            "{:<16} {:>4} {:>5} {:>9} {:>9} {:>9} {:>9}{}",
+            "guest",
+            "CPU",
+            "level",
+            "exits/s",
+            "L2's/s",
+            "to L1/s",
+            "inject/s",
+            last("most of all".into())
         )];
         let mut busy: Vec<_> = self.vcpus.iter().collect();
         busy.sort_by_key(|(number, vcpu)| (std::cmp::Reverse(vcpu.exits), **number));
@@ -103,35 +114,35 @@ impl Seen {
             reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), reason.as_str()));
             let most = |(reason, count): &(&String, &u64)| format!("{reason} {}%", **count * 100 / vcpu.exits.max(1));
             let level = if vcpu.level == 0 { "-".to_owned() } else { format!("L{}", vcpu.level) };
+            let mut guest = named(**number, machines);
+            cut(&mut guest, 16);
             lines.push(format!(
-                "{number:>5} {:>4} {level:>5} {:>11} {:>11} {:>11} {:>9}  {}",
+                "{guest:<16} {:>4} {level:>5} {:>9} {:>9} {:>9} {:>9}{}",
                 vcpu.cpu,
                 rate(vcpu.exits),
                 rate(vcpu.l2),
                 rate(vcpu.reflected),
                 rate(vcpu.injections),
-                reasons.iter().take(2).map(most).collect::<Vec<_>>().join(", ")
+                last(reasons.iter().take(2).map(most).collect::<Vec<_>>().join(", "))
             ));
         }
         if busy.len() > room {
-            lines.push(format!("{:>5} and {} vCPUs that did less", "", busy.len() - room));
+            lines.push(format!("and {} that did less", of((busy.len() - room) as u64, "vCPU")));
         }
         if busy.is_empty() {
-            lines.push("      no vCPU has run yet".into());
+            lines.push("no vCPU has run yet".into());
         }
         lines.push(String::new());
-        lines.push(format!(
-            "{:<28} {:>5} {:>11} {:>7} {:>14}",
-            "exits by reason", "level", "exits/s", "share", "in all"
-        ));
+        lines
+            .push(format!("{:<28} {:>5} {:>9} {:>7} {:>14}", "exits by reason", "level", "exits/s", "share", "in all"));
         let mut reasons: Vec<_> = self.reasons.iter().collect();
         reasons.sort_by_key(|(of, [now, all])| (std::cmp::Reverse((*now, *all)), *of));
         for ((reason, level), [now, total]) in reasons {
             let share = *now as f64 / all.max(1) as f64;
-            let bar = "█".repeat((share * 20.0).round() as usize);
+            let bar = last("█".repeat((share * 20.0).round() as usize));
             let level = format!("L{level}");
             lines.push(format!(
-                "{reason:<28} {level:>5} {:>11} {:>6.1}% {:>14}  {bar}",
+                "{reason:<28} {level:>5} {:>9} {:>6.1}% {:>14}{bar}",
                 rate(*now),
                 share * 100.0,
                 count(*total)
@@ -145,25 +156,19 @@ impl Seen {
 
 impl Live {
     /// Takes the terminal, if there is one.
-    pub(super) fn open(seconds: f64, attach: &Attach) -> Result<Self> {
+    pub(super) fn open(seconds: f64) -> Result<Self> {
         let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
         if terminal {
             let what = "cannot set up the terminal";
             terminal::enable_raw_mode().or_hint(Status::Failed, what, "send the output into a pipe")?;
             execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
         }
-        let names: Vec<_> = attach.machines().iter().map(|of| format!("{} {}", of.name, of.process)).collect();
-        let title = match names.as_slice() {
-            [] => "this host".to_owned(),
-            [name] => name.clone(),
-            names => format!("{} machines: {}", names.len(), names.join(", ")),
-        };
         let (begun, interval) = (Instant::now(), Duration::from_secs_f64(seconds));
-        Ok(Self { interval, begun, last: begun, terminal, title, seen: Seen::default() })
+        Ok(Self { interval, begun, last: begun, terminal, seen: Seen::default() })
     }
 
     /// Takes events, and draws when an interval is over; whether the user wants to go on.
-    pub(super) fn show(&mut self, _: &Attach, events: &[Event]) -> io::Result<ControlFlow<()>> {
+    pub(super) fn show(&mut self, attach: &Attach, events: &[Event]) -> io::Result<ControlFlow<()>> {
         self.seen.take(events);
         let asked = if self.terminal { self.keys()? } else { None };
         if asked.is_some_and(|of| of == Key::End) {
@@ -173,7 +178,7 @@ impl Live {
         if elapsed < self.interval && asked.is_none() {
             return Ok(ControlFlow::Continue(()));
         }
-        self.draw(elapsed.as_secs_f64())?;
+        self.draw(elapsed.as_secs_f64(), attach.machines())?;
         if elapsed >= self.interval {
             self.last = Instant::now();
             self.seen.next();
@@ -200,15 +205,25 @@ impl Live {
         Ok(asked)
     }
 
-    fn draw(&self, seconds: f64) -> io::Result<()> {
+    fn draw(&self, seconds: f64, machines: &[Machine]) -> io::Result<()> {
         let exits: u64 = self.seen.vcpus.values().map(|vcpu| vcpu.exits).sum();
-        let lost = if self.seen.lost > 0 { format!("   {} lost", count(self.seen.lost)) } else { String::new() };
-        let rate = count((exits as f64 / seconds.max(1e-3)).round() as u64);
-        let head = format!("{}   {} s   {rate} exits/s{lost}", self.title, self.begun.elapsed().as_secs());
+        let rate = |number: u64| count((number as f64 / seconds.max(1e-3)).round() as u64);
+        let mut head = format!(
+            "{}   {} s   {} exits/s",
+            of(machines.len() as u64, "machine"),
+            self.begun.elapsed().as_secs(),
+            rate(exits)
+        );
+        if self.seen.flushes > 0 {
+            head.push_str(&format!("   {} flushes/s", rate(self.seen.flushes)));
+        }
+        if self.seen.lost > 0 {
+            head.push_str(&format!("   {} lost", count(self.seen.lost)));
+        }
         let mut out = io::stdout().lock();
         if !self.terminal {
             writeln!(out, "{head}")?;
-            for line in self.seen.lines(seconds, usize::MAX, usize::MAX) {
+            for line in self.seen.lines(seconds, machines, usize::MAX, usize::MAX) {
                 writeln!(out, "{}", line.trim_end())?;
             }
             writeln!(out)?;
@@ -223,7 +238,7 @@ impl Live {
         queue!(out, cursor::MoveTo(0, 0), style::SetAttribute(style::Attribute::Reverse))?;
         write!(out, "{head}{:pad$}{keys} ", "")?;
         queue!(out, style::SetAttribute(style::Attribute::Reset))?;
-        let lines = self.seen.lines(seconds, width, height.saturating_sub(2));
+        let lines = self.seen.lines(seconds, machines, width, height.saturating_sub(2));
         for row in 0..height.saturating_sub(1) {
             queue!(out, cursor::MoveTo(0, row as u16 + 1), terminal::Clear(terminal::ClearType::CurrentLine))?;
             if let Some(line) = row.checked_sub(1).and_then(|row| lines.get(row)) {
@@ -241,6 +256,12 @@ impl Live {
         }
         Ok(())
     }
+}
+
+/// A vCPU by its machine's name and its number there.
+fn named(number: u16, machines: &[Machine]) -> String {
+    let of = machines.iter().find(|of| number.checked_sub(of.first).is_some_and(|own| own < 64));
+    of.map_or_else(|| format!("vCPU {number}"), |of| format!("{}/{}", of.name, number - of.first))
 }
 
 /// What a key asks for.
@@ -289,19 +310,21 @@ mod tests {
         let mut events = vec![exit(0, 1, Reason::HLT, Actor::L0); 3];
         events.push(exit(64, 2, Reason::CPUID, Actor::L1));
         seen.take(&events);
+        let machine = Machine { process: 7, name: "a-long-name-of-a-guest".into(), vmm: "qemu".into(), first: 64 };
+        let machines = [machine];
         let want = "
- vCPU  CPU level     exits/s      L2's/s      L1's/s  inject/s  most of all
-    0    1    L1           6           0           0         0  HLT 100%
-   64    1    L2           2           2           2         0  CPUID 100%
+guest             CPU level   exits/s    L2's/s   to L1/s  inject/s  most of all
+vCPU 0              1    L1         6         0         0         0  HLT 100%
+a-long-name-of-…    1    L2         2         2         2         0  CPUID 100%
 
-exits by reason              level     exits/s   share         in all
-HLT                             L1           6   75.0%              3  ███████████████
-CPUID                           L2           2   25.0%              1  █████";
-        assert_eq!(format!("\n{}", seen.lines(0.5, 200, 100).join("\n")), want);
+exits by reason              level   exits/s   share         in all
+HLT                             L1         6   75.0%              3  ███████████████
+CPUID                           L2         2   25.0%              1  █████";
+        assert_eq!(format!("\n{}", seen.lines(0.5, &machines, 200, 100).join("\n")), want);
         seen.next();
-        let lines = seen.lines(0.5, 40, 100);
+        let lines = seen.lines(0.5, &machines, 40, 100);
         assert!(lines.iter().all(|line| line.chars().count() <= 40), "{lines:#?}");
         assert!(lines[0].ends_with('…'), "{lines:#?}");
-        assert_eq!(seen.lines(0.5, 80, 3).len(), 3);
+        assert_eq!(seen.lines(0.5, &machines, 80, 3).len(), 3);
     }
 }
