@@ -36,6 +36,9 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// A guest went past where it was to stop: what it has done since, nobody knows.
+    #[error("KVM let its guest run on to {0:#x}, past where it was to stop")]
+    Strayed(u64),
     /// It has not got what is needed.
     #[error("this kernel's KVM has no {0}")]
     Lacks(&'static str),

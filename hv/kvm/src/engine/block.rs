@@ -15,9 +15,9 @@ const STOPS: usize = 4;
 pub(super) struct Block {
     /// The instructions, in order.
     pub(super) code: Vec<Plain>,
-    /// Where each of them that completes goes on, if it is one place: the address behind the last.
+    /// The address behind the last.
     pub(super) end: u64,
-    /// Where it is to stop.
+    /// Where the guest is to stop; nowhere, when it is one instruction that may lead anywhere.
     pub(super) stops: Vec<u64>,
 }
 
@@ -50,18 +50,20 @@ impl Looker {
             let next = self.instruction.next_ip();
             let within = |at: u64| at.wrapping_sub(rip) < next.wrapping_sub(rip);
             let ends = match plain.flow {
-                Flow::Next => &[][..],
-                // Where a block that jumps into itself goes on, it would stop on its way already: the branch is run alone.
-                Flow::Branch(to) | Flow::Jump(to) if within(to) && !block.code.is_empty() => break,
-                // Where this ends nobody knows: it is run alone, and one step.
-                Flow::Anywhere if !block.code.is_empty() => break,
-                Flow::Branch(to) => &[to, next][..],
-                Flow::Jump(to) => &[to][..],
-                Flow::Anywhere => &[][..],
+                Flow::Next => None,
+                // Where a block that jumps into itself goes on, it would stop on its way already; and where some branches lead
+                // nobody knows. Such a branch is one step.
+                Flow::Branch(to) | Flow::Jump(to) if within(to) => Some(&[][..]),
+                Flow::Anywhere => Some(&[][..]),
+                Flow::Branch(to) => Some(&[to, next][..]),
+                Flow::Jump(to) => Some(&[to][..]),
             };
+            if ends.is_some_and(<[u64]>::is_empty) && !block.code.is_empty() {
+                break;
+            }
             block.code.push(plain);
             block.end = next;
-            if plain.flow != Flow::Next {
+            if let Some(ends) = ends {
                 block.stops.extend_from_slice(ends);
                 return;
             }
@@ -95,9 +97,9 @@ pub(super) fn accessed(bytes: &[u8], cpu: &Cpu) -> Option<[u64; 2]> {
 }
 
 impl Block {
-    /// Whether it is one instruction, which is run as a step.
+    /// Whether it is one instruction that is run as a step, for want of a place to stop at.
     pub(super) fn is_step(&self) -> bool {
-        self.code.len() == 1
+        self.stops.is_empty()
     }
 
     /// Which instruction is at an address.

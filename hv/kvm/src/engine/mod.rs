@@ -139,15 +139,19 @@ fn run(space: &mut Space, block: &Block, cpu: &mut Cpu, memory: &mut Memory, cod
     if space.stale {
         space.refresh(cpu, memory)?;
     }
-    let step = block.is_step();
-    space.stop_at(if step { &[] } else { &block.stops })?;
     space.put(cpu)?;
+    if block.is_step() {
+        space.step()?;
+    } else {
+        space.stop_at(&block.stops)?;
+    }
     loop {
         match space.run()? {
-            Stopped::There => {
+            Stopped::There if block.is_step() || block.stops.contains(&space.rip()) => {
                 space.take(cpu);
                 return Ok(block.code.len() as u64);
             }
+            Stopped::There => return Err(Error::Strayed(space.rip())),
             Stopped::Reads(gpa, length) => {
                 let modifies = block.index(space.rip()).is_none_or(|index| block.code[index].modifies);
                 let page = cpu.mmu.mapped(memory, gpa).filter(|page| page.readable && (page.writable || !modifies));
@@ -181,8 +185,7 @@ fn run(space: &mut Space, block: &Block, cpu: &mut Cpu, memory: &mut Memory, cod
                 let start = cpu.rip;
                 space.take(cpu);
                 space.forget()?;
-                // It cannot be anywhere else but behind the last.
-                let Some(index) = block.index(cpu.rip) else { return Ok(block.code.len() as u64) };
+                let Some(index) = block.index(cpu.rip) else { return Err(Error::Strayed(cpu.rip)) };
                 let at = code.offset(cpu.rip.wrapping_sub(start));
                 if !reach(space, cpu, memory, at)? || index > 0 {
                     return Ok(index as u64);

@@ -129,14 +129,25 @@ impl Space {
         self.vcpu.sync_regs().regs.rip
     }
 
-    /// Has the guest stop at these addresses, at most four; at none, behind its next instruction.
+    /// Has the guest stop at these addresses, at most four.
     pub(super) fn stop_at(&mut self, stops: &[u64]) -> Result<(), Error> {
         let mut arch = kvm_guest_debug_arch::default();
         for (number, &at) in stops.iter().enumerate().take(4) {
             arch.debugreg[number] = at;
             arch.debugreg[7] |= 2 << (2 * number);
         }
-        let how = if stops.is_empty() { KVM_GUESTDBG_SINGLESTEP } else { KVM_GUESTDBG_USE_HW_BP };
+        self.debug(KVM_GUESTDBG_USE_HW_BP, arch)
+    }
+
+    /// Has the guest stop behind its next instruction. It is told which that is, since KVM steps from where the guest is when it
+    /// hears of it.
+    pub(super) fn step(&mut self) -> Result<(), Error> {
+        let regs = self.vcpu.sync_regs().regs;
+        self.vcpu.set_regs(&regs).map_err(refused("set the registers"))?;
+        self.debug(KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug_arch::default())
+    }
+
+    fn debug(&self, how: u32, arch: kvm_guest_debug_arch) -> Result<(), Error> {
         let debug = kvm_guest_debug { control: KVM_GUESTDBG_ENABLE | how, pad: 0, arch };
         self.vcpu.set_guest_debug(&debug).map_err(refused("stop its guest"))
     }
@@ -155,8 +166,9 @@ impl Space {
                 }
                 Ok(_) => Ok(Stopped::Odd),
                 Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EAGAIN) => continue,
-                // What a guest cannot be run from is for the software CPU to make sense of.
-                Err(errno) if matches!(errno.errno(), libc::EFAULT | libc::EINVAL) => Ok(Stopped::Odd),
+                // A state that a guest cannot be run from, or too few slots for KVM to have tables: the software CPU makes
+                // sense of the one, and the other will be more.
+                Err(errno) if matches!(errno.errno(), libc::EFAULT | libc::EINVAL | libc::ENOSPC) => Ok(Stopped::Odd),
                 Err(errno) => Err(refused("run a guest")(errno)),
             };
         }
@@ -177,7 +189,9 @@ impl Space {
             match self.vcpu.run() {
                 Ok(VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..)) => {}
                 Ok(_) => break Ok(()),
-                Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EFAULT | libc::EINVAL) => break Ok(()),
+                Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EFAULT | libc::EINVAL | libc::ENOSPC) => {
+                    break Ok(());
+                }
                 Err(errno) => break Err(refused("run a guest")(errno)),
             }
         };
