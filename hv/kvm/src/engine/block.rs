@@ -2,23 +2,24 @@
 
 use super::plain::{Flow, Plain, plain};
 use hv::cpu::Cpu;
+use hv_defs::addr::PAGE_SIZE;
 use hv_defs::x86::Seg;
 use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Register};
 
-/// The most instructions of a run.
-const LONGEST: usize = 32;
-/// Where guests may be stopped: as many as there are debug registers.
+/// The most instructions of a block.
+const LONGEST: usize = 64;
+/// Where a guest may be stopped: as many places as there are debug registers.
 const STOPS: usize = 4;
 
-/// Instructions that follow one another, and where the guest is stopped behind them.
+/// Instructions that follow one another when no branch among them is taken, and where the guest is stopped wherever it
+/// goes.
 #[derive(Debug, Default)]
 pub(super) struct Block {
-    /// The instructions, in order.
+    /// The instructions, in order. No two are at one address.
     pub(super) code: Vec<Plain>,
-    /// The address behind the last.
-    pub(super) end: u64,
-    /// Where the guest is to stop; nowhere, when it is one instruction that may lead anywhere.
-    pub(super) stops: Vec<u64>,
+    /// Where the guest is to stop, which is at none of them, and how many were executed when it does: the last for who took
+    /// no branch. None, when the block is one instruction that may lead anywhere.
+    pub(super) stops: Vec<(u64, usize)>,
 }
 
 /// Makes blocks of bytes.
@@ -34,44 +35,53 @@ impl Default for Looker {
 }
 
 impl Looker {
-    /// The instructions at `rip`, whose bytes are known up to their page's end, and at most `most` of them.
-    pub(super) fn look(&mut self, block: &mut Block, bytes: &[u8], rip: u64, most: u64) {
+    /// The block that begins at `rip`, of at most `most` instructions, all of them in one page, whose bytes these are.
+    pub(super) fn look(&mut self, block: &mut Block, page: &[u8], rip: u64, most: u64) {
         block.code.clear();
         block.stops.clear();
-        block.end = rip;
-        let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
         let most = usize::try_from(most).unwrap_or(LONGEST).min(LONGEST);
-        while block.code.len() < most && decoder.can_decode() {
-            decoder.decode_out(&mut self.instruction);
-            if self.instruction.is_invalid() {
+        let mut at = rip;
+        while block.code.len() < most && at / PAGE_SIZE == rip / PAGE_SIZE {
+            if let Some(&(_, executed)) = block.stops.iter().find(|(stop, _)| *stop == at) {
+                // A branch leads to where its other way leads too: who stops there may have come by either. It ends the block.
+                block.code.truncate(executed);
+                block.stops.retain(|(_, before)| *before <= executed);
+                at = block.code[executed - 1].next;
                 break;
             }
-            let Some(plain) = plain(&self.instruction, &mut self.info) else { break };
-            let next = self.instruction.next_ip();
-            let within = |at: u64| at.wrapping_sub(rip) < next.wrapping_sub(rip);
-            let ends = match plain.flow {
-                Flow::Next => None,
-                // Where a block that jumps into itself goes on, it would stop on its way already; and where some branches lead
-                // nobody knows. Such a branch is one step.
-                Flow::Branch(to) | Flow::Jump(to) if within(to) => Some(&[][..]),
-                Flow::Anywhere => Some(&[][..]),
-                Flow::Branch(to) => Some(&[to, next][..]),
-                Flow::Jump(to) => Some(&[to][..]),
+            let Some(bytes) = page.get((at % PAGE_SIZE) as usize..) else { break };
+            Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode_out(&mut self.instruction);
+            let plain = match self.instruction.is_invalid() {
+                true => None,
+                false => plain(&self.instruction, &mut self.info),
             };
-            if ends.is_some_and(<[u64]>::is_empty) && !block.code.is_empty() {
+            let Some(plain) = plain else { break };
+            let alone = match plain.flow {
+                Flow::Next => false,
+                // Where a block that leads into itself goes on, it would stop on its way already.
+                Flow::Branch(to) | Flow::Jump(to) => to == at || block.index(to).is_some(),
+                Flow::Anywhere => true,
+            };
+            if alone {
+                if block.code.is_empty() {
+                    block.code.push(plain);
+                    return;
+                }
                 break;
             }
-            block.code.push(plain);
-            block.end = next;
-            if let Some(ends) = ends {
-                block.stops.extend_from_slice(ends);
-                return;
+            if let Flow::Branch(to) = plain.flow {
+                // One place is for who takes no branch at all.
+                if block.stops.len() + 1 == STOPS || block.stops.iter().any(|(stop, _)| *stop == to) {
+                    break;
+                }
+                block.stops.push((to, block.code.len() + 1));
             }
+            at = plain.next;
+            block.code.push(plain);
         }
         if !block.code.is_empty() {
-            block.stops.push(block.end);
+            block.stops.push((at, block.code.len()));
         }
-        debug_assert!(block.stops.len() <= STOPS);
     }
 }
 
@@ -105,5 +115,21 @@ impl Block {
     /// Which instruction is at an address.
     pub(super) fn index(&self, rip: u64) -> Option<usize> {
         self.code.iter().position(|plain| plain.at == rip)
+    }
+
+    /// How many instructions were executed when the guest has stopped where it was to, at this address.
+    pub(super) fn executed(&self, rip: u64) -> Option<usize> {
+        if self.is_step() {
+            return Some(1);
+        }
+        self.stops.iter().find(|(stop, _)| *stop == rip).map(|(_, executed)| *executed)
+    }
+
+    /// Which instruction it was that stored something and led to this address.
+    pub(super) fn stored(&self, rip: u64) -> Option<usize> {
+        match self.is_step() {
+            true => Some(0),
+            false => self.code.iter().position(|plain| plain.stores && plain.next == rip),
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A guest is what runs under an EPT pointer; each has a virtual machine of KVM's, whose memory slots are what EPT maps,
 //! filled when a guest asks for it. KVM runs from one place where it is known to stop to the next: a stretch of instructions
-//! that follow one another, and the places where the branch at its end may lead. So instructions are counted exactly, and
+//! that follow one another, and the places where branches among them may lead. So instructions are counted exactly, and
 //! whatever is to exit, to fault or to be told of is met before KVM has done anything about it. That is the software CPU's,
 //! which executes it from the state that KVM has reached.
 //!
@@ -117,11 +117,10 @@ impl Engine {
         if !cpu.code64() || cpu.cr0 & paged != paged || cpu.cr4 & STRANGE != 0 {
             return Ok(0);
         }
-        let left = (PAGE_SIZE - code.page_offset()) as usize;
-        let Some(bytes) = memory.bytes(code, left.min(256)) else { return Ok(0) };
+        let Some(page) = memory.bytes(code.page(), PAGE_SIZE as usize) else { return Ok(0) };
         let most = if self.keeps_state { most } else { 1 };
         let mut block = core::mem::take(&mut self.block);
-        self.looker.look(&mut block, bytes, cpu.rip, most);
+        self.looker.look(&mut block, page, cpu.rip, most);
         let ran = match block.code.is_empty() {
             true => Ok(0),
             false => self.space(eptp.ep4ta()).and_then(|space| run(space, &block, cpu, memory, code)),
@@ -147,11 +146,13 @@ fn run(space: &mut Space, block: &Block, cpu: &mut Cpu, memory: &mut Memory, cod
     }
     loop {
         match space.run()? {
-            Stopped::There if block.is_step() || block.stops.contains(&space.rip()) => {
+            Stopped::There => {
                 space.take(cpu);
-                return Ok(block.code.len() as u64);
+                return match block.executed(cpu.rip) {
+                    Some(executed) => Ok(executed as u64),
+                    None => Err(Error::Strayed(cpu.rip)),
+                };
             }
-            Stopped::There => return Err(Error::Strayed(space.rip())),
             Stopped::Reads(gpa, length) => {
                 let modifies = block.index(space.rip()).is_none_or(|index| block.code[index].modifies);
                 let page = cpu.mmu.mapped(memory, gpa).filter(|page| page.readable && (page.writable || !modifies));
@@ -179,7 +180,7 @@ fn run(space: &mut Space, block: &Block, cpu: &mut Cpu, memory: &mut Memory, cod
                 }
                 space.take(cpu);
                 space.forget()?;
-                return Ok(undo(block, cpu));
+                return undo(block, cpu);
             }
             Stopped::Odd => {
                 let start = cpu.rip;
@@ -213,16 +214,12 @@ fn reach(space: &mut Space, cpu: &Cpu, memory: &Memory, code: Hpa) -> Result<boo
 
 /// Takes back the instruction that the guest has just executed, of which the store alone was not done. Returns how many of the
 /// block's were retired before it.
-fn undo(block: &Block, cpu: &mut Cpu) -> u64 {
-    let index = match block.index(cpu.rip) {
-        // Only a branch that is alone leads into its own block.
-        Some(0) | None => block.code.len() - 1,
-        Some(next) => next - 1,
-    };
+fn undo(block: &Block, cpu: &mut Cpu) -> Result<u64, Error> {
+    let index = block.stored(cpu.rip).ok_or(Error::Strayed(cpu.rip))?;
     let plain = block.code[index];
     cpu.rip = plain.at;
     cpu.regs.gpr[4] = cpu.regs.gpr[4].wrapping_add(plain.pushed);
-    index as u64
+    Ok(index as u64)
 }
 
 impl hv::cpu::Engine for Engine {

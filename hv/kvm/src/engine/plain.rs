@@ -26,7 +26,11 @@ pub(super) struct Plain {
     pub(super) at: u64,
     /// How it ends.
     pub(super) flow: Flow,
-    /// What it subtracts from RSP.
+    /// Where it leads when no branch is taken, if that is one place.
+    pub(super) next: u64,
+    /// It stores to memory, and reads none.
+    pub(super) stores: bool,
+    /// What it subtracts from RSP then.
     pub(super) pushed: u64,
     /// It stores to memory that it has read before.
     pub(super) modifies: bool,
@@ -52,11 +56,13 @@ pub(super) fn plain(instruction: &Instruction, info: &mut InstructionInfoFactory
         _ => return None,
     };
     let modifies = matches!(access, OpAccess::ReadWrite | OpAccess::ReadCondWrite);
-    let pushed = match access {
-        OpAccess::Write => u64::from(instruction.stack_pointer_increment().min(0).unsigned_abs()),
-        _ => 0,
+    let stores = access == OpAccess::Write;
+    let pushed = if stores { u64::from(instruction.stack_pointer_increment().min(0).unsigned_abs()) } else { 0 };
+    let next = match flow {
+        Flow::Jump(to) => to,
+        Flow::Next | Flow::Branch(_) | Flow::Anywhere => instruction.next_ip(),
     };
-    Some(Plain { at: instruction.ip(), flow, pushed, modifies })
+    Some(Plain { at: instruction.ip(), flow, next, stores, pushed, modifies })
 }
 
 /// Whether it is one of those that are the same everywhere, with operands that are.

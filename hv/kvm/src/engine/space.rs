@@ -130,9 +130,9 @@ impl Space {
     }
 
     /// Has the guest stop at these addresses, at most four.
-    pub(super) fn stop_at(&mut self, stops: &[u64]) -> Result<(), Error> {
+    pub(super) fn stop_at(&mut self, stops: &[(u64, usize)]) -> Result<(), Error> {
         let mut arch = kvm_guest_debug_arch::default();
-        for (number, &at) in stops.iter().enumerate().take(4) {
+        for (number, &(at, _)) in stops.iter().enumerate().take(4) {
             arch.debugreg[number] = at;
             arch.debugreg[7] |= 2 << (2 * number);
         }
