@@ -24,6 +24,7 @@ mod dump;
 #[cfg(feature = "analysis")]
 mod export;
 mod guests;
+mod host;
 mod import;
 mod l0;
 mod manual;

@@ -5,7 +5,7 @@ use super::print::{Print, bytes, count, of};
 use super::seek::beside_it;
 use super::store::place;
 use super::words::{InfoArgs, StoreArgs, VerifyArgs};
-use hv_defs::config::{Clock, Config, Guest};
+use hv_defs::config::{Backend, Clock, Config, Guest};
 use serde_json::{Map, json};
 use std::fs::File;
 use std::io::Write;
@@ -49,7 +49,7 @@ pub fn unreadable(path: &Path, error: Error) -> Failure {
 
 /// `nvmx info`.
 pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
-    let path = &args.trace.trace;
+    let Some(path) = &args.trace else { return super::host::info(args.json, print) };
     let reader = Reader::open(path).map_err(|error| unreadable(path, error))?;
     let size = reader.bytes();
     let header = reader.header();
@@ -165,6 +165,9 @@ fn machine(out: &mut impl Write, reader: &Reader, store: &StoreArgs) -> Result<(
         config.backend,
         config.seed
     )?;
+    if config.backend == Backend::Kvm {
+        super::host::list(out, "not offered   ", &recorder::NOT_OFFERED)?;
+    }
     writeln!(out, "policy        {}", policy_line(config))?;
     if !config.slips.is_empty() {
         let names: Vec<&str> = config.slips.iter().map(|slip| slip.name()).collect();

@@ -155,9 +155,10 @@ order of the names, and the column `trace` has the name without the ending. docs
   nvmx dump demo.nvmx --from 100 --count 20
   nvmx dump demo.nvmx --kind flush,pool --json")]
     Dump(DumpArgs),
-    /// Show a trace's header, configuration, sizes and counts
+    /// Show a trace's header, sizes and counts; or what this host can do
     #[command(after_help = "Examples:
   nvmx info demo.nvmx
+  nvmx info                     whether there is KVM here, who would be L0 on it, and what `nvmx attach` would see
   nvmx info demo.nvmx --json | jq .events")]
     Info(InfoArgs),
     /// Check every block of a trace for damage
@@ -653,8 +654,9 @@ pub struct DumpArgs {
 
 #[derive(Args)]
 pub struct InfoArgs {
-    #[command(flatten)]
-    pub trace: TraceArgs,
+    /// Trace; without one, it is about this host
+    #[arg(value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     #[command(flatten)]
     pub store: StoreArgs,
     /// Print one JSON object

@@ -14,6 +14,7 @@ mod live;
 mod sink;
 mod tracepoints;
 
+pub use hv_kvm::{About, NOT_LEFT_TO_KVM, NOT_OFFERED, about};
 pub use keeping::Keep;
 pub use live::{Key, Keys, NoKeys, Script};
 

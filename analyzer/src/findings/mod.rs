@@ -47,7 +47,7 @@ pub use vpids::{VpidRow, VpidUse, VpidUses};
 use crate::chunk::Chunk;
 use crate::judge::{Flaw, Judged};
 use crate::{Error, Source};
-use hv_defs::config::{Clock, Guest, Log, Origin};
+use hv_defs::config::{Backend, Clock, Guest, Log, Origin};
 use hv_defs::event::{Event, Kind, Stop};
 use pass::Pass;
 
@@ -134,6 +134,8 @@ pub struct Overview {
     pub guest: String,
     /// The policy: a preset's name, or `custom`; empty when unknown.
     pub policy: String,
+    /// Nobody could count how many cached translations a flush dropped, so that the counts are 0.
+    pub drops_unknown: bool,
     /// Whether the recording was cut short.
     pub truncated: bool,
     /// How the run ended.
@@ -205,6 +207,7 @@ fn run(
     found.name = name.to_owned();
     if let Source::Trace(reader) = source {
         let header = reader.header();
+        found.overview.drops_unknown = header.origin.is_some() || header.config.backend == Backend::Kvm;
         match &header.origin {
             Some(origin) => {
                 found.overview.origin = Some(origin.clone());

@@ -34,7 +34,13 @@ pub(super) fn flushes(of: &Findings) -> Option<Section> {
     if flushes.rows.is_empty() {
         return None;
     }
-    let mut parts = vec![Part::Facts(facts(of)), Part::Note(grounds(&flushes.rows)), by_cause(&flushes.rows, of)];
+    let mut parts = vec![Part::Facts(facts(of)), Part::Note(grounds(&flushes.rows))];
+    if of.overview.drops_unknown {
+        let note = "How many translations a flush dropped is not known: it was no TLB of ours. Where a count or its cycles are \
+                    wanted, they are 0.";
+        parts.push(Part::Note(note.into()));
+    }
+    parts.push(by_cause(&flushes.rows, of));
     parts.extend([Part::Heading("By site"), by_site(&flushes.sites)]);
     let levels = flushes.levels.iter().map(|row| {
         let names = vec![Cell::text(row.levels.name()), Cell::text(row.actor.name())];
@@ -56,11 +62,12 @@ pub(super) fn flushes(of: &Findings) -> Option<Section> {
 fn facts(of: &Findings) -> Vec<(&'static str, Cell)> {
     let flushes = &of.flushes;
     let (dropped, refills) = (flushes.dropped(), flushes.rows.iter().map(|row| row.refill_cycles).sum::<u64>());
+    let known = |cell| if of.overview.drops_unknown { Cell::text("not known") } else { cell };
     let wasted: u64 = flushes.levels.iter().map(|row| row.tally.wasted).sum();
     let mut facts = vec![
         ("flushes made", Cell::count(flushes.made())),
-        ("TLB entries dropped", Cell::count(dropped)),
-        ("cycles to refill them", Cell::count(refills)),
+        ("TLB entries dropped", known(Cell::count(dropped))),
+        ("cycles to refill them", known(Cell::count(refills))),
         ("cycles wasted", Cell::count(wasted).toned(if wasted > 0 { Tone::Warn } else { Tone::Good })),
     ];
     if of.overview.cycles > 0 {
