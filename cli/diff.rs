@@ -7,7 +7,7 @@ use super::trace::{config_json, open, unreadable, whence};
 use super::words::DiffArgs;
 use hv_defs::event::{Actor, Event, Kind};
 use hv_defs::exit::ExitReason;
-use hv_defs::fields::compare;
+use hv_defs::fields::{compare, differences};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -17,6 +17,10 @@ use traces::Reader;
 /// Kinds of exit that are shown, those that differ most.
 const EXITS_SHOWN: usize = 20;
 
+/// What differs by design between a machine whose instructions KVM executes and one in software: the kind of event and its
+/// field. See docs/kvm.md.
+const BY_DESIGN: [(Kind, &str); 1] = [(Kind::Flush, "dropped")];
+
 /// The first difference: the events of that number, where there are any.
 struct First {
     number: u64,
@@ -24,6 +28,8 @@ struct First {
     b: Option<Event>,
     /// The events before it, which are equal.
     before: VecDeque<(u64, Event)>,
+    /// How many events before it differ by design, by the field.
+    by_design: [u64; BY_DESIGN.len()],
 }
 
 /// `nvmx diff`.
@@ -64,6 +70,9 @@ pub fn diff(args: &DiffArgs, print: &Print) -> Result<Status> {
             })),
             "counts": counts,
             "exits": exits.collect::<Vec<_>>(),
+            "by_design": designed(&first).map(|(kind, field, events)| {
+                json!({ "kind": kind.name(), "field": field, "events": events })
+            }).collect::<Vec<_>>(),
         });
         writeln!(out, "{object:#}")?;
         out.flush()?;
@@ -82,7 +91,10 @@ pub fn diff(args: &DiffArgs, print: &Print) -> Result<Status> {
     }
     let number = first.number;
     match (&first.a, &first.b) {
-        (None, None) => writeln!(out, "all {} are equal", of(number, "event"))?,
+        (None, None) => {
+            let but = if designed(&first).next().is_some() { ", but for what differs by design" } else { "" };
+            writeln!(out, "all {} are equal{but}", of(number, "event"))?;
+        }
         (Some(event_a), Some(event_b)) => {
             if let Some(diff) = compare(event_a, event_b) {
                 writeln!(out, "event {number} differs in {}: {} and {}", diff.field, diff.expected, diff.got)?;
@@ -95,6 +107,9 @@ pub fn diff(args: &DiffArgs, print: &Print) -> Result<Status> {
         (None, Some(event)) => {
             writeln!(out, "A ends after {}; B goes on\nB {}", of(number, "event"), line_of(number, event))?;
         }
+    }
+    for (kind, field, events) in designed(&first) {
+        writeln!(out, "by design, on KVM: {field} of {kind}, in {}", of(events, "event"))?;
     }
     if !equal {
         writeln!(out, "{:<44} {:>12} {:>12} {:>13}", "events", "A", "B", "B - A")?;
@@ -119,21 +134,47 @@ pub fn diff(args: &DiffArgs, print: &Print) -> Result<Status> {
     Ok(if equal { Status::Done } else { Status::No })
 }
 
+/// What differs by design before the first difference that does not: kind, field, and in how many events.
+fn designed(first: &First) -> impl Iterator<Item = (Kind, &'static str, u64)> + '_ {
+    let all = BY_DESIGN.iter().zip(first.by_design).map(|(&(kind, field), events)| (kind, field, events));
+    all.filter(|(.., events)| *events > 0)
+}
+
+/// Which of [`BY_DESIGN`] two events differ in, if in nothing else.
+fn is_by_design(a: &Event, b: &Event) -> Option<usize> {
+    let mut differences = differences(a, b);
+    let found = differences.next()?;
+    let of = |known: &(Kind, &str)| *known == (a.what.kind(), found.field);
+    BY_DESIGN.iter().position(of).filter(|_| differences.next().is_none())
+}
+
+/// Whether one of two machines ran on KVM, and the other in software.
+fn is_on_both(a: &Reader, b: &Reader) -> bool {
+    let backend = |reader: &Reader| reader.header().origin.is_none().then_some(reader.header().config.backend);
+    matches!((backend(a), backend(b)), (Some(a), Some(b)) if a != b)
+}
+
 fn first(args: &DiffArgs, a: &Reader, b: &Reader, print: &Print) -> Result<First> {
     let bar = print.progress("comparing", a.len().min(b.len()));
     let (mut events_a, mut events_b) = (a.events(0), b.events(0));
     let mut before = VecDeque::new();
+    let mut by_design = [0; BY_DESIGN.len()];
+    let on_both = is_on_both(a, b);
     let mut number = 0;
     loop {
         let next_a = events_a.next().transpose().map_err(|error| unreadable(&args.a, error))?;
         let next_b = events_b.next().transpose().map_err(|error| unreadable(&args.b, error))?;
-        if next_a != next_b || next_a.is_none() {
+        let pair = next_a.as_ref().zip(next_b.as_ref()).filter(|(a, b)| on_both && a != b);
+        let excused = pair.and_then(|(a, b)| is_by_design(a, b));
+        if let Some(field) = excused {
+            by_design[field] += 1;
+        } else if next_a != next_b || next_a.is_none() {
             bar.finish_and_clear();
             // Of equal traces there is nothing to see the way to.
             if next_a.is_none() && next_b.is_none() {
                 before.clear();
             }
-            return Ok(First { number, a: next_a, b: next_b, before });
+            return Ok(First { number, a: next_a, b: next_b, before, by_design });
         }
         if let Some(event) = next_a.filter(|_| args.context > 0) {
             if before.len() == args.context {

@@ -79,6 +79,10 @@ fn ended(config: &Config, stop: &Stop, print: &Print) -> Result<Status> {
     Ok(Status::Done)
 }
 
+/// What to do where the host's KVM cannot be had.
+const KVM: &str =
+    "load kvm, be root or in the group that may open it; or use --backend soft, which needs nothing of the host";
+
 /// What went wrong with a run, and what to do about it.
 pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
     let what = match path {
@@ -87,12 +91,8 @@ pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
     };
     match error {
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "see `nvmx guests` and `nvmx run --help`"),
-        Error::Host(error) => {
-            Failure::new(Status::Usage, what, error, "`--backend soft` needs nothing of the host: see docs/host.md")
-        }
-        Error::Kvm(error) => {
-            Failure::new(Status::Usage, what, error, "`--backend soft` needs nothing of the host: see docs/kvm.md")
-        }
+        Error::Host(error) => Failure::new(Status::Usage, what, error, KVM),
+        Error::Kvm(error) => Failure::new(Status::Usage, what, error, KVM),
         Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has it by --store"),
         Error::Image(source) => Failure::new(Status::Usage, what, source, "`nvmx verify` says what is whole"),
         Error::Gone => Failure::new(Status::Failed, what, error, "record it again, and leave the file where it is"),

@@ -135,6 +135,7 @@ order of the names, and the column `trace` has the name without the ending. docs
     /// Find the first event in which two traces differ
     #[command(after_help = "Examples:
   nvmx diff a.nvmx b.nvmx       exit status 0 when their events are equal, 1 when not
+  nvmx diff soft.nvmx kvm.nvmx  one with --backend kvm: what differs by design is named, and counts as equal
   nvmx diff -c 20 a.nvmx b.nvmx with the 20 events before the first that differs")]
     Diff(DiffArgs),
     /// Hold a trace to limits: a gate for CI
