@@ -12,7 +12,7 @@ use collect::{Run, config};
 use elf::{AT, kernel};
 use hv::machine::{Image, Machine};
 use hv_defs::config::{Backend, Config, Guest};
-use hv_defs::event::{Event, Kind, What};
+use hv_defs::event::{Event, Kind, StopKind, What};
 use hv_defs::policy::Shadowing;
 use hv_kvm::Engine;
 use iced_x86::IcedError;
@@ -122,6 +122,7 @@ fn a_guest_that_forgets_a_flush_sees_what_its_silicon_has_cached() {
     assert_eq!(stop.code, 1, "either is right for a processor: {}", kvm.console);
 }
 
+const MEMORY: u64 = 16 << 20;
 const IDT: u64 = 0x5000;
 const IDTR: u64 = 0x6000;
 const DATA: u64 = 0x20_0000;
@@ -241,14 +242,47 @@ fn payload(a: &mut CodeAssembler) -> Asm {
     a.out(dx, al)
 }
 
-#[test]
-fn a_payload_of_all_that_goes_wrong_ends_the_same() {
+/// Runs a payload on both.
+#[track_caller]
+fn check_payload(name: &str, payload: impl FnOnce(&mut CodeAssembler) -> Asm, most: u64) -> Option<Run> {
     let mut a = CodeAssembler::new(64).expect("64 bits");
     payload(&mut a).expect("instructions that are there");
     let images = kernel(elf::elf(&a.assemble(AT).expect("code that assembles")));
-    let guest = Guest::Kernel { name: "payload".to_owned(), append: String::new() };
-    let config = Config { memory: 16 << 20, max_instructions: Some(1_000_000), ..Config::new(guest) };
-    let Some(run) = check("payload", &config, &images, 250) else { return };
+    let guest = Guest::Kernel { name: name.to_owned(), append: String::new() };
+    let config = Config { memory: MEMORY, max_instructions: Some(1_000_000), ..Config::new(guest) };
+    check(name, &config, &images, most)
+}
+
+#[test]
+fn a_payload_of_all_that_goes_wrong_ends_the_same() {
+    let Some(run) = check_payload("payload", payload, 250) else { return };
     let stop = run.stop.expect("an end");
     assert_eq!(stop.code, 4 << 1 | 1, "four exceptions: {stop:?}");
+}
+
+/// An access across the end of memory, which L0 carries out or ends the run for: KVM has done nothing of it before, as the
+/// last digest tells.
+#[test]
+fn half_an_access_is_none() {
+    let words: [(&str, fn(&mut CodeAssembler) -> Asm); 3] = [
+        ("add", |a| a.add(qword_ptr(rdi), rax)),
+        ("xchg", |a| a.xchg(qword_ptr(rdi), rax)),
+        ("bts", |a| a.bts(qword_ptr(rdi), rax)),
+    ];
+    for (name, access) in words {
+        let ran = check_payload(
+            name,
+            |a| {
+                a.mov(rsp, 0x8_0000u64)?;
+                a.mov(edi, (MEMORY - 4) as u32)?;
+                a.mov(dword_ptr(rdi), 0x1111_1111)?;
+                a.mov(rax, 0x0101_0101_0101_0101u64 & 0x1f)?;
+                access(a)?;
+                a.hlt()
+            },
+            1000,
+        );
+        let Some(run) = ran else { return };
+        assert_ne!(run.stop.expect("an end").kind, StopKind::MaxInstructions, "{name}");
+    }
 }

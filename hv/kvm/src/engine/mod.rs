@@ -163,9 +163,14 @@ fn run(space: &mut Space, block: &Block, cpu: &mut Cpu, memory: &mut Memory, cod
                         space.fill(cpu, memory, gpa)?;
                     }
                     None => {
-                        // The instruction has changed nothing yet.
+                        // The instruction has changed nothing yet, and is completed in vain: what it writes then to the first
+                        // of two pages is put right again.
                         space.take(cpu);
+                        let first = first_part(cpu, memory, here(code, cpu.rip));
                         space.forget()?;
+                        if let Some((at, bytes)) = first {
+                            memory.write_bytes(at, &bytes);
+                        }
                         return Ok(block.index(cpu.rip).unwrap_or(0) as u64);
                     }
                 }
@@ -183,12 +188,10 @@ fn run(space: &mut Space, block: &Block, cpu: &mut Cpu, memory: &mut Memory, cod
                 return undo(block, cpu);
             }
             Stopped::Odd => {
-                let start = cpu.rip;
                 space.take(cpu);
                 space.forget()?;
                 let Some(index) = block.index(cpu.rip) else { return Err(Error::Strayed(cpu.rip)) };
-                let at = code.offset(cpu.rip.wrapping_sub(start));
-                if !reach(space, cpu, memory, at)? || index > 0 {
+                if !reach(space, cpu, memory, here(code, cpu.rip))? || index > 0 {
                     return Ok(index as u64);
                 }
                 space.put(cpu)?;
@@ -197,12 +200,32 @@ fn run(space: &mut Space, block: &Block, cpu: &mut Cpu, memory: &mut Memory, cod
     }
 }
 
+/// Where the code at `rip` lies, which is in the page of `code`.
+fn here(code: Hpa, rip: u64) -> Hpa {
+    code.page().offset(rip % PAGE_SIZE)
+}
+
+/// Of what the instruction at RIP, whose code is at `code`, accesses, the part in the first page, if it reaches into two:
+/// where it lies, and what is there.
+fn first_part(cpu: &Cpu, memory: &Memory, code: Hpa) -> Option<(Hpa, Vec<u8>)> {
+    let [first, last] = block::accessed(code_bytes(memory, code)?, cpu)?;
+    if first / PAGE_SIZE == last / PAGE_SIZE {
+        return None;
+    }
+    let at = space::find(cpu, memory, first)?;
+    Some((at, memory.bytes(at, (PAGE_SIZE - at.page_offset()) as usize)?.to_vec()))
+}
+
+/// The bytes of the instruction at `code`, as far as they are in its page.
+fn code_bytes(memory: &Memory, code: Hpa) -> Option<&[u8]> {
+    memory.bytes(code, (PAGE_SIZE - code.page_offset()).min(15) as usize)
+}
+
 /// Maps what the instruction at RIP, whose code is at `code`, needs to be fetched and to access memory, as far as it is
 /// there: KVM takes entries of paging structures that lie in no slot for a page fault. Returns whether anything is new.
 fn reach(space: &mut Space, cpu: &Cpu, memory: &Memory, code: Hpa) -> Result<bool, Error> {
     let mut new = space.reach(cpu, memory, cpu.rip)?;
-    let left = (PAGE_SIZE - code.page_offset()).min(15) as usize;
-    if let Some(bytes) = memory.bytes(code, left)
+    if let Some(bytes) = code_bytes(memory, code)
         && let Some(accessed) = block::accessed(bytes, cpu)
     {
         for linear in accessed {

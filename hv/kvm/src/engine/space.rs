@@ -25,6 +25,42 @@ const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 
+/// Walks the guest's paging structures, with nothing set and nobody told: visits the guest-physical address of each entry
+/// that there is, and of what `linear` leads to, which it returns.
+fn walk<E>(
+    cpu: &Cpu,
+    memory: &Memory,
+    linear: u64,
+    visit: &mut dyn FnMut(u64) -> Result<(), E>,
+) -> Result<Option<u64>, E> {
+    let mut table = cpu.cr3 & FRAME;
+    for shift in [39, 30, 21, 12] {
+        let at = table + (linear >> shift & 0x1ff) * 8;
+        visit(at)?;
+        let Some(page) = cpu.mmu.mapped(memory, at) else { return Ok(None) };
+        let entry: u64 = memory.read(page.at.offset(at & (page.size - 1)));
+        if entry & PRESENT == 0 {
+            return Ok(None);
+        }
+        table = entry & FRAME;
+        if shift == 12 || shift < 39 && entry & LARGE != 0 {
+            let within = (1 << shift) - 1;
+            let gpa = table & !within | linear & within;
+            visit(gpa)?;
+            return Ok(Some(gpa));
+        }
+    }
+    Ok(None)
+}
+
+/// Where the byte at a linear address lies, if it lies in memory.
+pub(super) fn find(cpu: &Cpu, memory: &Memory, linear: u64) -> Option<Hpa> {
+    let Ok(gpa) = walk::<core::convert::Infallible>(cpu, memory, linear, &mut |_| Ok(()));
+    let gpa = gpa?;
+    let page = cpu.mmu.mapped(memory, gpa)?;
+    Some(page.at.offset(gpa & (page.size - 1)))
+}
+
 /// Why a guest stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stopped {
@@ -204,21 +240,8 @@ impl Space {
     /// there. Returns whether anything was mapped that was not before.
     pub(super) fn reach(&mut self, cpu: &Cpu, memory: &Memory, linear: u64) -> Result<bool, Error> {
         let mut new = false;
-        let mut table = cpu.cr3 & FRAME;
-        for shift in [39, 30, 21, 12] {
-            let entry = table + (linear >> shift & 0x1ff) * 8;
-            new |= self.bring(cpu, memory, entry)?;
-            let Some(page) = cpu.mmu.mapped(memory, entry) else { return Ok(new) };
-            let entry: u64 = memory.read(page.at.offset(entry & (page.size - 1)));
-            if entry & PRESENT == 0 {
-                return Ok(new);
-            }
-            table = entry & FRAME;
-            if shift == 12 || shift < 39 && entry & LARGE != 0 {
-                let within = (1 << shift) - 1;
-                return Ok(new | self.bring(cpu, memory, table & !within | linear & within)?);
-            }
-        }
+        let mut visit = |gpa| self.bring(cpu, memory, gpa).map(|brought| new |= brought);
+        walk(cpu, memory, linear, &mut visit)?;
         Ok(new)
     }
 
