@@ -43,7 +43,8 @@ impl Checked {
 /// Holds findings against limits: a line for each limit that is set.
 pub fn check(of: &Findings, limits: &Limits) -> Vec<Checked> {
     let told = |kind: Kind, found: f64| of.overview.tells_of(kind).then_some(found);
-    let count = |verdict| told(Kind::Flush, of.flushes.count(verdict) as f64);
+    let judged = |verdict| verdict != Verdict::Missing || !of.overview.lacks_tags;
+    let count = |verdict| told(Kind::Flush, of.flushes.count(verdict) as f64).filter(|_| judged(verdict));
     let misses = told(Kind::Pool, of.pools.iter().map(PoolFinding::missed).sum::<u64>() as f64);
     let mistakes = of.mistakes.iter().map(|mistake| mistake.count).sum::<u64>() as f64;
     let whole = |limit: Option<u64>| limit.map(|limit| limit as f64);

@@ -51,6 +51,14 @@ impl Story {
         self.event(What::Entry(Entry { level, launch, vmcs12, vmcs02, vpid, eptp, injected, failed, fields_written }))
     }
 
+    /// A guest is entered, under tags that nobody tells.
+    pub(crate) fn entry_untold(self) -> Self {
+        let (injected, failed, fields_written, launch) = (InterruptionInfo::default(), None, 0, false);
+        let (vmcs12, vmcs02) = (NO_ADDRESS, NO_ADDRESS);
+        let entry = Entry { level: 1, launch, vmcs12, vmcs02, vpid: 0, eptp: 0, injected, failed, fields_written };
+        self.event(What::Entry(entry))
+    }
+
     /// L1 is entered.
     pub(crate) fn l1(self) -> Self {
         self.entry(1, NO_ADDRESS, VPID01, EPTP01)

@@ -130,6 +130,9 @@ pub struct Overview {
     /// Of an imported trace, the kinds of event that it has none of and that its source may not tell of; of a recording,
     /// those that it was to leave out. Nothing can be found about them, be it that there were none.
     pub untold: Vec<Kind>,
+    /// Whether nobody tells under which VPIDs and EPT pointers guests run: most flushes are then of unknown use, and none is
+    /// called missing.
+    pub lacks_tags: bool,
     /// The guest, as its configuration names it; empty when unknown.
     pub guest: String,
     /// The policy: a preset's name, or `custom`; empty when unknown.

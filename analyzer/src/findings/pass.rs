@@ -212,6 +212,7 @@ impl Pass {
         flaws.sort_unstable_by_key(|flaw| (flaw.event, flaw.verdict == Verdict::Missing));
         let mut overview = self.overview;
         (overview.vcpus, overview.pcpus, overview.counts) = self.cpus.finish();
+        overview.lacks_tags = self.bench.lacks_tags();
         overview.failed_entries = self.failed.into_iter().collect();
         overview.failed_entries.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
         let exits::Found { exits, multiplication, time, cycles, so_far } =

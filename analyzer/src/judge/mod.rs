@@ -10,6 +10,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 mod tlb;
+mod untold;
 mod words;
 
 pub(crate) use tlb::is_invept;
@@ -102,6 +103,11 @@ impl Bench {
     /// Events came that tell no more than that the run went on. Returns whether that was news.
     pub(crate) fn settle(&mut self) -> bool {
         self.judge.went_on()
+    }
+
+    /// Whether nobody tells under which VPIDs and EPT pointers guests run, so that no flush can be called missing.
+    pub(crate) fn lacks_tags(&self) -> bool {
+        self.judge.untold.is()
     }
 
     /// The verdicts given since the last call, in no particular order.

@@ -6,6 +6,7 @@
 use super::Judged;
 use super::guests::{Guests, Owner, View, Vpid12};
 use super::tlb::{Cpu, Held, Pending, Root, Tag, covers, ep4ta, is_invept, needs_invept, width};
+use super::untold::Untold;
 use super::words::{JudgedBy, Rule, Verdict};
 use hv_defs::event::{Actor, Cause, Entry, EptChange, EptOp, Event, Flush, FlushKind, Stamp, VmcsAccess, What};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,8 @@ const RECENT: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     pub(super) given: Vec<Judged>,
+    /// What there is to know where tags are not told.
+    pub(super) untold: Untold,
     cpus: BTreeMap<u16, Cpu>,
     guests: Guests,
     /// The last entry, while it is not known what it dropped by itself.
@@ -97,6 +100,13 @@ fn judged(event: u64, at: Stamp, flush: &Flush, rule: Rule) -> Judged {
 impl Judge {
     pub(super) fn see(&mut self, number: u64, event: &Event) {
         let at = event.at;
+        let rule = self.untold.see(at, &event.what);
+        if self.untold.is() {
+            if let (Some(rule), What::Flush(flush)) = (rule, &event.what) {
+                self.given.push(judged(number, at, flush, rule));
+            }
+            return;
+        }
         // What an entry drops by itself is told behind the entry, and was dropped before the guest ran.
         if let What::Flush(Flush { cause: Cause::HardwareEntry, .. }) = event.what {
             let entry = self.entry.take_if(|(_, entered, _)| entered.pcpu == at.pcpu);

@@ -32,6 +32,19 @@ fn a_tag_that_nothing_ran_under_needs_no_flush() {
     check(&story.flush(SINGLE, Cause::InvvpidEmulation, 2, 0), "3:required:guest-asked 4:redundant:nothing-cached");
 }
 
+/// Where nobody tells tags, all that is sure is that nothing is left of everything.
+#[test]
+fn without_tags_little_is_known() {
+    let all = FlushKind::InveptAll;
+    let l1 = |story: Story| story.entry_untold();
+    let story = l1(Story::default()).flush(all, Cause::EptZap, 0, 0).flush(INVEPT, Cause::RootLoad, 0, 0);
+    let story = l1(story.flush(SINGLE, Cause::GuestPaging, 0, 0)).flush(INVEPT, Cause::RootLoad, 0, 0);
+    check(&l1(story), "1:unknown:no-evidence 2:redundant:nothing-cached 3:unknown:no-evidence 5:unknown:no-evidence");
+    // Another CPU's flush is of no use here.
+    let story = l1(Story::default()).on(1, 1).flush(all, Cause::EptZap, 0, 0).on(0, 0);
+    check(&story.flush(all, Cause::EptZap, 0, 0), "1:unknown:no-evidence 2:unknown:no-evidence");
+}
+
 /// kvm-2011: one VPID for L1 and L2, flushed at each switch. vmcs12 enables VPID and each has an EPT root of its own, so
 /// each tag only ever holds its own guest's mappings. The flush before an entry drops L1's, that before an exit L2's; L2
 /// never runs again after the last.

@@ -55,7 +55,9 @@ fn accesses(of: &Findings, number: u64) -> Option<f64> {
 
 /// What is compared, in order.
 pub(super) const MEASURES: &[Measure] = &[
-    cost("missing flushes", "missing_flushes", |of| flushes(of, of.flushes.count(Verdict::Missing))),
+    cost("missing flushes", "missing_flushes", |of| {
+        flushes(of, of.flushes.count(Verdict::Missing)).filter(|_| !of.overview.lacks_tags)
+    }),
     cost("mistakes of L0's", "mistakes", |of| ours(of, of.mistakes.iter().map(|mistake| mistake.count).sum())),
     size("events", "events", |of| Some(of.overview.events as f64)),
     size("instructions", "instructions", |of| ours(of, of.overview.instructions)),

@@ -154,7 +154,13 @@ fn functions_that_flush() {
     flushes(&[runs(), does("vmx_flush_tlb_all.isra.0")], &[l0(FlushKind::InveptAll, Cause::EptZap)]);
     // A flush that was asked for has its cause, once.
     flushes(
-        &[nested(), does("nested_vmx_transition_tlb_flush"), does("vmx_flush_tlb_guest"), does("vmx_flush_tlb_guest")],
+        &[
+            runs(),
+            nested(),
+            does("nested_vmx_transition_tlb_flush"),
+            does("vmx_flush_tlb_guest"),
+            does("vmx_flush_tlb_guest"),
+        ],
         &[l0(FlushKind::InvvpidSingle, Cause::NestedEntry), l0(FlushKind::InvvpidSingle, Cause::GuestPaging)],
     );
     flushes(

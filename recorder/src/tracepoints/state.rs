@@ -6,7 +6,7 @@ use super::flush::{self, Pending};
 use super::svm::{self, Said};
 use super::vcpus::{THREADS, Vcpu, Vcpus};
 use super::{At, Field, Hit, emulated};
-use hv_defs::event::{Actor, Entry, Event, Exit, Flush, Injection, NO_ADDRESS, Stamp, What};
+use hv_defs::event::{Actor, Cause, Entry, Event, Exit, Flush, FlushKind, Injection, NO_ADDRESS, Stamp, What};
 use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -29,6 +29,8 @@ pub(crate) struct State {
     start: u64,
     /// Whether the host is known to be AMD's.
     svm: bool,
+    /// Whether a guest was entered.
+    entered: bool,
     /// Events that were told and not taken away yet.
     ready: Vec<Event>,
     /// Hits that none of our events was made of, by name.
@@ -46,6 +48,7 @@ impl State {
             last: Stamp::default(),
             start,
             svm: false,
+            entered: false,
             ready: Vec::new(),
             unmapped: BTreeMap::new(),
         }
@@ -100,6 +103,7 @@ impl State {
             }
             "kvm_entry" => {
                 self.close(hit)?;
+                self.entered = true;
                 let vcpu = self.vcpu(hit)?;
                 vcpu.ran = true;
                 let entry = Entry {
@@ -272,13 +276,17 @@ impl State {
     }
 
     fn flush_of_l0(&mut self, hit: &impl Hit, flush: Flush) -> Result<(), String> {
-        // A thread that runs no vCPU flushes none's translations: it is a vCPU that is being made, or freed.
+        // A thread that runs no vCPU flushes none's translations: it is a vCPU that is being made, or freed. And before any guest
+        // was seen to be entered there is nothing that a flush could be judged by.
         let thread = hit.at().thread;
-        let Some(vcpu) = self.vcpus.get(thread) else {
+        let Some(vcpu) = self.vcpus.get(thread).filter(|_| self.entered) else {
             self.unmap(hit.event());
             return Ok(());
         };
-        let cause = vcpu.pending.take().map_or(flush.cause, |pending| pending.cause(vcpu.nested));
+        // A vCPU that comes to another CPU drops all that was left of it there.
+        let moved = vcpu.cpu != hit.at().cpu && flush.kind == FlushKind::InveptAll;
+        let own = if moved { Cause::Migration } else { flush.cause };
+        let cause = vcpu.pending.take().map_or(own, |pending| pending.cause(vcpu.nested));
         let number = vcpu.number;
         self.push(hit, number, What::Flush(Flush { cause, ..flush }));
         Ok(())

@@ -49,7 +49,8 @@ pub(super) fn overview(of: &Findings) -> Option<Section> {
     }
     let verdicts: &[Verdict] = if overview.tells_of(Kind::Flush) {
         facts.push(("flushes", Cell::count(of.flushes.made())));
-        &[Verdict::Missing, Verdict::Redundant, Verdict::TooBroad]
+        let all = &[Verdict::Missing, Verdict::Redundant, Verdict::TooBroad];
+        if overview.lacks_tags { &all[1..2] } else { all }
     } else {
         &[]
     };
@@ -99,6 +100,11 @@ pub(super) fn untold(of: &Findings) -> Option<Section> {
         None => "The trace was recorded with `--log exits`, which leaves out:".into(),
     })];
     parts.extend(missed.map(|text| Part::Note(text.into())));
+    if overview.lacks_tags && overview.tells_of(Kind::Flush) {
+        let text = "VPIDs and EPT pointers: of flushes only such are judged as follow one of everything with no guest entered \
+                    since; whether any are missing is not known.";
+        parts.push(Part::Note(text.into()));
+    }
     if parts.len() == 1 {
         return None;
     }
