@@ -189,7 +189,7 @@ const PRESENT: [bool; 256] = {
 
 /// Whether an instruction belongs to a feature that there is not, and so is #UD. Hints whose encodings do nothing, or
 /// something else, on a CPU without them are not.
-pub(crate) fn is_absent(i: &Instruction) -> bool {
+pub fn is_absent(i: &Instruction) -> bool {
     use Mnemonic as M;
     !matches!(
         i.mnemonic(),

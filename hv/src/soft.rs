@@ -93,8 +93,13 @@ impl SoftSilicon {
     /// `pcpus` physical CPUs with TLBs of `tlb_entries` entries, over `memory` bytes. `seed` decides what RDRAND and
     /// RDSEED give.
     pub fn new(memory: u64, pcpus: u16, tlb_entries: u32, seed: u64) -> Self {
+        let cpu = |number: u16| {
+            let mut cpu = Cpu::new(tlb_entries, seed ^ u64::from(number) << 48);
+            cpu.mmu.count_flushes_as(number);
+            cpu
+        };
         let physical = |number: u16| Physical {
-            cpu: Cpu::new(tlb_entries, seed ^ u64::from(number) << 48),
+            cpu: cpu(number),
             current: None,
             loaded: None,
             unsaved: false,

@@ -422,9 +422,14 @@ impl Mmu {
         })
     }
 
-    /// Changes whenever linear translations may have been dropped, or have become others.
+    /// Changes whenever linear translations may have been dropped. No two CPUs of a machine have the same.
     pub fn flush_count(&self) -> u64 {
         self.flush_count
+    }
+
+    /// Has [`Mmu::flush_count`] begin at the physical CPU's own numbers.
+    pub(crate) fn count_flushes_as(&mut self, cpu: u16) {
+        self.flush_count = u64::from(cpu) << 48;
     }
 
     /// The index of the page-modification log, as the VMCS is to hold it; `None` where the log is off.

@@ -39,6 +39,8 @@ pub struct Engine {
     kvm: Kvm,
     cpuid: CpuId,
     slots: u32,
+    /// Bits of CR4 with which plain instructions are the software CPU's.
+    strange: u64,
     /// Whether a guest's registers are still there after a shutdown: AMD's CPUs leave them undefined.
     keeps_state: bool,
     /// The last used comes last.
@@ -78,12 +80,15 @@ impl Engine {
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("say what CPUID may show"))?;
         let slots = u32::try_from(kvm.get_nr_memslots()).unwrap_or(SLOTS).min(SLOTS);
         let vendor = cpuid.as_slice().iter().find(|leaf| leaf.function == 0).map(|leaf| leaf.ecx);
+        let smap = cpuid.as_slice().iter().any(|leaf| (leaf.function, leaf.index) == (7, 0) && leaf.ebx >> 20 & 1 != 0);
+        let strange = STRANGE | if smap { 0 } else { Cr4::SMAP.bits() };
         // "ntel" of GenuineIntel.
         let keeps_state = vendor == Some(u32::from_le_bytes(*b"ntel")) || std::path::Path::new(PARAVIRTUAL).exists();
         Ok(Self {
             kvm,
             cpuid,
             slots,
+            strange,
             keeps_state,
             spaces: Vec::new(),
             looker: Looker::default(),
@@ -114,7 +119,7 @@ impl Engine {
     fn execute(&mut self, cpu: &mut Cpu, memory: &mut Memory, code: Hpa, most: u64) -> Result<u64, Error> {
         let paged = Cr0::PE.bits() | Cr0::PG.bits();
         let Some(eptp) = cpu.controls.eptp else { return Ok(0) };
-        if !cpu.code64() || cpu.cr0 & paged != paged || cpu.cr4 & STRANGE != 0 {
+        if !cpu.code64() || cpu.cr0 & paged != paged || cpu.cr4 & self.strange != 0 {
             return Ok(0);
         }
         let Some(page) = memory.bytes(code.page(), PAGE_SIZE as usize) else { return Ok(0) };

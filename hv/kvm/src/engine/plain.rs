@@ -4,6 +4,7 @@
 //! when the page that it stores to turns out not to be mapped: KVM says so only behind the instruction. All others are the
 //! software CPU's: that is how they exit, whatever KVM itself can intercept.
 
+use hv::features::is_absent;
 use iced_x86::{Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 /// How an instruction that KVM is trusted with ends.
@@ -38,7 +39,8 @@ pub(super) struct Plain {
 
 /// What KVM may be trusted with of `instruction`; `None` for what is the software CPU's.
 pub(super) fn plain(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Option<Plain> {
-    if !is_trusted(instruction) {
+    // What the guest's CPU has not got is #UD, whether the host has it or not.
+    if !is_trusted(instruction) || is_absent(instruction) {
         return None;
     }
     let flow = match instruction.flow_control() {
@@ -65,7 +67,8 @@ pub(super) fn plain(instruction: &Instruction, info: &mut InstructionInfoFactory
     Some(Plain { at: instruction.ip(), flow, next, stores, pushed, modifies })
 }
 
-/// Whether it is one of those that are the same everywhere, with operands that are.
+/// Whether it is one of those that are the same everywhere, with operands that are. LZCNT and TZCNT are not: a CPU without them
+/// takes them for BSR and BSF. What else a CPU lacks it raises #UD for, and then it is the software CPU's.
 fn is_trusted(instruction: &Instruction) -> bool {
     use Mnemonic::*;
     let known = matches!(
@@ -148,7 +151,6 @@ fn is_trusted(instruction: &Instruction) -> bool {
             | Loop
             | Loope
             | Loopne
-            | Lzcnt
             | Mfence
             | Mov
             | Movbe
@@ -211,7 +213,6 @@ fn is_trusted(instruction: &Instruction) -> bool {
             | Std
             | Sub
             | Test
-            | Tzcnt
             | Xadd
             | Xchg
             | Xor

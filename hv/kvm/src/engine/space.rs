@@ -86,7 +86,7 @@ pub(super) struct Space {
     /// The system registers as KVM gave them, and as they were set last.
     template: kvm_sregs,
     set: Option<kvm_sregs>,
-    /// [`hv::mmu::Mmu::flush_count`] at the last run, with the physical CPU's number as far as it is told apart.
+    /// [`hv::mmu::Mmu::flush_count`] at the last run.
     flushes: u64,
     /// Slots have changed since the last run: a KVM may have no tables to begin with since.
     remapped: bool,
