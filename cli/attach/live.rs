@@ -17,9 +17,12 @@ use core::ops::ControlFlow;
 use crossterm::event::{Event as Typed, KeyCode, KeyModifiers};
 use crossterm::{cursor, event, execute, queue, style, terminal};
 use hv_defs::event::{Actor, Event, What};
+use hv_defs::exit::Reason;
 use recorder::attach::{Attach, Machine};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A terminal of so many columns has room for what is not needed.
@@ -34,18 +37,19 @@ struct Vcpu {
     l2: u64,
     reflected: u64,
     injections: u64,
-    reasons: BTreeMap<String, u64>,
+    reasons: BTreeMap<Reason, u64>,
 }
 
 /// An exit's reason and level: how many in the interval, and since the beginning.
-type Reasons = BTreeMap<(String, u8), [u64; 2]>;
+type Reasons = BTreeMap<(Reason, u8), [u64; 2]>;
 
 /// What there is to show.
 pub(super) struct Live {
     interval: Duration,
     begun: Instant,
     last: Instant,
-    terminal: bool,
+    /// What was typed, if there is a terminal.
+    keys: Option<Arc<Keys>>,
     seen: Seen,
 }
 
@@ -63,8 +67,8 @@ impl Seen {
         for event in events {
             match &event.what {
                 What::Exit(exit) => {
-                    let reason = exit.basic().to_string();
-                    let both = self.reasons.entry((reason.clone(), exit.level)).or_default();
+                    let reason = exit.basic();
+                    let both = self.reasons.entry((reason, exit.level)).or_default();
                     both.iter_mut().for_each(|count| *count += 1);
                     let vcpu = self.vcpus.entry(event.at.vcpu).or_default();
                     (vcpu.cpu, vcpu.level) = (event.at.pcpu, vcpu.level.max(exit.level));
@@ -111,8 +115,8 @@ impl Seen {
         let room = (height.saturating_sub(4) / 2).max(1);
         for (number, vcpu) in busy.iter().take(room) {
             let mut reasons: Vec<_> = vcpu.reasons.iter().collect();
-            reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), reason.as_str()));
-            let most = |(reason, count): &(&String, &u64)| format!("{reason} {}%", **count * 100 / vcpu.exits.max(1));
+            reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), **reason));
+            let most = |(reason, count): &(&Reason, &u64)| format!("{reason} {}%", **count * 100 / vcpu.exits.max(1));
             let level = if vcpu.level == 0 { "-".to_owned() } else { format!("L{}", vcpu.level) };
             let mut guest = named(**number, machines);
             cut(&mut guest, 16);
@@ -142,7 +146,8 @@ impl Seen {
             let bar = last("█".repeat((share * 20.0).round() as usize));
             let level = format!("L{level}");
             lines.push(format!(
-                "{reason:<28} {level:>5} {:>9} {:>6.1}% {:>14}{bar}",
+                "{:<28} {level:>5} {:>9} {:>6.1}% {:>14}{bar}",
+                reason.to_string(),
                 rate(*now),
                 share * 100.0,
                 count(*total)
@@ -163,19 +168,20 @@ impl Live {
             terminal::enable_raw_mode().or_hint(Status::Failed, what, "send the output into a pipe")?;
             execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
         }
+        let keys = terminal.then(Keys::listen);
         let (begun, interval) = (Instant::now(), Duration::from_secs_f64(seconds));
-        Ok(Self { interval, begun, last: begun, terminal, seen: Seen::default() })
+        Ok(Self { interval, begun, last: begun, keys, seen: Seen::default() })
     }
 
     /// Takes events, and draws when an interval is over; whether the user wants to go on.
     pub(super) fn show(&mut self, attach: &Attach, events: &[Event]) -> io::Result<ControlFlow<()>> {
         self.seen.take(events);
-        let asked = if self.terminal { self.keys()? } else { None };
-        if asked.is_some_and(|of| of == Key::End) {
+        if self.keys.as_ref().is_some_and(|keys| keys.end.load(Ordering::Relaxed)) {
             return Ok(ControlFlow::Break(()));
         }
+        let redraw = self.keys.as_ref().is_some_and(|keys| keys.redraw.swap(false, Ordering::Relaxed));
         let elapsed = self.last.elapsed();
-        if elapsed < self.interval && asked.is_none() {
+        if elapsed < self.interval && !redraw {
             return Ok(ControlFlow::Continue(()));
         }
         self.draw(elapsed.as_secs_f64(), attach.machines())?;
@@ -184,25 +190,6 @@ impl Live {
             self.seen.next();
         }
         Ok(ControlFlow::Continue(()))
-    }
-
-    /// What was typed since.
-    fn keys(&self) -> io::Result<Option<Key>> {
-        let mut asked = None;
-        while event::poll(Duration::ZERO)? {
-            match event::read()? {
-                Typed::Key(key) => {
-                    let control = key.modifiers.contains(KeyModifiers::CONTROL);
-                    let ends = matches!(key.code, KeyCode::Char('q') | KeyCode::Esc);
-                    if ends || (control && key.code == KeyCode::Char('c')) {
-                        return Ok(Some(Key::End));
-                    }
-                }
-                Typed::Resize(..) => asked = Some(Key::Redraw),
-                _ => {}
-            }
-        }
-        Ok(asked)
     }
 
     fn draw(&self, seconds: f64, machines: &[Machine]) -> io::Result<()> {
@@ -221,7 +208,7 @@ impl Live {
             head.push_str(&format!("   {} lost", count(self.seen.lost)));
         }
         let mut out = io::stdout().lock();
-        if !self.terminal {
+        if self.keys.is_none() {
             writeln!(out, "{head}")?;
             for line in self.seen.lines(seconds, machines, usize::MAX, usize::MAX) {
                 writeln!(out, "{}", line.trim_end())?;
@@ -250,7 +237,7 @@ impl Live {
 
     /// Gives the terminal back.
     pub(super) fn close(self) -> Result<()> {
-        if self.terminal {
+        if self.keys.is_some() {
             execute!(io::stdout(), cursor::Show, terminal::LeaveAlternateScreen)?;
             terminal::disable_raw_mode()?;
         }
@@ -264,11 +251,36 @@ fn named(number: u16, machines: &[Machine]) -> String {
     of.map_or_else(|| format!("vCPU {number}"), |of| format!("{}/{}", of.name, number - of.first))
 }
 
-/// What a key asks for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Key {
-    End,
-    Redraw,
+/// What was typed. A thread of its own waits for it: of a terminal that has gone away, waiting may never end.
+#[derive(Default)]
+struct Keys {
+    end: AtomicBool,
+    redraw: AtomicBool,
+}
+
+impl Keys {
+    fn listen() -> Arc<Self> {
+        let keys = Arc::new(Self::default());
+        let told = keys.clone();
+        std::thread::spawn(move || {
+            loop {
+                match event::read() {
+                    Ok(Typed::Key(key)) => {
+                        let control = key.modifiers.contains(KeyModifiers::CONTROL);
+                        let ends = matches!(key.code, KeyCode::Char('q') | KeyCode::Esc);
+                        if ends || (control && key.code == KeyCode::Char('c')) {
+                            break;
+                        }
+                    }
+                    Ok(Typed::Resize(..)) => told.redraw.store(true, Ordering::Relaxed),
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            told.end.store(true, Ordering::Relaxed);
+        });
+        keys
+    }
 }
 
 /// Cuts a line to a width, with a mark.
@@ -284,7 +296,7 @@ fn cut(line: &mut String, width: usize) {
 mod tests {
     use super::*;
     use hv_defs::event::{Exit, NO_ADDRESS, Stamp};
-    use hv_defs::exit::{ExitReason, InterruptionInfo, Reason};
+    use hv_defs::exit::{ExitReason, InterruptionInfo};
 
     fn exit(vcpu: u16, level: u8, reason: Reason, handled_by: Actor) -> Event {
         let reason = ExitReason::of(reason);

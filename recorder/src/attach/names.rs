@@ -125,11 +125,8 @@ fn split_at_comma(text: &str) -> String {
 /// The number of the vCPU that a thread of that name runs.
 fn vcpu(comm: &str) -> Option<u16> {
     let qemu = comm.strip_prefix("CPU ").and_then(|rest| rest.strip_suffix("/KVM"));
-    let number = qemu
-        .or(comm.strip_prefix("fc_vcpu "))
-        .or(comm.strip_prefix("crosvm_vcpu"))
-        .or(comm.strip_prefix("nvmx-vcpu"))
-        .or(comm.strip_prefix("vcpu"))?;
+    let number =
+        qemu.or(comm.strip_prefix("fc_vcpu ")).or(comm.strip_prefix("crosvm_vcpu")).or(comm.strip_prefix("vcpu"))?;
     number.parse().ok()
 }
 
