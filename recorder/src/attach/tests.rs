@@ -167,10 +167,15 @@ fn functions_that_flush() {
         &[runs(), does("nested_vmx_transition_tlb_flush"), does("vmx_flush_tlb_current")],
         &[l0(FlushKind::InveptSingle, Cause::NestedExit)],
     );
-    // Another thread of the machine asks all its vCPUs.
+    // It is made before the vCPU runs on, or not at all.
     flushes(
-        &[runs(), Said("kvm_flush_remote_tlbs", 9, &[]), does("vmx_flush_tlb_current")],
-        &[l0(FlushKind::InveptSingle, Cause::EptZap)],
+        &[runs(), does("nested_vmx_transition_tlb_flush"), runs(), does("vmx_flush_tlb_current")],
+        &[l0(FlushKind::InveptSingle, Cause::RootLoad)],
+    );
+    // Another thread of the machine asks all its vCPUs, which flush all when they run next.
+    flushes(
+        &[runs(), Said("kvm_flush_remote_tlbs", 9, &[]), does("vmx_flush_tlb_current"), does("vmx_flush_tlb_all")],
+        &[l0(FlushKind::InveptSingle, Cause::RootLoad), l0(FlushKind::InveptAll, Cause::EptZap)],
     );
     // A thread that runs no vCPU flushes none's translations.
     flushes(&[does("vmx_flush_tlb_all")], &[]);

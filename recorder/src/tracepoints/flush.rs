@@ -11,8 +11,8 @@ use hv_defs::event::{Actor, Cause, Flush, FlushKind};
 pub(crate) enum Asked {
     /// The guest asks for one; its actor is not known here.
     Guest(Flush),
-    /// L0 makes one.
-    L0(Flush),
+    /// L0 makes one; and which requests for one it carries out.
+    L0(Flush, &'static [Pending]),
     /// One is to follow.
     Later(Pending),
     /// Nothing.
@@ -39,21 +39,26 @@ impl Pending {
     }
 }
 
-/// The kernel's functions that flush: what they drop on a host with EPT or AMD's nested paging, and why where no other cause is
-/// known.
-const FUNCTIONS: &[(&str, FlushKind, Cause)] = &[
-    ("vmx_flush_tlb_all", FlushKind::InveptAll, Cause::EptZap),
-    ("vmx_flush_tlb_current", FlushKind::InveptSingle, Cause::RootLoad),
-    ("vmx_flush_tlb_guest", FlushKind::InvvpidSingle, Cause::GuestPaging),
-    ("vmx_flush_tlb_gva", FlushKind::InvvpidAddress, Cause::GuestPaging),
+/// What changes of page tables ask for, what transitions do, and both.
+const REMOTE: &[Pending] = &[Pending::Remote];
+const TRANSITION: &[Pending] = &[Pending::Transition];
+const ANY: &[Pending] = &[Pending::Transition, Pending::Remote];
+
+/// The kernel's functions that flush: what they drop on a host with EPT or AMD's nested paging, why where no other cause is
+/// known, and which requests they carry out.
+const FUNCTIONS: &[(&str, FlushKind, Cause, &[Pending])] = &[
+    ("vmx_flush_tlb_all", FlushKind::InveptAll, Cause::EptZap, REMOTE),
+    ("vmx_flush_tlb_current", FlushKind::InveptSingle, Cause::RootLoad, TRANSITION),
+    ("vmx_flush_tlb_guest", FlushKind::InvvpidSingle, Cause::GuestPaging, TRANSITION),
+    ("vmx_flush_tlb_gva", FlushKind::InvvpidAddress, Cause::GuestPaging, &[]),
     // Linux 5.7 and before had one for all.
-    ("vmx_flush_tlb", FlushKind::InveptSingle, Cause::RootLoad),
-    ("svm_flush_tlb_all", FlushKind::InvvpidSingle, Cause::EptZap),
-    ("svm_flush_tlb_current", FlushKind::InvvpidSingle, Cause::RootLoad),
-    ("svm_flush_tlb_guest", FlushKind::InvvpidSingle, Cause::GuestPaging),
-    ("svm_flush_tlb_asid", FlushKind::InvvpidSingle, Cause::GuestPaging),
-    ("svm_flush_tlb_gva", FlushKind::InvvpidAddress, Cause::GuestPaging),
-    ("svm_flush_tlb", FlushKind::InvvpidSingle, Cause::RootLoad),
+    ("vmx_flush_tlb", FlushKind::InveptSingle, Cause::RootLoad, ANY),
+    ("svm_flush_tlb_all", FlushKind::InvvpidSingle, Cause::EptZap, REMOTE),
+    ("svm_flush_tlb_current", FlushKind::InvvpidSingle, Cause::RootLoad, TRANSITION),
+    ("svm_flush_tlb_guest", FlushKind::InvvpidSingle, Cause::GuestPaging, TRANSITION),
+    ("svm_flush_tlb_asid", FlushKind::InvvpidSingle, Cause::GuestPaging, TRANSITION),
+    ("svm_flush_tlb_gva", FlushKind::InvvpidAddress, Cause::GuestPaging, &[]),
+    ("svm_flush_tlb", FlushKind::InvvpidSingle, Cause::RootLoad, ANY),
 ];
 
 /// Those that ask for a flush.
@@ -97,7 +102,7 @@ pub(crate) fn asked(name: &str, hit: &impl Hit) -> Asked {
             let own = FUNCTIONS.iter().find(|(known, ..)| *known == name);
             let asking = ASKING.iter().find(|(known, _)| *known == name);
             match (own, asking) {
-                (Some((_, kind, cause)), _) => Asked::L0(flush(*kind, *cause)),
+                (Some((_, kind, cause, answers)), _) => Asked::L0(flush(*kind, *cause), answers),
                 (None, Some((_, pending))) => Asked::Later(*pending),
                 (None, None) => Asked::Nothing,
             }

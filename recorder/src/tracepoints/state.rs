@@ -106,6 +106,8 @@ impl State {
                 self.entered = true;
                 let vcpu = self.vcpu(hit)?;
                 vcpu.ran = true;
+                // What a transition asks for is done before the entry, or was not needed.
+                vcpu.pending.take_if(|pending| *pending == Pending::Transition);
                 let entry = Entry {
                     level: 1 + u8::from(vcpu.nested),
                     launch: false,
@@ -190,7 +192,7 @@ impl State {
             }
             name => match flush::asked(name, hit) {
                 flush::Asked::Guest(flush) => self.flush_of_guest(hit, flush)?,
-                flush::Asked::L0(flush) => self.flush_of_l0(hit, flush)?,
+                flush::Asked::L0(flush, answers) => self.flush_of_l0(hit, flush, answers)?,
                 flush::Asked::Later(pending) => self.flush_later(hit, pending),
                 flush::Asked::Nothing => self.emulated(name, hit)?,
             },
@@ -275,7 +277,7 @@ impl State {
         Ok(())
     }
 
-    fn flush_of_l0(&mut self, hit: &impl Hit, flush: Flush) -> Result<(), String> {
+    fn flush_of_l0(&mut self, hit: &impl Hit, flush: Flush, answers: &[Pending]) -> Result<(), String> {
         // A thread that runs no vCPU flushes none's translations: it is a vCPU that is being made, or freed. And before any guest
         // was seen to be entered there is nothing that a flush could be judged by.
         let thread = hit.at().thread;
@@ -286,7 +288,8 @@ impl State {
         // A vCPU that comes to another CPU drops all that was left of it there.
         let moved = vcpu.cpu != hit.at().cpu && flush.kind == FlushKind::InveptAll;
         let own = if moved { Cause::Migration } else { flush.cause };
-        let cause = vcpu.pending.take().map_or(own, |pending| pending.cause(vcpu.nested));
+        let asked = vcpu.pending.take_if(|pending| answers.contains(pending));
+        let cause = asked.map_or(own, |pending| pending.cause(vcpu.nested));
         let number = vcpu.number;
         self.push(hit, number, What::Flush(Flush { cause, ..flush }));
         Ok(())
