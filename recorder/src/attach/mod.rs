@@ -267,7 +267,7 @@ impl Attach {
         self.rings.disable()?;
         self.look(true);
         // What was lost last is told by no record, for none came after it.
-        if let Some(lost) = self.rings.count()?.lost.filter(|lost| *lost > self.totals.lost) {
+        if let Some(lost) = self.rings.lost()?.filter(|lost| *lost > self.totals.lost) {
             self.state.lost(lost - self.totals.lost, None);
             self.totals.lost = lost;
         }

@@ -39,28 +39,11 @@ pub(super) enum Of {
     Lost(u64),
 }
 
-/// What the counters say at the end.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Counted {
-    /// Hits by the place of the layout.
-    pub(super) hits: Vec<u64>,
-    /// Records that rings had no room for; of kernels before 6.0 `None`.
-    pub(super) lost: Option<u64>,
-}
-
-/// One counter.
-struct Opened {
-    counter: Counter,
-    /// The place of its layout.
-    layout: u16,
-}
-
 /// A ring, with the counter that it was made for.
 struct Ring {
     sampler: Sampler,
-    layout: u16,
     /// The others that write into it.
-    others: Vec<Opened>,
+    others: Vec<Counter>,
 }
 
 /// All of them.
@@ -136,11 +119,11 @@ impl Rings {
                     let sampler = counter
                         .sampled(options.buffer)
                         .map_err(|source| Error::Ring { bytes: options.buffer as u64, source })?;
-                    ring = Some(Ring { sampler, layout, others: Vec::new() });
+                    ring = Some(Ring { sampler, others: Vec::new() });
                 }
                 Some(ring) => {
                     calls::share_ring(&counter, &ring.sampler).map_err(Error::Kernel)?;
-                    ring.others.push(Opened { counter, layout });
+                    ring.others.push(counter);
                 }
             }
         }
@@ -158,7 +141,7 @@ impl Rings {
             let layout = (tracepoints + at) as u16;
             self.by_id.insert(counter.id(), layout);
             calls::share_ring(&counter, &ring.sampler).map_err(Error::Kernel)?;
-            ring.others.push(Opened { counter, layout });
+            ring.others.push(counter);
         }
         self.rings.push(ring);
         Ok(())
@@ -211,9 +194,7 @@ impl Rings {
     }
 
     fn counters(&mut self) -> impl Iterator<Item = &mut Counter> {
-        self.rings.iter_mut().flat_map(|ring| {
-            std::iter::once(ring.sampler.as_counter_mut()).chain(ring.others.iter_mut().map(|of| &mut of.counter))
-        })
+        self.rings.iter_mut().flat_map(|ring| std::iter::once(ring.sampler.as_counter_mut()).chain(&mut ring.others))
     }
 
     /// Waits until a ring is a quarter full, a signal comes, or that long.
@@ -243,24 +224,14 @@ impl Rings {
         }
     }
 
-    /// What the counters say.
-    pub(super) fn count(&mut self) -> Result<Counted, Error> {
-        let mut counted =
-            Counted { hits: vec![0; self.layouts.len()], lost: if self.counts_lost { Some(0) } else { None } };
-        for ring in &mut self.rings {
-            let own = std::iter::once((ring.layout, ring.sampler.as_counter_mut()));
-            let others = ring.others.iter_mut().map(|of| (of.layout, &mut of.counter));
-            for (layout, counter) in own.chain(others) {
-                let read = counter.read_full().map_err(Error::Kernel)?;
-                if let Some(hits) = counted.hits.get_mut(usize::from(layout)) {
-                    *hits = hits.wrapping_add(read.count());
-                }
-                if let (Some(lost), Some(more)) = (&mut counted.lost, read.lost()) {
-                    *lost = lost.wrapping_add(more);
-                }
-            }
+    /// Records that rings had no room for so far; `None` of kernels that do not count them.
+    pub(super) fn lost(&mut self) -> Result<Option<u64>, Error> {
+        if !self.counts_lost {
+            return Ok(None);
         }
-        Ok(counted)
+        let lost = |counter: &mut Counter| Ok(counter.read_full()?.lost().unwrap_or(0));
+        let all: io::Result<Vec<u64>> = self.counters().map(lost).collect();
+        Ok(Some(all.map_err(Error::Kernel)?.iter().sum()))
     }
 }
 
