@@ -1,13 +1,13 @@
-//! A machine on the host's KVM, which is L0, recorded: the kernel's tracepoints of the thread that runs it, and what its user
-//! sees of it.
+//! A machine on the host's KVM, which is L0, recorded: the kernel's tracepoints of each vCPU's thread, and what its user sees.
 
 use crate::attach::Attach;
-use core::ops::ControlFlow;
 use hv::machine::Image;
 use hv::world::World;
 use hv_defs::config::{Clock, Config, Guest, Origin};
-use hv_defs::event::{Event, InputKind, Stop, What};
-use hv_kvm::host::{Host, HostError};
+use hv_defs::event::{Event, Stop};
+use hv_kvm::host::{Ear, Host, HostError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use traces::Header;
 
 pub(crate) use hv_kvm::host::available;
@@ -28,66 +28,90 @@ pub(crate) fn header(config: &Config) -> Header {
     Header { origin: Some(origin), ..Header::new(config.clone(), Vec::new()) }
 }
 
-/// Runs it, on the thread that made it, and has the world told what the kernel's tracepoints say too. What there is to know of
-/// how it was seen is noted.
-pub(crate) fn run(host: &mut Host, world: &mut dyn World, notes: &mut Vec<String>) -> Stop {
-    let mut attach = match Attach::of_this_thread() {
-        Ok(attach) => attach,
+/// Runs it without recording.
+pub(crate) fn run(host: Host, world: &mut dyn World) -> Stop {
+    host.run(world, &|| Some(Box::new(Deaf)))
+}
+
+/// Runs it, and has the world told what the kernel's tracepoints say too; and what there is to know of how it was seen, a line
+/// each.
+pub(crate) fn record(host: Host, world: &mut dyn World) -> (Stop, Vec<String>) {
+    let (began, notes) = (host.began(), Notes::default());
+    let stop = host.run(world, &|| match Attach::of_this_thread(began) {
+        Ok(attach) => {
+            attach.notes().iter().for_each(|note| notes.add(note.clone()));
+            Some(Box::new(Tracepoints { attach, notes: notes.clone() }))
+        }
         Err(why) => {
-            notes.push(format!("of the exits, only those that reach nvmx are recorded: {why}"));
-            return host.run(world);
+            notes.add(format!("of the exits, only those that reach nvmx are recorded: {why}"));
+            None
         }
-    };
-    notes.extend_from_slice(attach.notes());
-    host.leave_exits_to_tracepoints(attach.start());
-    let mut merged = Merged { attach: &mut attach, world, last: None };
-    let stop = host.run(&mut merged);
-    let last = merged.last;
-    match attach.end() {
-        Ok((rest, totals)) => {
-            // Nothing comes after this: whether the world wants more does not matter.
-            let _ = world.events(&rest);
-            if totals.lost > 0 {
-                notes.push(format!("{} records of tracepoints were lost", totals.lost));
-            }
-            if let Some((many, why)) = totals.wrong {
-                notes.push(format!("{many} records of tracepoints were not understood: {why}"));
-            }
-        }
-        Err(error) => notes.push(format!("the last of the tracepoints are missing: {error}")),
-    }
-    if let Some(last) = last {
-        let _ = world.events(&[last]);
-    }
-    stop
+    });
+    (stop, notes.taken())
 }
 
-/// A world that hears of the tracepoints too.
-struct Merged<'a> {
-    attach: &'a mut Attach,
-    world: &'a mut dyn World,
-    /// The stop, behind which nothing is to come.
-    last: Option<Event>,
+/// What there is to know, each once.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<BTreeSet<String>>>);
+
+impl Notes {
+    fn add(&self, note: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(note);
+    }
+
+    fn taken(&self) -> Vec<String> {
+        core::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+    }
 }
 
-impl World for Merged<'_> {
-    fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
-        let events = match events.split_last() {
-            Some((last @ Event { what: What::Stop(_), .. }, before)) => {
-                self.last = Some(last.clone());
-                before
+/// Hears nothing, and keeps nothing.
+struct Deaf;
+
+impl Ear for Deaf {
+    fn hear(&mut self, _: &[Event]) -> Vec<Event> {
+        Vec::new()
+    }
+
+    fn settled(&self, now: u64) -> u64 {
+        now
+    }
+
+    fn end(self: Box<Self>) -> Vec<Event> {
+        Vec::new()
+    }
+}
+
+/// Hears the tracepoints of its thread.
+struct Tracepoints {
+    attach: Attach,
+    notes: Notes,
+}
+
+impl Ear for Tracepoints {
+    fn hear(&mut self, own: &[Event]) -> Vec<Event> {
+        self.attach.take_own(own)
+    }
+
+    fn settled(&self, now: u64) -> u64 {
+        self.attach.settled(now)
+    }
+
+    fn end(self: Box<Self>) -> Vec<Event> {
+        let Self { attach, notes } = *self;
+        match attach.end() {
+            Ok((rest, totals)) => {
+                if totals.lost > 0 {
+                    notes.add(format!("{} records of tracepoints were lost", totals.lost));
+                }
+                if let Some((many, why)) = totals.wrong {
+                    notes.add(format!("{many} records of tracepoints were not understood: {why}"));
+                }
+                rest
             }
-            _ => events,
-        };
-        let all: Vec<_> = self.attach.take_own(events).collect();
-        if all.is_empty() { ControlFlow::Continue(()) } else { self.world.events(&all) }
-    }
-
-    fn console(&mut self, bytes: &[u8]) {
-        self.world.console(bytes);
-    }
-
-    fn input(&mut self, poll: u64, now: u64, idle_until: Option<u64>) -> Option<(InputKind, u64)> {
-        self.world.input(poll, now, idle_until)
+            Err(error) => {
+                notes.add(format!("the last of the tracepoints are missing: {error}"));
+                Vec::new()
+            }
+        }
     }
 }

@@ -144,7 +144,7 @@ pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<St
     match AnyMachine::new(config, images)? {
         AnyMachine::Plain(mut machine) => Ok(machine.run(&mut Live::new(outside, Unrecorded))),
         AnyMachine::Taped(mut machine) => Ok(machine.run(&mut Live::new(outside, Unrecorded))),
-        AnyMachine::Host(mut host) => Ok(host.run(&mut Live::new(outside, Unrecorded))),
+        AnyMachine::Host(host) => Ok(host::run(*host, &mut Live::new(outside, Unrecorded))),
     }
 }
 
@@ -280,9 +280,13 @@ impl AnyMachine {
                     notes: Vec::new(),
                 })
             }
-            Self::Host(mut host) => {
+            Self::Host(host) => {
                 let mut notes = Vec::new();
-                let run = |world: &mut dyn World| host::run(&mut host, world, &mut notes);
+                let run = |world: &mut dyn World| {
+                    let (stop, noted) = host::record(*host, world);
+                    notes = noted;
+                    stop
+                };
                 let (stop, summary) = record_run(run, &mut writer, &seen, outside, cut)?;
                 let why = "the host's KVM ran the guest, and nothing can go on from a checkpoint of it";
                 Ok(Recorded { stop, summary, checkpoints: keep.map(|_| Err(why.to_owned())), by_kvm: None, notes })

@@ -201,6 +201,16 @@ impl State {
         Ok(())
     }
 
+    /// Has times count from `start`: before anything is taken.
+    pub(crate) fn begin(&mut self, start: u64) {
+        self.start = start;
+    }
+
+    /// When the first event was that is not told yet.
+    pub(crate) fn first_waiting(&self) -> Option<u64> {
+        self.waiting.front().map(|event| event.at.instruction)
+    }
+
     /// Takes events that a vCPU's thread saw itself, behind all of its hits so far.
     pub(crate) fn own(&mut self, thread: u32, events: &[Event]) {
         let number = self.vcpus.get(thread).map_or(0, |vcpu| vcpu.number);

@@ -1,41 +1,54 @@
 //! A virtual machine on the host's KVM whose guest may be a hypervisor: the kernel's KVM is L0, and this is its user.
 //!
 //! The guest, its memory and its board are those of the software machine ([`hv::machine`]). Its interrupt controllers and
-//! its timer are the kernel's, for the kernel delivers interrupts to L2 or to L1; the other devices are ours. What L0 does
-//! is the kernel's to know: here is seen which exits reach its user, and at each of them what KVM_GET_NESTED_STATE says.
-//! Who records the kernel's tracepoints of the thread that calls [`Host::run`] sees the rest.
+//! its timer are the kernel's, for the kernel delivers interrupts to L2 or to L1; the other devices are ours. Each vCPU has a
+//! thread. What L0 does is the kernel's to know: here is seen which exits reach its user, and at each of them what
+//! KVM_GET_NESTED_STATE says. An [`Ear`] on each thread hears the rest.
 //!
 //! Nothing here can be replayed: instructions are not counted, and stamps are nanoseconds since the run began.
 
+mod cpu;
 mod exits;
+mod merge;
 mod nested;
 mod ram;
 mod start;
 mod vmcs12;
 
-use crate::vm::watch;
 use core::time::Duration;
-use exits::{Exit, Io};
+use cpu::{Cpu, Shared};
 use hv::device::Board;
-use hv::l0::{Bus, BusEvent};
 use hv::machine::{Image, MachineError, load, world_stop};
 use hv::world::World;
 use hv_defs::config::{Config, Log};
-use hv_defs::event::{self, Actor, Event, Input, InputKind, NO_ADDRESS, Stamp, Stop, StopKind, What};
-use hv_defs::exit::{ExitReason, InterruptionInfo, IoAccess, Reason};
-use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use nested::Nested;
+use hv_defs::event::{Event, Input, InputKind, Stamp, Stop, StopKind, What};
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
+use merge::Merge;
 use ram::Pages;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
 /// A guest that has run for as long without an exit is interrupted, for the world may want something.
 const BEAT: Duration = Duration::from_millis(20);
 
-/// RFLAGS.IF.
-const INTERRUPTS_ON: u64 = 1 << 9;
+/// Tellings of vCPUs that may wait; where the world is slower, they do.
+const TELLINGS: usize = 64;
+
+/// Hears what the kernel says of the thread that it was made on.
+pub trait Ear {
+    /// What has happened on this thread, as far as it does not change any more: what the kernel says, and behind it `own`,
+    /// what the thread saw itself since the last call. Stamps count from where the machine's do.
+    fn hear(&mut self, own: &[Event]) -> Vec<Event>;
+
+    /// The time before which nothing more will be told, which at the latest is `now`.
+    fn settled(&self, now: u64) -> u64;
+
+    /// What is left at the end.
+    fn end(self: Box<Self>) -> Vec<Event>;
+}
 
 /// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -79,25 +92,10 @@ fn open() -> Result<Kvm, HostError> {
     Ok(Kvm::new().map_err(|errno| crate::Error::Open(io::Error::from_raw_os_error(errno.errno())))?)
 }
 
-/// A machine, on the thread that made it.
+/// A machine.
 pub struct Host {
-    config: Config,
-    vcpu: VcpuFd,
-    vm: VmFd,
-    ram: Pages,
-    board: Board,
-    nested: Nested,
-    /// Whether exits are told from what is seen here; else somebody hears the kernel tell of them.
-    tells_exits: bool,
-    /// When the run began, by [`clock`].
-    began: u64,
-    /// Odd while the guest runs.
-    runs: Arc<AtomicU64>,
-    asked: u64,
-    polls: u64,
-    /// The last bytes of the console, where the text to stop on may have begun.
-    shown: Vec<u8>,
-    told: Vec<Event>,
+    vcpus: Vec<VcpuFd>,
+    shared: Arc<Shared>,
 }
 
 impl Host {
@@ -125,217 +123,102 @@ impl Host {
         for (at, bytes) in &loaded.memory {
             hv::l0::Ram::write(&mut ram, *at, bytes);
         }
-        let vcpu = vm.create_vcpu(0).map_err(refused("make a vCPU"))?;
-        start::show_cpuid(&kvm, &vcpu)?;
-        start::begin(&vcpu, &loaded.start)?;
-        let runs = Arc::new(AtomicU64::new(0));
-        watch(&runs, BEAT);
-        Ok(Self {
-            board: Board::with_kernel(config.memory, config.vcpus, core::mem::take(&mut loaded.items)),
-            config: config.clone(),
-            vcpu,
-            vm,
-            ram,
-            nested: Nested::new(),
-            tells_exits: true,
-            began: exits::clock(),
-            runs,
-            asked: 0,
-            polls: 0,
-            shown: Vec::new(),
-            told: Vec::new(),
-        })
-    }
-
-    /// The exits are told by who hears the kernel's tracepoints, and are not told from here. Stamps count from `began`, in
-    /// nanoseconds of CLOCK_MONOTONIC, as theirs do.
-    pub fn leave_exits_to_tracepoints(&mut self, began: u64) {
-        self.tells_exits = false;
-        self.began = began;
-    }
-
-    /// Runs to the end, on the thread that made it. The world is told, if only of nothing, after each return of the guest's
-    /// to us: who has tracepoints to read reads them then, and has all that happened before.
-    pub fn run(&mut self, world: &mut dyn World) -> Stop {
-        loop {
-            let left = self.advance(world);
-            let stop = match left {
-                Ok(None) => continue,
-                Ok(Some(stop)) => stop,
-                Err(error) => Stop { kind: StopKind::Unsupported, code: 0, text: error.to_string() },
-            };
-            self.tell(What::Stop(stop.clone()));
-            let _ = world.events(&self.told);
-            return stop;
+        let mut vcpus = Vec::new();
+        for number in 0..config.vcpus {
+            let vcpu = vm.create_vcpu(number.into()).map_err(refused("make a vCPU"))?;
+            start::show_cpuid(&kvm, &vcpu, number)?;
+            start::firmware(&vcpu)?;
+            vcpus.push(vcpu);
         }
+        if let Some(first) = vcpus.first() {
+            start::begin(first, &loaded.start)?;
+        }
+        let board = Board::with_kernel(config.memory, config.vcpus, core::mem::take(&mut loaded.items));
+        Ok(Self { vcpus, shared: Arc::new(Shared::new(vm, board, ram, config)) })
     }
 
-    /// Runs to the next exit to us, and answers it. Returns why the run is over, if it is.
-    fn advance(&mut self, world: &mut dyn World) -> Result<Option<Stop>, HostError> {
-        self.runs.fetch_add(1, Ordering::SeqCst);
-        let exit = exits::run(&mut self.vcpu);
-        self.runs.fetch_add(1, Ordering::SeqCst);
-        let now = self.now();
-        let stop = match exit? {
-            Exit::Beat => self.beat(now)?,
-            Exit::Io(io) => {
-                self.look(Some(io_exit(&io)))?;
-                self.serve(&io, now)
+    /// When the run began, from where the stamps of its events count: nanoseconds of CLOCK_MONOTONIC.
+    pub fn began(&self) -> u64 {
+        self.shared.began
+    }
+
+    /// Runs to the end. `ear` is called on each vCPU's thread; where it gives none, the exits that reach us are told from what
+    /// is seen of them. The last event that the world sees says why it ended.
+    pub fn run(self, world: &mut dyn World, ear: &(dyn Fn() -> Option<Box<dyn Ear>> + Sync)) -> Stop {
+        let Self { vcpus, shared } = self;
+        let mut merge = Merge::new(vcpus.len());
+        let mut stop = None;
+        let mut ready = Vec::new();
+        let (out, told) = sync_channel(TELLINGS);
+        std::thread::scope(|threads| {
+            for (number, vcpu) in vcpus.into_iter().enumerate() {
+                let (shared, out) = (shared.clone(), out.clone());
+                threads.spawn(move || Cpu::new(number, vcpu, shared).run(ear(), &out));
             }
-            Exit::Read(at, size) => {
-                self.look(Some((Reason::EPT_MISCONFIG, 0, at.0)))?;
-                let value = self.board.mmio_read(0, at, size, now).unwrap_or(u64::MAX);
-                exits::answer_read(&mut self.vcpu, value);
-                None
+            drop(out);
+            let (mut asked, mut polls) = (0, 0);
+            loop {
+                match told.recv_timeout(BEAT) {
+                    Ok(mut told) => {
+                        if !told.console.is_empty() {
+                            world.console(&told.console);
+                        }
+                        merge.take(&mut told);
+                        stop = stop.take().or(told.stop);
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+                merge.give(&mut ready);
+                let now = shared.now();
+                if stop.is_none() && now.saturating_sub(asked) >= BEAT.as_nanos() as u64 {
+                    asked = now;
+                    stop = ask(world, &shared, &mut polls, &mut ready);
+                }
+                if !ready.is_empty() && stop.is_none() && world.events(&ready).is_break() {
+                    stop = Some(world_stop());
+                }
+                if stop.is_none() {
+                    ready.clear();
+                } else {
+                    shared.over.store(true, Ordering::SeqCst);
+                }
             }
-            Exit::Write(at, size, value) => {
-                self.look(Some((Reason::EPT_MISCONFIG, 0, at.0)))?;
-                self.board.mmio_write(0, at, size, value, now);
-                None
-            }
-            Exit::Shutdown => {
-                self.look(Some((Reason::TRIPLE_FAULT, 0, 0)))?;
-                Some(self.stopped(StopKind::TripleFault, "L1 took a triple fault"))
-            }
-            Exit::Halted => Some(self.stopped(StopKind::Halted, "every CPU is halted with its interrupts off")),
-            Exit::Failed(why) => Some(self.stopped(StopKind::Unsupported, &why)),
-        };
-        for line in self.board.take_risen() {
-            self.vm.set_irq_line(line.into(), true).map_err(refused("raise an interrupt line"))?;
-            self.vm.set_irq_line(line.into(), false).map_err(refused("lower an interrupt line"))?;
-        }
-        let stop = stop.or_else(|| self.show(world));
-        let ends = world.events(&self.told).is_break();
-        self.told.clear();
-        if ends {
-            return Ok(Some(world_stop()));
-        }
-        match stop {
-            None if now.saturating_sub(self.asked) >= BEAT.as_nanos() as u64 => Ok(self.ask(world, now)),
-            stop => Ok(stop),
-        }
-    }
-
-    /// Nothing has come from the guest for a while.
-    fn beat(&mut self, now: u64) -> Result<Option<Stop>, HostError> {
-        // What is due by now is delivered with the lines that have risen.
-        self.board.arrivals(now);
-        let state = self.vcpu.get_mp_state().map_err(refused("say whether the vCPU waits"))?;
-        let flags = self.vcpu.get_regs().map_err(refused("give the registers"))?.rflags;
-        self.nested.look(&self.vcpu, &mut Vec::new())?;
-        let deaf = state.mp_state == KVM_MP_STATE_HALTED && flags & INTERRUPTS_ON == 0 && !self.nested.is_l2;
-        Ok(deaf.then(|| self.stopped(StopKind::Halted, "every CPU is halted with its interrupts off")))
-    }
-
-    /// Looks at what is nested, and tells of an exit by reason, qualification and guest-physical address.
-    fn look(&mut self, exit: Option<(Reason, u64, u64)>) -> Result<(), HostError> {
-        let mut found = Vec::new();
-        self.nested.look(&self.vcpu, &mut found)?;
-        // What was written was written before the guest came to us.
-        if self.config.log != Log::Exits {
-            found.into_iter().for_each(|what| self.tell(what));
-        }
-        if let Some((reason, qualification, gpa)) = exit.filter(|_| self.tells_exits) {
-            let rip = self.vcpu.get_regs().map_err(refused("give the registers"))?.rip;
-            self.tell(What::Exit(event::Exit {
-                level: 1 + u8::from(self.nested.is_l2),
-                reason: ExitReason::of(reason),
-                qualification,
-                rip,
-                length: 0,
-                gpa,
-                gla: 0,
-                intr_info: InterruptionInfo::default(),
-                vmcs12: if self.nested.is_l2 { self.nested.vmcs12 } else { NO_ADDRESS },
-                handled_by: Actor::L0,
-            }));
-        }
-        Ok(())
-    }
-
-    /// Has the board answer an access to a port. Returns why the run is over, if it is.
-    fn serve(&mut self, io: &Io, now: u64) -> Option<Stop> {
-        for place in 0..io.count {
-            if io.input {
-                let value = self.board.io_in(io.port, io.size, now);
-                exits::answer_in(&mut self.vcpu, io, place, value);
-                continue;
-            }
-            let value = exits::value_of(&mut self.vcpu, io, place);
-            match self.board.io_out(io.port, io.size, value, now) {
-                Some(BusEvent::Mark(mark)) => self.tell(What::Mark(mark)),
-                Some(BusEvent::Dma(at)) => self.board.dma(at, &mut self.ram),
-                Some(BusEvent::Stop(stop)) => return Some(stop),
-                None => {}
-            }
-        }
-        None
-    }
-
-    /// Shows the world what the console shows, and looks for the text to stop on.
-    fn show(&mut self, world: &mut dyn World) -> Option<Stop> {
-        if !self.board.has_output() {
-            return None;
-        }
-        let output = self.board.output();
-        world.console(&output);
-        let text = self.config.stop_on.as_deref().filter(|text| !text.is_empty())?;
-        self.shown.extend_from_slice(&output);
-        if self.shown.windows(text.len()).any(|shown| shown == text.as_bytes()) {
-            let text = format!("the console showed '{text}'");
-            return Some(Stop { kind: StopKind::StopOn, code: 0, text });
-        }
-        let kept = self.shown.len().saturating_sub(text.len() - 1);
-        self.shown.drain(..kept);
-        None
-    }
-
-    /// Asks the world for input.
-    fn ask(&mut self, world: &mut dyn World, now: u64) -> Option<Stop> {
-        self.asked = now;
-        while let Some((kind, value)) = world.input(self.polls, now, None) {
-            self.tell(What::Input(Input { poll: self.polls, kind, value }));
-            self.polls += 1;
-            match kind {
-                InputKind::Console => self.board.key(value as u8),
-                InputKind::Stop => return Some(world_stop()),
-            }
-        }
-        None
-    }
-
-    /// An end, and where the guest was.
-    fn stopped(&self, kind: StopKind, why: &str) -> Stop {
-        let at = self.vcpu.get_regs().map(|regs| format!(" at {:#x}", regs.rip)).unwrap_or_default();
-        let level = if self.nested.is_l2 { " in L2" } else { "" };
-        Stop { kind, code: 0, text: format!("{why}{at}{level}") }
-    }
-
-    fn now(&self) -> u64 {
-        exits::clock().saturating_sub(self.began)
-    }
-
-    fn tell(&mut self, what: What) {
-        let at = Stamp { instruction: self.now(), vcpu: 0, pcpu: exits::cpu() };
-        self.told.push(Event { at, what });
+        });
+        merge.give_all(&mut ready);
+        let text = "its vCPUs have ended".to_owned();
+        let stop = stop.unwrap_or(Stop { kind: StopKind::Unsupported, code: 0, text });
+        let instruction = ready.last().map_or(shared.now(), |last| shared.now().max(last.at.instruction));
+        ready.push(Event { at: Stamp { instruction, vcpu: 0, pcpu: 0 }, what: What::Stop(stop.clone()) });
+        // Nothing comes after this: whether the world wants more does not matter.
+        let _ = world.events(&ready);
+        stop
     }
 }
 
-/// An I/O exit as hardware would have told it.
-fn io_exit(io: &Io) -> (Reason, u64, u64) {
-    let access = IoAccess::new()
-        .with_size_less_one(io.size.saturating_sub(1))
-        .with_input(io.input)
-        .with_rep(io.count > 1)
-        .with_string(io.count > 1)
-        .with_port(io.port);
-    (Reason::IO_INSTRUCTION, access.into_bits(), 0)
+/// Asks the world for input. Returns why the run is over, if it is.
+fn ask(world: &mut dyn World, shared: &Shared, polls: &mut u64, events: &mut Vec<Event>) -> Option<Stop> {
+    let now = shared.now();
+    while let Some((kind, value)) = world.input(*polls, now, None) {
+        let instruction = events.last().map_or(0, |last| last.at.instruction);
+        let at = Stamp { instruction, vcpu: 0, pcpu: 0 };
+        events.push(Event { at, what: What::Input(Input { poll: *polls, kind, value }) });
+        *polls += 1;
+        if kind == InputKind::Stop {
+            return Some(world_stop());
+        }
+        let devices = &mut shared.devices();
+        devices.board.key(value as u8);
+        if let Err(error) = shared.raise(devices) {
+            return Some(Stop { kind: StopKind::Unsupported, code: 0, text: error.to_string() });
+        }
+    }
+    None
 }
 
 /// Refuses what only an L0 of ours can do.
 fn check(config: &Config) -> Result<(), HostError> {
     let asked = [
-        (config.vcpus > 1, "more than one vCPU"),
         (config.pcpus > 1, "a number of physical CPUs"),
         (config.max_instructions.is_some(), "a limit of instructions"),
         (config.log == Log::L0, "--log l0"),
@@ -367,7 +250,7 @@ mod tests {
         check(|_| {}, None);
         check(|config| config.log = Log::Exits, None);
         check(|config| config.log = Log::L0, Some("--log l0"));
-        check(|config| config.vcpus = 2, Some("more than one vCPU"));
+        check(|config| config.vcpus = 2, None);
         check(|config| config.max_instructions = Some(1), Some("a limit of instructions"));
         check(|config| config.slips = hv_defs::slip::Slip::ALL.iter().copied().collect(), Some("--fault"));
     }

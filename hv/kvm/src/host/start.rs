@@ -25,14 +25,15 @@ pub(super) fn offers_vmx(kvm: &Kvm) -> Result<bool, HostError> {
     Ok(supported(kvm)?.as_slice().iter().any(|entry| entry.function == 1 && entry.ecx & VMX != 0))
 }
 
-/// Shows the vCPU all that KVM can, as CPU 0.
-pub(super) fn show_cpuid(kvm: &Kvm, vcpu: &VcpuFd) -> Result<(), HostError> {
+/// Shows the vCPU of that number all that KVM can.
+pub(super) fn show_cpuid(kvm: &Kvm, vcpu: &VcpuFd, number: u16) -> Result<(), HostError> {
+    let id = u32::from(number);
     let mut cpuid = supported(kvm)?;
     for entry in cpuid.as_mut_slice() {
         let kvm_cpuid_entry2 { function, ebx, edx, .. } = entry;
         match function {
-            1 => *ebx &= 0x00ff_ffff,
-            0xb | 0x1f => *edx = 0,
+            1 => *ebx = *ebx & 0x00ff_ffff | id << 24,
+            0xb | 0x1f => *edx = id,
             _ => {}
         }
     }
@@ -61,7 +62,11 @@ pub(super) fn begin(vcpu: &VcpuFd, start: &Start) -> Result<(), HostError> {
     };
     let sregs = vcpu.get_sregs().map_err(refused("give the system registers"))?;
     vcpu.set_sregs(&state.sregs(&sregs)).map_err(refused("set the system registers"))?;
-    vcpu.set_regs(&state.regs()).map_err(refused("set the registers"))?;
+    vcpu.set_regs(&state.regs()).map_err(refused("set the registers"))
+}
+
+/// Sets what firmware would have set on each CPU.
+pub(super) fn firmware(vcpu: &VcpuFd) -> Result<(), HostError> {
     let entry = |(index, data)| kvm_msr_entry { index, data, reserved: 0 };
     let msrs = [(msr::FEATURE_CONTROL, FEATURES), (msr::MISC_ENABLE, FAST_STRINGS)].map(entry);
     let msrs = Msrs::from_entries(&msrs).map_err(|_| HostError::Vmx)?;
