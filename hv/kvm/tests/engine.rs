@@ -264,7 +264,8 @@ fn a_payload_of_all_that_goes_wrong_ends_the_same() {
 /// last digest tells.
 #[test]
 fn half_an_access_is_none() {
-    let words: [(&str, fn(&mut CodeAssembler) -> Asm); 3] = [
+    type Access = fn(&mut CodeAssembler) -> Asm;
+    let words: [(&str, Access); 3] = [
         ("add", |a| a.add(qword_ptr(rdi), rax)),
         ("xchg", |a| a.xchg(qword_ptr(rdi), rax)),
         ("bts", |a| a.bts(qword_ptr(rdi), rax)),

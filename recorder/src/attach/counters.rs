@@ -23,7 +23,15 @@ pub struct Counts {
 pub(super) struct Counters {
     /// Whether walks of page tables can be counted, by a number that is Intel's.
     walks: bool,
-    threads: BTreeMap<u32, (u32, Vec<(&'static str, Counter)>)>,
+    /// By thread.
+    threads: BTreeMap<u32, Counted>,
+}
+
+/// A thread's counters.
+struct Counted {
+    process: u32,
+    /// By name.
+    counters: Vec<(&'static str, Counter)>,
 }
 
 impl Counters {
@@ -56,12 +64,12 @@ impl Counters {
             // DTLB_LOAD_MISSES.WALK_COMPLETED: event 0x08, umask 0x0e. See: SDM volume 3, "Performance Monitoring Events".
             add("page_walks", count(Raw::new(0x0e08), thread));
         }
-        self.threads.insert(thread, (process, opened));
+        self.threads.insert(thread, Counted { process, counters: opened });
     }
 
     /// What was counted, by rising thread.
     pub(super) fn read(&mut self) -> Vec<Counts> {
-        let all = self.threads.iter_mut().map(|(thread, (process, counters))| {
+        let all = self.threads.iter_mut().map(|(thread, Counted { process, counters })| {
             let counts = counters.iter_mut().filter_map(|(name, counter)| Some((*name, value(counter)?))).collect();
             Counts { thread: *thread, process: *process, counts }
         });

@@ -333,10 +333,11 @@ impl Space {
             while done < slot.bytes {
                 let page = cpu.mmu.mapped(memory, gpa + done);
                 let Some(Mapped { at, size, readable: true, writable: true }) = page else { return false };
-                if at.0 + (gpa + done & (size - 1)) != slot.at.0 + done {
+                let within = (gpa + done) & (size - 1);
+                if at.0 + within != slot.at.0 + done {
                     return false;
                 }
-                done += size - (gpa + done & (size - 1));
+                done += size - within;
             }
             true
         };
