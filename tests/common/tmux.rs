@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How long a screen may take to show what it is waited for: machines are slow now and then.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long Escape may take to show. It need not show at all.
+const ESCAPE: Duration = Duration::from_secs(2);
 
 /// A terminal with a shell in it.
 #[derive(Debug)]
@@ -63,9 +65,17 @@ impl Terminal {
         self.key("Enter");
     }
 
-    /// Presses a key, by the name that tmux has for it.
+    /// Presses a key, by the name that tmux has for it. Escape and a key right behind it are Alt and that key to any program: so
+    /// Escape is waited for, until it shows.
     pub fn key(&self, key: &str) {
+        let before = (key == "Escape").then(|| self.screen());
         assert!(self.tmux(&["send-keys", key]).status.success(), "{key}");
+        if let Some(before) = before {
+            let until = Instant::now() + ESCAPE;
+            while self.screen() == before && Instant::now() < until {
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 
     /// Types a text.
