@@ -666,11 +666,11 @@ impl Silicon for SoftSilicon {
     }
 
     fn invept(&mut self, cpu: Pcpu, kind: InveptType, descriptor: InveptDescriptor) -> u32 {
-        let Self { memory, engine, cpus, flushes, left_out, .. } = self;
+        let Self { engine, cpus, flushes, left_out, .. } = self;
         let dropped = flush(&mut cpus[cpu].cpu.mmu, flushes, *left_out, |mmu| mmu.invept(kind, descriptor));
         if let Some(engine) = engine {
             let ep4ta = (kind == InveptType::Single).then(|| descriptor.eptp.ep4ta());
-            engine.invalidate(memory, ep4ta);
+            engine.invalidate(ep4ta);
         }
         if self.counts_drops { dropped } else { 0 }
     }

@@ -22,7 +22,7 @@ pub trait Engine: core::fmt::Debug + Send {
 
     /// Mappings of EPT may have changed: of the tables at that address, or of any. What goes wrong then, the next
     /// [`Engine::run`] tells.
-    fn invalidate(&mut self, memory: &Memory, ep4ta: Option<u64>);
+    fn invalidate(&mut self, ep4ta: Option<u64>);
 
     /// Tells memory of the pages that its guests may have written to since the last call.
     fn tell_writes(&mut self, memory: &mut Memory);

@@ -268,7 +268,7 @@ impl hv::cpu::Engine for Engine {
         }
     }
 
-    fn invalidate(&mut self, _: &Memory, ep4ta: Option<u64>) {
+    fn invalidate(&mut self, ep4ta: Option<u64>) {
         for space in &mut self.spaces {
             space.stale |= ep4ta.is_none_or(|ep4ta| ep4ta == space.ep4ta);
         }
