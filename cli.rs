@@ -9,6 +9,7 @@ pub mod machine;
 pub mod print;
 pub mod words;
 
+#[cfg(feature = "live")]
 mod attach;
 #[cfg(feature = "analysis")]
 mod batch;
@@ -24,6 +25,7 @@ mod dump;
 #[cfg(feature = "analysis")]
 mod export;
 mod guests;
+#[cfg(feature = "live")]
 mod host;
 mod import;
 mod l0;
@@ -75,10 +77,13 @@ fn dispatch(command: Command, print: &Print) -> Result<Status> {
         Command::Replay(args) => replay::replay(&args, print),
         Command::Diff(args) => diff::diff(&args, print),
         Command::Dump(args) => dump::dump(&args, print),
-        Command::Info(args) => trace::info(&args, print),
+        Command::Info(args) => match &args.trace {
+            Some(path) => trace::info(path, &args, print),
+            None => host(args.json, print),
+        },
         Command::Verify(args) => trace::verify(&args, print),
         Command::Store(args) => store::store(&args, print),
-        Command::Attach(args) => attach::attach(&args, print),
+        Command::Attach(args) => attach(&args, print),
         Command::Import(args) => import::import(&args, print),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
@@ -105,6 +110,36 @@ fn analyse(command: Command, print: &Print) -> Result<Status> {
 /// That they are left out.
 #[cfg(not(feature = "analysis"))]
 fn analyse(_: Command, _: &Print) -> Result<Status> {
-    let (what, why) = ("this nvmx cannot do that", "it was built without the feature `analysis`");
-    Err(fail::Failure::new(Status::Usage, what, why, "take the trace to a full build"))
+    left_out("analysis", "take the trace to a full build")
+}
+
+/// KVM on this host, recorded.
+#[cfg(feature = "live")]
+fn attach(args: &words::AttachArgs, print: &Print) -> Result<Status> {
+    attach::attach(args, print)
+}
+
+/// That it is left out.
+#[cfg(not(feature = "live"))]
+fn attach(_: &words::AttachArgs, _: &Print) -> Result<Status> {
+    left_out("live", "take a build with it, which Linux on x86-64 can have")
+}
+
+/// What this host can do.
+#[cfg(feature = "live")]
+fn host(json: bool, print: &Print) -> Result<Status> {
+    host::info(json, print)
+}
+
+/// That nothing can be asked of it.
+#[cfg(not(feature = "live"))]
+fn host(_: bool, _: &Print) -> Result<Status> {
+    left_out("live", "name a trace, or take a build with it, which Linux on x86-64 can have")
+}
+
+/// What a smaller build says of what it lacks.
+#[cfg(not(all(feature = "analysis", feature = "live")))]
+fn left_out(feature: &str, way_out: &str) -> Result<Status> {
+    let (what, why) = ("this nvmx cannot do that", format!("it was built without the feature `{feature}`"));
+    Err(fail::Failure::new(Status::Usage, what, why, way_out))
 }

@@ -1,9 +1,10 @@
 //! `nvmx info` without a trace: what this host can do.
 
 use super::fail::{Result, Status};
-use super::print::Print;
+use super::print::{Print, list};
+use hv::cpu::{NOT_LEFT_TO_KVM, NOT_OFFERED};
 use recorder::attach::{Attach, Options, Who};
-use recorder::{About, NOT_LEFT_TO_KVM, NOT_OFFERED, about};
+use recorder::{About, about};
 use serde_json::json;
 use std::io::Write;
 
@@ -72,13 +73,4 @@ fn l0_in_words(kvm: &About) -> &'static str {
         true => "the kernel, and nvmx records it; with --log l0 too, nvmx's own",
         false => "nvmx's own, with KVM as its CPU",
     }
-}
-
-/// Lines under one heading.
-pub fn list(out: &mut impl Write, heading: &str, lines: &[&str]) -> Result<()> {
-    for (number, line) in lines.iter().enumerate() {
-        let blank = " ".repeat(heading.len());
-        writeln!(out, "{}{line}", if number == 0 { heading } else { &blank })?;
-    }
-    Ok(())
 }

@@ -115,6 +115,15 @@ pub fn of(number: u64, one: &str) -> String {
     format!("{} {one}{end}", count(number))
 }
 
+/// Lines under one heading.
+pub fn list(out: &mut impl Write, heading: &str, lines: &[&str]) -> Result<()> {
+    for (number, line) in lines.iter().enumerate() {
+        let blank = " ".repeat(heading.len());
+        writeln!(out, "{}{line}", if number == 0 { heading } else { &blank })?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -92,7 +92,6 @@ pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
     match error {
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "see `nvmx guests` and `nvmx run --help`"),
         Error::Host(error) => Failure::new(Status::Usage, what, error, KVM),
-        Error::Kvm(error) => Failure::new(Status::Usage, what, error, KVM),
         Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has it by --store"),
         Error::Image(source) => Failure::new(Status::Usage, what, source, "`nvmx verify` says what is whole"),
         Error::Gone => Failure::new(Status::Failed, what, error, "record it again, and leave the file where it is"),

@@ -48,8 +48,7 @@ pub fn unreadable(path: &Path, error: Error) -> Failure {
 }
 
 /// `nvmx info`.
-pub fn info(args: &InfoArgs, print: &Print) -> Result<Status> {
-    let Some(path) = &args.trace else { return super::host::info(args.json, print) };
+pub fn info(path: &Path, args: &InfoArgs, print: &Print) -> Result<Status> {
     let reader = Reader::open(path).map_err(|error| unreadable(path, error))?;
     let size = reader.bytes();
     let header = reader.header();
@@ -166,7 +165,7 @@ fn machine(out: &mut impl Write, reader: &Reader, store: &StoreArgs) -> Result<(
         config.seed
     )?;
     if config.backend == Backend::Kvm {
-        super::host::list(out, "not offered   ", &recorder::NOT_OFFERED)?;
+        super::print::list(out, "not offered   ", &hv::cpu::NOT_OFFERED)?;
     }
     writeln!(out, "policy        {}", policy_line(config))?;
     if !config.slips.is_empty() {

@@ -10,6 +10,10 @@ use replayer::gdb::Address;
 use std::num::NonZero;
 use std::path::PathBuf;
 
+/// What exit statuses mean, everywhere.
+pub const EXIT_STATUS: &str = "Exit status: 0 done and all held; 1 the answer is no (diverged, gate failed, damaged); 2 wrong \
+                               usage or unreadable input; 3 the guest or the machine failed.";
+
 /// Record, replay and analyse nested virtualisation.
 ///
 /// nvmx runs a guest hypervisor (L1) and its guests (L2) under a nested hypervisor of its own (L0), on a software CPU
@@ -21,9 +25,7 @@ use std::path::PathBuf;
     arg_required_else_help = true,
     subcommand_required = true,
     disable_help_subcommand = true,
-    after_help = "Exit status: 0 done and all held; 1 the answer is no (diverged, gate failed, damaged); 2 wrong usage or \
-                  unreadable input; 3 the guest or the machine failed.\n\n\
-                  Start with `nvmx demo`. `nvmx COMMAND --help` has examples."
+    after_help = format!("{EXIT_STATUS}\n\nStart with `nvmx demo`. `nvmx COMMAND --help` has examples.")
 )]
 pub struct Cli {
     #[command(subcommand)]

@@ -1,5 +1,7 @@
 //! `nvmx attach` on this host's KVM, beside `perf stat` on the same run.
 
+#![cfg(feature = "live")]
+
 mod common;
 
 use common::{Ran, command, folder, nvmx, word};

@@ -3,6 +3,8 @@
 //!
 //! Where there is no /dev/kvm nothing is compared, and the tests say so. What happens where the kernel is L0: `host.rs`.
 
+#![cfg(feature = "live")]
+
 mod common;
 
 use common::{folder, line, nvmx, record, word};

@@ -4,6 +4,8 @@
 //! The levels shift by one on the way out: what the host's kernel calls L1 is an L2 to the recording around it, and its L2 an
 //! L3. So the recording around is the judge of what the host's own tracepoints say.
 
+#![cfg(feature = "live")]
+
 mod common;
 #[path = "common/guest.rs"]
 mod guest;

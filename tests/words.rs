@@ -79,7 +79,9 @@ fn manual_pages() {
     nvmx(&["man", "-o", word(&folder)]).expect(0);
     for command in COMMANDS {
         let page = std::fs::read_to_string(folder.join(format!("nvmx-{command}.1"))).expect("a page for each command");
-        assert!(page.contains("Examples:"), "{command}: {page}");
+        for section in ["EXAMPLES", "EXIT STATUS", "SEE ALSO"] {
+            assert!(page.contains(&format!(".SH \"{section}\"")) || page.contains(&format!(".SH {section}")), "{command}: {page}");
+        }
     }
 }
 

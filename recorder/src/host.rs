@@ -1,16 +1,23 @@
 //! A machine on the host's KVM, which is L0, recorded: the kernel's tracepoints of each vCPU's thread, and what its user sees.
 
 use crate::attach::Attach;
+use hv::cpu::Engine;
 use hv::machine::Image;
 use hv::world::World;
 use hv_defs::config::{Clock, Config, Guest, Origin};
 use hv_defs::event::{Event, Stop};
-use hv_kvm::host::{Ear, Host, HostError};
+use hv_kvm::host::Ear;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use traces::Header;
 
-pub(crate) use hv_kvm::host::available;
+pub use hv_kvm::host::HostError;
+pub(crate) use hv_kvm::host::{Host, available};
+
+/// What executes plain instructions under an L0 of ours.
+pub(crate) fn engine() -> Result<Box<dyn Engine>, HostError> {
+    Ok(Box::new(hv_kvm::Engine::new()?))
+}
 
 /// The machine.
 pub(crate) fn new(config: &Config, images: &[Image]) -> Result<Host, HostError> {

@@ -4,21 +4,27 @@
 //! [`run`] does the same without the trace. Terminals, threads and signals are the caller's: what reaches a run from
 //! outside comes through [`Outside`].
 
+#[cfg(feature = "live")]
 pub mod attach;
 mod durable;
 pub mod foreign;
+#[cfg_attr(not(feature = "live"), path = "no_host.rs")]
 mod host;
 pub mod import;
 mod keeping;
 mod live;
 mod sink;
+#[cfg_attr(not(feature = "live"), allow(dead_code))] // Imports ask for less of it than attaching does.
 mod tracepoints;
 
-pub use hv_kvm::{About, NOT_LEFT_TO_KVM, NOT_OFFERED, about};
+pub use host::HostError;
+#[cfg(feature = "live")]
+pub use hv_kvm::{About, about};
 pub use keeping::Keep;
 pub use live::{Key, Keys, NoKeys, Script};
 
 use durable::Durable;
+use host::Host;
 use hv::cpu::Engine;
 use hv::machine::{Machine, MachineError};
 use hv::parts::PARTS;
@@ -27,7 +33,6 @@ use hv::taped::Taped;
 use hv::world::World;
 use hv_defs::config::{Backend, Config, Log};
 use hv_defs::event::{Event, Stop};
-use hv_kvm::host::{Host, HostError};
 use keeping::{Counting, Keeping, Seen, Written};
 use live::Live;
 use sink::{Recording, Unrecorded};
@@ -71,9 +76,6 @@ pub enum Error {
     /// The machine could not be built on the host's KVM.
     #[error("cannot build the machine: {0}")]
     Host(#[from] HostError),
-    /// The host's KVM cannot be used.
-    #[error("cannot build the machine: {0}")]
-    Kvm(#[from] hv_kvm::Error),
     /// The file for the trace could not be created.
     #[error("cannot create {}: {source}", path.display())]
     Create {
@@ -123,7 +125,7 @@ pub fn machine(config: &Config, images: &[Image]) -> Result<Machine, Error> {
 fn engine(config: &Config) -> Result<Option<Box<dyn Engine>>, Error> {
     Ok(match config.backend {
         Backend::Soft => None,
-        Backend::Kvm => Some(Box::new(hv_kvm::Engine::new()?)),
+        Backend::Kvm => Some(host::engine()?),
     })
 }
 

@@ -126,7 +126,19 @@ pub fn static_nvmx() -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("static");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["build", "--locked", "--no-default-features", "--package", "nvmx", "--bin", "nvmx", "--target", TARGET])
+        .args([
+            "build",
+            "--locked",
+            "--no-default-features",
+            "--features",
+            "live",
+            "--package",
+            "nvmx",
+            "--bin",
+            "nvmx",
+            "--target",
+            TARGET,
+        ])
         .arg("--target-dir")
         .arg(&folder)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

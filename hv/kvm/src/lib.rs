@@ -5,13 +5,15 @@
 //! a second opinion, [`Vm`] runs a snippet as the software CPU would, so that a test can hold the two end states against
 //! each other. A state is the architecture's, in the words of [`hv::cpu`].
 
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
 mod about;
 mod engine;
 pub mod host;
 mod state;
 mod vm;
 
-pub use about::{About, NOT_LEFT_TO_KVM, NOT_OFFERED, about};
+pub use about::{About, about};
 pub use engine::Engine;
 pub use kvm_bindings::kvm_cpuid_entry2 as CpuidEntry;
 pub use state::State;

@@ -3,6 +3,8 @@
 //!
 //! Where there is no /dev/kvm nothing is compared, and the test says so.
 
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
 #[path = "../../tests/support/collect.rs"]
 mod collect;
 #[path = "../../tests/support/elf.rs"]

@@ -40,7 +40,7 @@ mod tests;
 pub use apic::Vectors;
 pub use block::Blocks;
 pub use decode::has;
-pub use engine::Engine;
+pub use engine::{Engine, NOT_LEFT_TO_KVM, NOT_OFFERED};
 pub use event::inject;
 pub use exec::{run, run_by};
 pub use state::{Cpu, Segment, Table, Trap};

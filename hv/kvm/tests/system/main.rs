@@ -9,6 +9,7 @@
 //! `NVMX_KVM_ONLY` picks snippets by a part of their name; `NVMX_KVM_VERBOSE` shows every difference, explained or not; `NVMX_KVM_RANDOM` is the number of random cases of
 //! each family, `NVMX_KVM_SEED` where they begin.
 
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(missing_docs, unreachable_pub)] // A test has no readers outside.
 
 mod judge;
