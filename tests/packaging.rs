@@ -71,7 +71,8 @@ fn what_the_debian_package_takes_is_there() {
     let packages = metadata["packages"].as_array().expect("packages");
     let nvmx = packages.iter().find(|package| package["name"] == "nvmx").expect("nvmx");
     let assets = nvmx["metadata"]["deb"]["assets"].as_array().expect("assets");
-    let script = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package")).expect(".ci/package");
+    let script =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/package")).expect(".ci/package");
     for asset in assets {
         let from = asset[0].as_str().expect("a path");
         if let Some(made) = from.strip_prefix("target/package/") {

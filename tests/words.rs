@@ -80,7 +80,10 @@ fn manual_pages() {
     for command in COMMANDS {
         let page = std::fs::read_to_string(folder.join(format!("nvmx-{command}.1"))).expect("a page for each command");
         for section in ["EXAMPLES", "EXIT STATUS", "SEE ALSO"] {
-            assert!(page.contains(&format!(".SH \"{section}\"")) || page.contains(&format!(".SH {section}")), "{command}: {page}");
+            assert!(
+                page.contains(&format!(".SH \"{section}\"")) || page.contains(&format!(".SH {section}")),
+                "{command}: {page}"
+            );
         }
     }
 }
