@@ -119,6 +119,9 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// What to do where there can be no more threads.
+pub const THREADS: &str = "raise the limits on processes and memory (`ulimit -u`, `ulimit -v`), or end other programs";
+
 /// Prints one line on stderr. What cannot be written there cannot be told anywhere.
 pub fn say(line: &str) {
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -163,6 +166,11 @@ pub fn install_panic_hook() {
         let payload = info.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref().copied());
         let what = text.unwrap_or("no message");
+        if what.contains("Resource temporarily unavailable") {
+            // Others' crates start threads in ways that have no other answer.
+            say(&format!("cannot go on: there can be no more threads: {THREADS}"));
+            return;
+        }
         let place = info.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
         say(&format!(
             "internal error{place}: {what}: this is a bug in nvmx {}; please report it with the command line",

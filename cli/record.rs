@@ -95,9 +95,16 @@ pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
         Error::Kvm(error) => Failure::new(Status::Usage, what, error, KVM),
         Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has it by --store"),
         Error::Image(source) => Failure::new(Status::Usage, what, source, "`nvmx verify` says what is whole"),
+        Error::Busy => {
+            let hint = "name another file by -o, or end the other recording first";
+            Failure::new(Status::Usage, what, error, hint)
+        }
         Error::Gone => Failure::new(Status::Failed, what, error, "record it again, and leave the file where it is"),
         Error::Trace { source: source @ traces::Error::TooLarge(_), .. } => {
             Failure::new(Status::Usage, what, source, "keep the images in a store by --store")
+        }
+        Error::Trace { source: source @ traces::Error::Thread(_), .. } => {
+            Failure::new(Status::Failed, what, source, super::fail::THREADS)
         }
         Error::Create { source, .. } => Failure::new(Status::Usage, what, source, "name a file that can be written"),
         Error::Trace { events, source } => {

@@ -11,6 +11,7 @@ mod host;
 pub mod import;
 mod keeping;
 mod live;
+mod own_file;
 mod sink;
 mod tracepoints;
 
@@ -30,6 +31,7 @@ use hv_defs::event::{Event, Stop};
 use hv_kvm::host::{Host, HostError};
 use keeping::{Counting, Keeping, Seen, Written};
 use live::Live;
+use own_file::Refused;
 use sink::{Recording, Unrecorded};
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
@@ -82,6 +84,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Another recording is being written into the file. It is left as it is.
+    #[error("another recording is being written to it")]
+    Busy,
     /// The file was removed, renamed or replaced while the run was recorded into it, so that the trace is lost.
     #[error("the file was removed or replaced while it was written")]
     Gone,
@@ -148,10 +153,10 @@ pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<St
     }
 }
 
-/// Runs a machine to its end and records it into a file, which is overwritten.
+/// Runs a machine to its end and records it into a file, which is overwritten unless another recording goes into it.
 ///
 /// # Errors
-/// The machine cannot be built: then no file is made. The file cannot be created or written on: a full disk ends the run,
+/// The machine cannot be built: then no file is made. Another recording has the file. The file cannot be created or written on: a full disk ends the run,
 /// and the file is cut to its last whole block. The file is no longer there when the run has ended.
 pub fn record(config: &Config, images: &[Image], path: &Path, outside: Outside<'_>) -> Result<Recorded, Error> {
     record_keeping(config, images, path, None, outside)
@@ -170,7 +175,10 @@ pub fn record_keeping(
 ) -> Result<Recorded, Error> {
     // A machine that cannot be built leaves no file behind.
     let machine = AnyMachine::new(config, images)?;
-    let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
+    let file = own_file::create(path).map_err(|refused| match refused {
+        Refused::Busy => Error::Busy,
+        Refused::Open(source) => Error::Create { path: path.to_owned(), source },
+    })?;
     let header = machine.header(config, images);
     let keep = keep.map(|keep| (keep, path));
     let recorded = machine.record(&header, Durable::new(&file), keep, outside, |whole| {
@@ -306,7 +314,8 @@ fn record_run(
     let (stop, finished) = traces::beside(writer, |feed| {
         let mut recording = Recording { feed, seen, since: 0 };
         run(&mut Live::new(outside, &mut recording))
-    });
+    })
+    .map_err(|source| Error::Trace { events: 0, source })?;
     match finished {
         Ok(summary) => Ok((stop, summary)),
         Err(source) => {

@@ -30,19 +30,19 @@ pub struct Feed {
 }
 
 /// Runs `source`, encoding, compressing and writing what it feeds on a thread beside it, and finishes the trace when it
-/// returns.
+/// returns. Gives what it returned, and what was written or why it could not be: as [`Writer::write`] and
+/// [`Writer::finish`], the trace ends with the last whole block. The source learns of it from [`Feed::push`].
 ///
 /// # Errors
-/// As [`Writer::write`] and [`Writer::finish`]: the trace ends with the last whole block. The source learns of it from
-/// [`Feed::push`].
+/// There can be no thread beside it: nothing has run.
 pub fn beside<W: Write + Send, T>(
     writer: &mut Writer<W>,
     source: impl FnOnce(&mut Feed) -> T,
-) -> (T, Result<Summary, Error>) {
+) -> Result<(T, Result<Summary, Error>), Error> {
     thread::scope(|scope| {
         let (filled, batches) = mpsc::sync_channel::<Batch>(WAITING);
         let (written, spent) = mpsc::channel::<Batch>();
-        let writing = scope.spawn(move || {
+        let writing = move || {
             // The ends of the channels are owned here, so that an error that ends the loop hangs up.
             for mut batch in batches {
                 writer.write(&batch)?;
@@ -51,12 +51,13 @@ pub fn beside<W: Write + Send, T>(
                 let _ = written.send(batch);
             }
             writer.finish()
-        });
+        };
+        let writing = thread::Builder::new().name("writer".into()).spawn_scoped(scope, writing).map_err(Error::Thread)?;
         let (filling, lost_at) = (Batch::default(), Stamp::default());
         let mut feed = Feed { filling, full: false, filled, spent, lost: 0, lost_at };
         let made = source(&mut feed);
         feed.end();
-        (made, writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        Ok((made, writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
     })
 }
 
