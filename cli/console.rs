@@ -1,7 +1,7 @@
 //! The guest's serial console on stdin and stdout, a file or a pipe in place of the keyboard, and the signals that end a
 //! run.
 
-use super::fail::{Fails, Result, Status, THREADS};
+use super::fail::{Fails, Result, Status, THREADS, ending_signals};
 use recorder::{Key, Keys, Outside, Script};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Read, Write};
@@ -123,7 +123,7 @@ impl Console {
     /// guest.
     pub fn open(file: Option<&Path>, guest_interrupts: bool) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        for signal in ending_signals() {
             // The second one ends the process at once, should the machine be too busy to see the first.
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())
                 .and_then(|_| signal_hook::flag::register(signal, stop.clone()))

@@ -4,8 +4,8 @@ use super::fail::{Failure, Result, Status};
 use super::print::{Print, bytes, of};
 use super::study::failure;
 use super::trace::open;
-use analyzer::export::perfetto::{self, PerfettoError};
 use super::written::Written;
+use analyzer::export::perfetto::{self, PerfettoError};
 use std::io;
 use std::path::Path;
 
@@ -37,7 +37,11 @@ pub fn export(traces: &[impl AsRef<Path>], output: &Path, print: &Print) -> Resu
     Ok(Status::Done)
 }
 
-fn write(name: &str, reader: &traces::Reader, mut to: Written) -> std::result::Result<perfetto::Written, PerfettoError> {
+fn write(
+    name: &str,
+    reader: &traces::Reader,
+    mut to: Written,
+) -> std::result::Result<perfetto::Written, PerfettoError> {
     let written = perfetto::write(name, reader.into(), &mut to)?;
     to.finish()?;
     Ok(written)

@@ -23,7 +23,11 @@ pub fn give(output: Option<&Path>, text: &[u8]) -> Result<Status> {
         }
         Some(path) => {
             let what = format!("cannot write {}", path.display());
-            traces::write_whole(path, text).or_hint(Status::Failed, what, "make room, or name a file that can be written")?;
+            traces::write_whole(path, text).or_hint(
+                Status::Failed,
+                what,
+                "make room, or name a file that can be written",
+            )?;
         }
     }
     Ok(Status::Done)
@@ -220,7 +224,7 @@ pub fn tui(args: &TuiArgs, print: &Print) -> Result<Status> {
     };
     // What the screen could not show any more.
     if let Ok(Some(unkept)) = &shown {
-        eprintln!("nvmx: {unkept}");
+        super::fail::say(&unkept.to_string());
     }
     shown.map(|_| Status::Done).map_err(|error| match error {
         tui::Error::Trace(error) => unreadable(path, error),

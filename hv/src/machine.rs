@@ -78,7 +78,7 @@ pub enum MachineError {
         got: u64,
     },
     /// The host has no memory of that size.
-    #[error("this host cannot give the machine {needed} bytes of memory; use less with --mem")]
+    #[error("this host cannot give the machine {needed} bytes of memory")]
     Host {
         /// Bytes that it needs.
         needed: u64,

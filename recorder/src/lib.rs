@@ -72,10 +72,13 @@ pub enum Error {
     Machine(#[from] MachineError),
     /// The machine could not be built on the host's KVM.
     #[error("cannot build the machine: {0}")]
-    Host(#[from] HostError),
+    Host(HostError),
     /// The host's KVM cannot be used.
     #[error("cannot build the machine: {0}")]
-    Kvm(#[from] hv_kvm::Error),
+    Kvm(hv_kvm::Error),
+    /// There can be no thread that the machine needs.
+    #[error("cannot build the machine: there can be no more threads: {0}")]
+    Thread(io::Error),
     /// The file for the trace could not be created.
     #[error("cannot create {}: {source}", path.display())]
     Create {
@@ -98,6 +101,27 @@ pub enum Error {
         /// Why.
         source: traces::Error,
     },
+}
+
+impl From<hv_kvm::Error> for Error {
+    fn from(error: hv_kvm::Error) -> Self {
+        match error {
+            hv_kvm::Error::Thread(error) => Self::Thread(error),
+            error => Self::Kvm(error),
+        }
+    }
+}
+
+impl From<HostError> for Error {
+    /// What can be wrong with any machine is said as of any.
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Machine(error) => Self::Machine(error),
+            HostError::Memory { needed, .. } => Self::Machine(MachineError::Host { needed }),
+            HostError::Kvm(error) => error.into(),
+            error => Self::Host(error),
+        }
+    }
 }
 
 /// A finished recording.
@@ -314,8 +338,7 @@ fn record_run(
     let (stop, finished) = traces::beside(writer, |feed| {
         let mut recording = Recording { feed, seen, since: 0 };
         run(&mut Live::new(outside, &mut recording))
-    })
-    .map_err(|source| Error::Trace { events: 0, source })?;
+    });
     match finished {
         Ok(summary) => Ok((stop, summary)),
         Err(source) => {

@@ -91,8 +91,7 @@ mod tests {
                 }
             }
             seen.events.get()
-        })
-        .expect("there is room for a thread");
+        });
         assert_eq!(written.expect("a vector takes all").events, total);
         let reader = Reader::from_bytes(bytes).expect("a trace");
         assert_eq!(reader.blocks().iter().map(|block| block.events).collect::<Vec<_>>(), blocks);

@@ -21,8 +21,9 @@
 #   hello       says that it is there: the least that a Linux can do
 #   interrupts  sleeps a little, and shows where its interrupts came from
 #   soak        works in bursts and sleeps between for `nvmx.minutes=N` minutes (1): Linux as L2 in the background, started
-#               again every two minutes with APICs and without in turn, and every second the payload, in four ways in turn.
-#               clock.c tells the clocks each ten seconds, of L2 too. The kvm_intel is loaded with `nvmx.kvm=SET`
+#               again every five minutes, with APICs and without in turn, and beside it the payload once a second, by another
+#               number of machines and vCPUs every ten. clock.c tells the clocks then, of L2 too. kvm_intel is loaded with
+#               the parameters of `nvmx.kvm=SET`
 #   soak-l2     what L2 does meanwhile: some work each second, for `nvmx.seconds=N`
 #
 # `kvm` and `kvm-linux` say what KVM has counted: the counters of each vCPU, and as `exits REASON COUNT` a histogram of the
@@ -127,7 +128,7 @@ up() {
 others() {
     lives=0
     while left=$((end - $(up) - 10)) && [ "$left" -ge 20 ]; do
-        [ "$left" -lt 120 ] || left=120
+        [ "$left" -lt 300 ] || left=300
         lives=$((lives + 1))
         irq="acpi=off nosmp"
         [ $((lives % 2)) -eq 1 ] || irq=
@@ -138,27 +139,23 @@ others() {
 }
 clock 0 l1
 others &
-second=0 ten=0
+times=0
 while now=$(up) && [ "$now" -lt "$end" ]; do
-    if [ "$now" -ge $((ten + 10)) ]; then
-        ten=$((now / 10 * 10))
-        clock "$ten" l1
-    fi
-    second=$((second + 1))
-    case $((second % 4)) in
+    times=$((times + 1))
+    case $((times % 4)) in
     0) how="" ;;
     1) how="vcpus=2" ;;
     2) how="vms=3" ;;
-    3) how="vms=2 vcpus=2 rounds=3" ;;
+    3) how="vms=2 vcpus=2" ;;
     esac
     # shellcheck disable=SC2086 # a list of words
-    vmm payload cpuid=20 out=20 pages=20 mmio=5 $how >/tmp/payload || { cat /tmp/payload; exit 1; }
-    echo "$second" | sha256sum >/tmp/work
-    sleep 1
+    vmm payload cpuid=8 out=8 pages=10 mmio=3 rounds=10 pause=1000 $how >/tmp/payload || { cat /tmp/payload; exit 1; }
+    sha256sum /tmp/payload >/tmp/work
+    clock "$(up)" l1
 done
 wait $!
 clock "$end" l1
-echo "soak: $second payloads ran; $(date)"
+echo "soak: $times payloads ran; $(date)"
 SOAK
 cat >both/tests/soak-l2 <<'SOAK'
 set -e
@@ -175,11 +172,13 @@ while now=$(up) && [ "$now" -lt "$seconds" ]; do
         clock "$ten" l2
     fi
     rounds=$((rounds + 1))
-    seq 1 500 | sha256sum >/tmp/sum
-    # New pages, a port that nobody serves, and files that come and go.
-    dd if=/dev/zero of=/tmp/file bs=4096 count=50 2>/dev/null
+    if [ $((rounds % 10)) -eq 0 ]; then
+        seq 1 500 | sha256sum >/tmp/sum
+        dd if=/dev/zero of=/tmp/file bs=4096 count=100 2>/dev/null
+        rm /tmp/file
+    fi
+    # A port that nobody serves.
     port 0x80 1
-    rm /tmp/file
     sleep 1
 done
 echo "l2 $rounds rounds $(cat /tmp/sum)"

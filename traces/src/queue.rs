@@ -30,15 +30,15 @@ pub struct Feed {
 }
 
 /// Runs `source`, encoding, compressing and writing what it feeds on a thread beside it, and finishes the trace when it
-/// returns. Gives what it returned, and what was written or why it could not be: as [`Writer::write`] and
-/// [`Writer::finish`], the trace ends with the last whole block. The source learns of it from [`Feed::push`].
+/// returns.
 ///
 /// # Errors
-/// There can be no thread beside it: nothing has run.
+/// As [`Writer::write`] and [`Writer::finish`]: the trace ends with the last whole block. Or there can be no thread beside,
+/// and no event is written. The source learns of it from [`Feed::push`].
 pub fn beside<W: Write + Send, T>(
     writer: &mut Writer<W>,
     source: impl FnOnce(&mut Feed) -> T,
-) -> Result<(T, Result<Summary, Error>), Error> {
+) -> (T, Result<Summary, Error>) {
     thread::scope(|scope| {
         let (filled, batches) = mpsc::sync_channel::<Batch>(WAITING);
         let (written, spent) = mpsc::channel::<Batch>();
@@ -52,12 +52,17 @@ pub fn beside<W: Write + Send, T>(
             }
             writer.finish()
         };
-        let writing = thread::Builder::new().name("writer".into()).spawn_scoped(scope, writing).map_err(Error::Thread)?;
+        // Where there can be no thread, what it was to do is dropped with its ends of the channels, which hangs up.
+        let writing = thread::Builder::new().name("writer".into()).spawn_scoped(scope, writing);
         let (filling, lost_at) = (Batch::default(), Stamp::default());
         let mut feed = Feed { filling, full: false, filled, spent, lost: 0, lost_at };
         let made = source(&mut feed);
         feed.end();
-        Ok((made, writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+        let finished = match writing {
+            Ok(writing) => writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(error) => Err(Error::Thread(error)),
+        };
+        (made, finished)
     })
 }
 

@@ -48,7 +48,8 @@ impl WholeFile {
         if let Some(file) = nameless(&path) {
             return Ok(Self { file, place: Place::Nameless(path) });
         }
-        let (file, name) = new_beside(&path, |name| File::options().read(true).write(true).create_new(true).open(name))?;
+        let (file, name) =
+            new_beside(&path, |name| File::options().read(true).write(true).create_new(true).open(name))?;
         Ok(Self { file, place: Place::Named(path, name) })
     }
 
@@ -253,7 +254,10 @@ mod tests {
         assert_eq!(names(folder.path()).len(), 1);
         file.finish().expect("it can be named");
         drop(make());
-        assert_eq!((fs::read_to_string(&path).expect("there"), names(folder.path())), ("text".into(), vec!["a".into()]));
+        assert_eq!(
+            (fs::read_to_string(&path).expect("there"), names(folder.path())),
+            ("text".into(), vec!["a".into()])
+        );
     }
 
     #[test]

@@ -59,8 +59,7 @@ pub fn run(
             events += seen.len() as u64;
             more(attach, seen)
         })
-    })
-    .map_err(trace)?;
+    });
     let summary = finished.map_err(|source| {
         // What is left of a block that did not fit is of no use to readers. That it stays is no harm either.
         let _ = file.set_len(writer.whole());

@@ -90,7 +90,15 @@ impl Link {
                 }
             }
         })?;
-        Ok(Self { out, buffer: Vec::new(), bytes, waiting: VecDeque::new(), packet: Inside::Nothing, closed: false, busy })
+        Ok(Self {
+            out,
+            buffer: Vec::new(),
+            bytes,
+            waiting: VecDeque::new(),
+            packet: Inside::Nothing,
+            closed: false,
+            busy,
+        })
     }
 
     /// The next byte, when there is one; `None` when the debugger has gone. A debugger that grew tired of waiting for an
