@@ -6,6 +6,7 @@ pub mod fail;
 #[cfg(feature = "analysis")]
 mod folder;
 pub mod machine;
+pub mod memory;
 pub mod print;
 pub mod words;
 

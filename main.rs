@@ -12,6 +12,9 @@ mod cli;
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: cli::memory::OrEnd = cli::memory::OrEnd;
+
 fn main() -> ExitCode {
     cli::fail::install_panic_hook();
     cli::fail::outlive_full_files();

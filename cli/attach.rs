@@ -30,7 +30,7 @@ pub fn attach(args: &AttachArgs, print: &Print) -> Result<Status> {
     };
     // A second Ctrl-C changes nothing: the trace is whole a moment later.
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+    for signal in super::fail::ending_signals() {
         signal_hook::flag::register(signal, stop.clone()).or_fail(Status::Failed, "cannot listen for Ctrl-C")?;
     }
     let path = match (&args.output, args.live) {

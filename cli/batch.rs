@@ -35,22 +35,24 @@ pub fn each<T: Sync, R: Send>(
     let jobs = jobs.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
     let results: Mutex<Vec<Option<R>>> = Mutex::new(all.iter().map(|_| None).collect());
     let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..jobs.min(all.len()) {
-            scope.spawn(|| {
-                while let Some((at, one)) = {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    all.get(at).map(|one| (at, one))
-                } {
-                    let Some(result) = work(one) else {
-                        next.store(all.len(), Ordering::Relaxed);
-                        break;
-                    };
-                    results.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[at] = Some(result);
-                    bar.inc(1);
-                }
-            });
+    let run = || {
+        while let Some((at, one)) = {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            all.get(at).map(|one| (at, one))
+        } {
+            let Some(result) = work(one) else {
+                next.store(all.len(), Ordering::Relaxed);
+                break;
+            };
+            results.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[at] = Some(result);
+            bar.inc(1);
         }
+    };
+    thread::scope(|scope| {
+        // Where there can be no more threads, those that there are do it.
+        let spawn = |_| thread::Builder::new().name("trace".into()).spawn_scoped(scope, run).ok();
+        let _: Vec<_> = (1..jobs.min(all.len())).map_while(spawn).collect();
+        run();
     });
     results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -152,7 +154,7 @@ fn one(args: &ReportArgs, trace: &Named, journal: Option<&Journal>) -> Result<Ou
             fs::create_dir_all(folder).or_hint(Status::Failed, &what, hint)?;
         }
         let text = study::draw(args.format, std::slice::from_ref(&found), false);
-        analyzer::export::whole_file(&page, text.as_bytes()).or_hint(Status::Failed, &what, hint)?;
+        traces::write_whole(&page, text.as_bytes()).or_hint(Status::Failed, &what, hint)?;
     }
     let line = Line::of(&trace.name, &found);
     if let Some(journal) = journal {

@@ -1,7 +1,7 @@
 //! The guest's serial console on stdin and stdout, a file or a pipe in place of the keyboard, and the signals that end a
 //! run.
 
-use super::fail::{Fails, Result, Status};
+use super::fail::{Fails, Result, Status, THREADS, ending_signals};
 use recorder::{Key, Keys, Outside, Script};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Read, Write};
@@ -21,7 +21,7 @@ const INTERRUPT: u8 = 3;
 pub struct Console {
     keys: Input,
     shown: Shown,
-    /// Set by SIGINT and SIGTERM, by Ctrl-A x, and when stdout is gone.
+    /// Set by SIGINT, SIGTERM and SIGHUP, by Ctrl-A x, and when stdout is gone.
     stop: Arc<AtomicBool>,
 }
 
@@ -123,9 +123,9 @@ impl Console {
     /// guest.
     pub fn open(file: Option<&Path>, guest_interrupts: bool) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        for signal in ending_signals() {
             // The second one ends the process at once, should the machine be too busy to see the first.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())
                 .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
                 .or_fail(Status::Failed, "cannot listen for Ctrl-C")?;
         }
@@ -139,9 +139,12 @@ impl Console {
                 let what = "cannot set up the terminal for the guest's console";
                 crossterm::terminal::enable_raw_mode().or_hint(Status::Failed, what, "give input by --input FILE")?;
                 let lead = Lead { led: false, guest_interrupts };
-                Input::Terminal(Terminal { bytes: stdin(), lead, stop: stop.clone() })
+                // Dropped, it gives the terminal back.
+                let mut terminal = Terminal { bytes: sync_channel(0).1, lead, stop: stop.clone() };
+                terminal.bytes = stdin()?;
+                Input::Terminal(terminal)
             }
-            None => Input::Pipe(stdin()),
+            None => Input::Pipe(stdin()?),
         };
         let shown = Shown { stop: stop.clone(), broken: None, open: false };
         Ok(Self { keys, shown, stop })
@@ -167,9 +170,9 @@ impl Console {
 }
 
 /// A thread that reads stdin. It lives as long as the process: a read cannot be called off.
-fn stdin() -> Receiver<u8> {
+fn stdin() -> Result<Receiver<u8>> {
     let (send, receive) = sync_channel(4096);
-    std::thread::spawn(move || {
+    let reading = move || {
         let mut bytes = [0; 4096];
         while let Ok(length @ 1..) = io::stdin().lock().read(&mut bytes) {
             for &byte in &bytes[..length] {
@@ -178,8 +181,10 @@ fn stdin() -> Receiver<u8> {
                 }
             }
         }
-    });
-    receive
+    };
+    let what = "cannot listen to the console's input beside the guest";
+    std::thread::Builder::new().name("stdin".into()).spawn(reading).or_hint(Status::Failed, what, THREADS)?;
+    Ok(receive)
 }
 
 #[cfg(test)]

@@ -50,7 +50,8 @@ pub fn demo(args: &DemoArgs, print: &Print) -> Result<Status> {
     bar.inc(1);
     let html = analyzer::report::html(std::slice::from_ref(&findings));
     let what = format!("cannot write {}", page.display());
-    std::fs::write(&page, html).or_hint(Status::Failed, what, "make room, or name another folder by -o")?;
+    let written = traces::write_whole(&page, html.as_bytes());
+    written.or_hint(Status::Failed, what, "make room, or name another folder by -o")?;
     bar.finish_and_clear();
 
     let summary = &recorded.summary;

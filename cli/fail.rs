@@ -119,6 +119,12 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// What to do where there is no more memory.
+pub const MEMORY: &str = "raise the limit on memory (`ulimit -v`) or end other programs";
+
+/// What to do where there can be no more threads.
+pub const THREADS: &str = "raise the limits on processes and memory (`ulimit -u`, `ulimit -v`) or end other programs";
+
 /// Prints one line on stderr. What cannot be written there cannot be told anywhere.
 pub fn say(line: &str) {
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -150,6 +156,19 @@ pub fn usage(error: &clap::Error) -> Status {
     Status::Usage
 }
 
+/// The signals that end a recording in order: of a user, of a system that goes down, and of a terminal that goes away, unless
+/// whoever started us has that passed over, as `nohup` does.
+pub fn ending_signals() -> Vec<i32> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let hangup = 1 << (SIGHUP - 1);
+    match ignored.is_some_and(|ignored| ignored & hangup != 0) {
+        true => vec![SIGINT, SIGTERM],
+        false => vec![SIGINT, SIGTERM, SIGHUP],
+    }
+}
+
 /// Has a write beyond the limit on a file's size (`ulimit -f`) fail, as on a full disk. By default its signal kills.
 pub fn outlive_full_files() {
     let noted = std::sync::Arc::default();
@@ -163,6 +182,11 @@ pub fn install_panic_hook() {
         let payload = info.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref().copied());
         let what = text.unwrap_or("no message");
+        if what.contains("Resource temporarily unavailable") {
+            // Others' crates start threads in ways that have no other answer.
+            say(&format!("cannot go on: there can be no more threads: {THREADS}"));
+            return;
+        }
         let place = info.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
         say(&format!(
             "internal error{place}: {what}: this is a bug in nvmx {}; please report it with the command line",

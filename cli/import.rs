@@ -34,6 +34,7 @@ fn failure(args: &ImportArgs, error: ImportError) -> Failure {
         ImportError::Tool { .. } => (Status::Usage, "its own tool reads the file for us"),
         ImportError::SameFile => (Status::Usage, "name another -o"),
         ImportError::Create { .. } => (Status::Usage, "name a file that can be written"),
+        ImportError::Trace(traces::Error::Thread(_)) => (Status::Failed, super::fail::THREADS),
         ImportError::Trace(_) => (Status::Failed, "make room and import again"),
     };
     Failure::new(status, what, error, hint)

@@ -7,11 +7,10 @@ use super::words::ReplayArgs;
 use hv_defs::slip::Slips;
 use replayer::L0Verdict;
 use serde_json::json;
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use traces::Reader;
+use traces::{Reader, WholeFile};
 
 /// `nvmx replay --l0`, and with `--mutate`.
 pub fn replay(args: &ReplayArgs, reader: &Reader, print: &Print) -> Result<Status> {
@@ -97,8 +96,9 @@ fn mutate(args: &ReplayArgs, reader: &Reader, seed: u64, print: &Print) -> Resul
                 let what = format!("cannot write {}", output.display());
                 Failure::new(Status::Usage, what, why, "name a file that can be written with --output")
             };
-            let file = File::create(&output).map_err(|error| unwritten(&error))?;
-            found.write(reader, BufWriter::new(file)).map_err(|error| unwritten(&error))?;
+            let mut file = WholeFile::create(&output).map_err(|error| unwritten(&error))?;
+            found.write(reader, BufWriter::new(&mut file)).map_err(|error| unwritten(&error))?;
+            file.finish().map_err(|error| unwritten(&error))?;
             Some(output)
         }
         None => None,

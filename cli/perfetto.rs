@@ -4,9 +4,9 @@ use super::fail::{Failure, Result, Status};
 use super::print::{Print, bytes, of};
 use super::study::failure;
 use super::trace::open;
+use super::written::Written;
 use analyzer::export::perfetto::{self, PerfettoError};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::Path;
 
 /// Writes one file of one trace. What cannot be written whole is not left behind.
@@ -23,13 +23,10 @@ pub fn export(traces: &[impl AsRef<Path>], output: &Path, print: &Print) -> Resu
         return Err(Failure::new(Status::Usage, what, "-o is the trace itself", "name another file"));
     }
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let file = File::create(output).map_err(|error| refused(output, &error))?;
-    let written = write(&name, &reader, file).map_err(|error| {
-        let _ = std::fs::remove_file(output);
-        match error {
-            PerfettoError::Read(error) => failure(path, error),
-            PerfettoError::Write(error) => refused(output, &error),
-        }
+    let file = Written::create(output).map_err(|error| refused(output, &error))?;
+    let written = write(&name, &reader, file).map_err(|error| match error {
+        PerfettoError::Read(error) => failure(path, error),
+        PerfettoError::Write(error) => refused(output, &error),
     })?;
     print.note(format!(
         "exported {} to {}, {}: open it at https://ui.perfetto.dev",
@@ -40,10 +37,13 @@ pub fn export(traces: &[impl AsRef<Path>], output: &Path, print: &Print) -> Resu
     Ok(Status::Done)
 }
 
-fn write(name: &str, reader: &traces::Reader, file: File) -> std::result::Result<perfetto::Written, PerfettoError> {
-    let mut to = BufWriter::with_capacity(1 << 18, file);
+fn write(
+    name: &str,
+    reader: &traces::Reader,
+    mut to: Written,
+) -> std::result::Result<perfetto::Written, PerfettoError> {
     let written = perfetto::write(name, reader.into(), &mut to)?;
-    to.flush()?;
+    to.finish()?;
     Ok(written)
 }
 

@@ -1,10 +1,11 @@
 //! `nvmx run` and `nvmx record`: a guest with its console here.
 
 use super::console::Console;
-use super::fail::{Failure, Result, Status};
+use super::fail::{Failure, MEMORY, Result, Status};
 use super::machine::describe;
 use super::print::{Print, bytes, of};
 use super::words::{MachineArgs, RecordArgs, RunArgs};
+use hv::machine::MachineError;
 use hv_defs::config::{Config, Guest, Log};
 use hv_defs::event::{Stop, StopKind};
 use recorder::Error;
@@ -90,21 +91,37 @@ pub fn failure(error: Error, guest: &str, path: Option<&Path>) -> Failure {
         None => format!("cannot run {guest}"),
     };
     match error {
+        Error::Machine(error @ MachineError::Host { .. }) => {
+            Failure::new(Status::Usage, what, error, format!("use less with --mem, or {MEMORY}"))
+        }
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "see `nvmx guests` and `nvmx run --help`"),
         Error::Host(error) => Failure::new(Status::Usage, what, error, KVM),
         Error::ImageMissing { .. } => Failure::new(Status::Usage, what, error, "name the store that has it by --store"),
         Error::Image(source) => Failure::new(Status::Usage, what, source, "`nvmx verify` says what is whole"),
+        Error::Busy => {
+            let hint = "name another file by -o, or end the other recording first";
+            Failure::new(Status::Usage, what, error, hint)
+        }
         Error::Gone => Failure::new(Status::Failed, what, error, "record it again, and leave the file where it is"),
         Error::Trace { source: source @ traces::Error::TooLarge(_), .. } => {
             Failure::new(Status::Usage, what, source, "keep the images in a store by --store")
         }
+        Error::Thread(_) => Failure::new(Status::Failed, what, error, super::fail::THREADS),
+        Error::Trace { source: source @ traces::Error::Thread(_), .. } => {
+            Failure::new(Status::Failed, what, source, super::fail::THREADS)
+        }
         Error::Create { source, .. } => Failure::new(Status::Usage, what, source, "name a file that can be written"),
         Error::Trace { events, source } => {
+            // zstd says so.
+            let hint = match source.to_string().contains("not enough memory") {
+                true => MEMORY,
+                false => "make room",
+            };
             let left = match events {
                 0 => String::new(),
                 _ => "; up to its last whole block, the trace can be read".into(),
             };
-            Failure::new(Status::Failed, what, source, format!("make room and record again{left}"))
+            Failure::new(Status::Failed, what, source, format!("{hint} and record again{left}"))
         }
     }
 }

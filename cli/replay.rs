@@ -1,12 +1,13 @@
 //! `nvmx replay`: the run again, and what it says.
 
 use super::dump::line_of;
-use super::fail::{Failure, Result, Status};
+use super::fail::{Failure, MEMORY, Result, Status};
 use super::part;
 use super::print::{Print, bytes, count, of};
 use super::seek::{self, Goal};
 use super::trace::{open, unreadable};
 use super::words::ReplayArgs;
+use hv::machine::MachineError;
 use hv_defs::event::What;
 use hv_defs::fields::Value;
 use replayer::beside::{KeepError, beside, replay_keeping};
@@ -147,6 +148,9 @@ pub fn failure(path: &Path, error: Error) -> Failure {
             Failure::new(Status::Usage, what, error, "name the store that has them by --store")
         }
         Error::Image(source) => unreadable(path, source),
+        Error::Machine(error @ MachineError::Host { .. }) => {
+            Failure::new(Status::Usage, what, error, format!("it needs as much as was recorded: {MEMORY}"))
+        }
         Error::Machine(error) => Failure::new(Status::Usage, what, error, "replay it with the nvmx that recorded it"),
         Error::NoAnswers(_) => Failure::new(Status::Usage, what, error, "record it again with `nvmx record --log l0`"),
         Error::Trace { event, source } => {

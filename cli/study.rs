@@ -4,7 +4,6 @@ use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
 use super::words::{JudgeArgs, JudgeBy, ReportArgs, ReportFormat, TuiArgs};
-use super::written::Written;
 use super::{batch, folder};
 use analyzer::findings::{Mistake, MistakeKind, PoolFinding};
 use analyzer::judge::{Judged, Rule, Verdict};
@@ -24,12 +23,11 @@ pub fn give(output: Option<&Path>, text: &[u8]) -> Result<Status> {
         }
         Some(path) => {
             let what = format!("cannot write {}", path.display());
-            let write = || {
-                let mut out = Written::create(path)?;
-                out.write_all(text)?;
-                out.finish()
-            };
-            write().or_hint(Status::Failed, what, "make room, or name a file that can be written")?;
+            traces::write_whole(path, text).or_hint(
+                Status::Failed,
+                what,
+                "make room, or name a file that can be written",
+            )?;
         }
     }
     Ok(Status::Done)
@@ -226,7 +224,7 @@ pub fn tui(args: &TuiArgs, print: &Print) -> Result<Status> {
     };
     // What the screen could not show any more.
     if let Ok(Some(unkept)) = &shown {
-        eprintln!("nvmx: {unkept}");
+        super::fail::say(&unkept.to_string());
     }
     shown.map(|_| Status::Done).map_err(|error| match error {
         tui::Error::Trace(error) => unreadable(path, error),

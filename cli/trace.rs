@@ -7,10 +7,9 @@ use super::store::place;
 use super::words::{InfoArgs, StoreArgs, VerifyArgs};
 use hv_defs::config::{Backend, Clock, Config, Guest};
 use serde_json::{Map, json};
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use traces::{Error, Hash, Header, Reader};
+use traces::{Error, Hash, Header, Reader, WholeFile};
 
 /// Opens a trace. A cut one is opened up to its last whole block, with a note.
 pub fn open(path: &Path, print: &Print) -> Result<Reader> {
@@ -38,6 +37,10 @@ pub fn unreadable(path: &Path, error: Error) -> Failure {
         _ => "`nvmx verify` says what is whole",
     };
     let what = match &error {
+        Error::Thread(_) => {
+            let what = format!("cannot read {}", path.display());
+            return Failure::new(Status::Failed, what, error, super::fail::THREADS);
+        }
         // It names the file itself.
         Error::Open { source, .. } => {
             return Failure::new(Status::Usage, format!("cannot open {}", path.display()), source, hint);
@@ -292,8 +295,10 @@ fn salvage(from: &Path, to: &Path, print: &Print) -> Result<()> {
     if same(from).is_some() && same(from) == same(to) {
         return Err(Failure::new(Status::Usage, what, "it is the same file", "name another"));
     }
-    let file = File::create(to).or_hint(Status::Usage, &what, "name a file that can be written")?;
-    let saved = traces::salvage(from, file).or_hint(Status::Failed, &what, "make room and save it again")?;
+    let mut file = WholeFile::create(to).or_hint(Status::Usage, &what, "name a file that can be written")?;
+    let hint = "make room and save it again";
+    let saved = traces::salvage(from, &mut file).or_hint(Status::Failed, &what, hint)?;
+    file.finish().or_hint(Status::Failed, &what, hint)?;
     let lost = if saved.lost > 0 { format!(", {} lost between them", of(saved.lost, "event")) } else { String::new() };
     print.line(format!(
         "saved to {}: {} in {}{lost}",

@@ -2,13 +2,15 @@
 //! pipes that nobody reads, folders in place of files, and files that go away.
 
 mod common;
+#[path = "common/disk.rs"]
+mod disk;
 #[path = "common/guest.rs"]
 mod guest;
 
 use common::{Ran, command, finish, folder, kernel, nvmx, record, word};
+use disk::{Disk, FULL};
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Runs `words` and wants that status and one line on stderr with all of `says` in it.
@@ -24,51 +26,6 @@ fn readable(trace: &Path) {
     let replay = nvmx(&["replay", word(trace)]).expect(0);
     assert!(replay.out.starts_with("identical: "), "{}", replay.out);
 }
-
-/// A disk of 16 MB, which needs a mount and so root.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// A disk, or nothing, loudly.
-    fn new(name: &str) -> Option<Self> {
-        let folder = folder(name);
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "none", word(&folder)]).output();
-        if mounted.is_ok_and(|mounted| mounted.status.success()) {
-            return Some(Self(folder));
-        }
-        // Not by a macro, whose output is kept from the terminal while the test passes.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: a small disk cannot be mounted here");
-        None
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// Fills it up to so many bytes.
-    fn leave(&self, bytes: u64) {
-        let ballast = self.file("ballast");
-        let _ = fs::remove_file(&ballast);
-        let mut file = fs::File::create(&ballast).unwrap();
-        let page = [0x55; 4096];
-        while file.write_all(&page).is_ok() {}
-        let full = file.metadata().unwrap().len() & !4095;
-        file.set_len(full - bytes).unwrap();
-    }
-
-    fn remount(&self, how: &str) {
-        let mounted = Command::new("mount").args(["-o", &format!("remount,{how}"), word(&self.0)]).output();
-        assert!(mounted.is_ok_and(|mounted| mounted.status.success()), "the disk is mounted {how}");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).output();
-    }
-}
-
-const FULL: &str = "No space left on device";
 
 #[test]
 fn a_device_that_is_full() {

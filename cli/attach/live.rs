@@ -11,7 +11,7 @@
 //! EPT_VIOLATION                   L1    12,000   38.5%        144,012  ████████
 //! ```
 
-use super::super::fail::{Fails, Result, Status};
+use super::super::fail::{Fails, Result, Status, THREADS};
 use super::super::print::{count, of};
 use core::ops::ControlFlow;
 use crossterm::event::{Event as Typed, KeyCode, KeyModifiers};
@@ -163,12 +163,15 @@ impl Live {
     /// Takes the terminal, if there is one.
     pub(super) fn open(seconds: f64) -> Result<Self> {
         let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+        let mut keys = None;
         if terminal {
+            keys = Some(Keys::listen().or_hint(Status::Failed, "cannot listen to the keyboard", THREADS)?);
             let what = "cannot set up the terminal";
             terminal::enable_raw_mode().or_hint(Status::Failed, what, "send the output into a pipe")?;
-            execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
+            execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide).inspect_err(|_| {
+                let _ = terminal::disable_raw_mode();
+            })?;
         }
-        let keys = terminal.then(Keys::listen);
         let (begun, interval) = (Instant::now(), Duration::from_secs_f64(seconds));
         Ok(Self { interval, begun, last: begun, keys, seen: Seen::default() })
     }
@@ -259,10 +262,10 @@ struct Keys {
 }
 
 impl Keys {
-    fn listen() -> Arc<Self> {
+    fn listen() -> io::Result<Arc<Self>> {
         let keys = Arc::new(Self::default());
         let told = keys.clone();
-        std::thread::spawn(move || {
+        std::thread::Builder::new().name("keys".into()).spawn(move || {
             loop {
                 match event::read() {
                     Ok(Typed::Key(key)) => {
@@ -278,8 +281,8 @@ impl Keys {
                 }
             }
             told.end.store(true, Ordering::Relaxed);
-        });
-        keys
+        })?;
+        Ok(keys)
     }
 }
 

@@ -78,7 +78,7 @@ pub enum MachineError {
         got: u64,
     },
     /// The host has no memory of that size.
-    #[error("this host cannot give the machine {needed} bytes of memory; use less with --mem")]
+    #[error("this host cannot give the machine {needed} bytes of memory")]
     Host {
         /// Bytes that it needs.
         needed: u64,
@@ -265,12 +265,7 @@ impl<S: Silicon> Machine<S> {
     /// # Errors
     /// As [`Machine::new`].
     pub fn on(config: &Config, images: &[Image], silicon: impl FnOnce(&Config) -> S) -> Result<Self, MachineError> {
-        check(config)?;
         let mut loaded = load(config, images)?;
-        let needed = loaded.extent();
-        if needed > config.memory {
-            return Err(MachineError::Memory { needed, got: config.memory });
-        }
         l0::check(config)?;
         let size = memory_size(config);
         if !Memory::is_available(size) {
@@ -614,11 +609,20 @@ fn check(config: &Config) -> Result<(), MachineError> {
     range("the number of TLB entries", tlb.into(), (16..=1 << 20).contains(&tlb), "from 16 to 1048576")
 }
 
-/// What the guest of a configuration has in memory, and how it begins.
+/// What the guest of a configuration has in memory, and how it begins, for whatever machine is to run it.
 ///
 /// # Errors
-/// There is no such guest, or it cannot be loaded, or does not fit.
+/// A number of the configuration is out of range. There is no such guest, or it cannot be loaded, or does not fit.
 pub fn load(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
+    check(config)?;
+    let loaded = load_guest(config, images)?;
+    match loaded.extent() {
+        needed if needed > config.memory => Err(MachineError::Memory { needed, got: config.memory }),
+        _ => Ok(loaded),
+    }
+}
+
+fn load_guest(config: &Config, images: &[Image]) -> Result<Loaded, MachineError> {
     match &config.guest {
         Guest::BuiltIn(name) => {
             let Some(guest) = guests::load(name) else {

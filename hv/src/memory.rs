@@ -8,9 +8,11 @@
 #![allow(unsafe_code)] // Loads and stores at checked offsets of one region, on the interpreter's hottest path.
 
 use crate::vmcs::Vmcs;
+use core::alloc::{GlobalAlloc, Layout};
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 use hv_defs::addr::{Hpa, PAGE_SIZE};
+use std::alloc::System;
 
 /// An integer or an array of bytes as it lies in memory, little-endian.
 ///
@@ -128,7 +130,19 @@ impl Memory {
 
     /// Whether the host can give memory of that size. It may still have less when all of it is touched.
     pub fn is_available(size: u64) -> bool {
-        usize::try_from(size).is_ok_and(|size| Vec::<u8>::new().try_reserve_exact(size).is_ok())
+        let layout = usize::try_from(size).ok().and_then(|size| Layout::array::<u8>(size.max(1)).ok());
+        layout.is_some_and(|layout| {
+            // The system is asked itself: a program may have an allocator that does not return where there is no memory.
+            // SAFETY: the layout has a size, and what was allocated by it is given back by it.
+            unsafe {
+                // A compiler may take it that what is not used can always be had.
+                let bytes = core::hint::black_box(System.alloc(layout));
+                if !bytes.is_null() {
+                    System.dealloc(bytes, layout);
+                }
+                !bytes.is_null()
+            }
+        })
     }
 
     /// Bytes of memory.

@@ -1,8 +1,9 @@
 //! A machine on the host's KVM, which is L0, recorded: the kernel's tracepoints of each vCPU's thread, and what its user sees.
 
+use crate::Error;
 use crate::attach::Attach;
 use hv::cpu::Engine;
-use hv::machine::Image;
+use hv::machine::{Image, MachineError};
 use hv::world::World;
 use hv_defs::config::{Clock, Config, Guest, Origin};
 use hv_defs::event::{Event, Stop};
@@ -13,6 +14,18 @@ use traces::Header;
 
 pub use hv_kvm::host::HostError;
 pub(crate) use hv_kvm::host::{Host, available};
+
+impl From<HostError> for Error {
+    /// What can be wrong with any machine is said as of any.
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Machine(error) => Self::Machine(error),
+            HostError::Memory { needed, .. } => Self::Machine(MachineError::Host { needed }),
+            HostError::Kvm(hv_kvm::Error::Thread(error)) => Self::Thread(error),
+            error => Self::Host(error),
+        }
+    }
+}
 
 /// What executes plain instructions under an L0 of ours.
 pub(crate) fn engine() -> Result<Box<dyn Engine>, HostError> {

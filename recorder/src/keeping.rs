@@ -1,10 +1,10 @@
 //! Checkpoints while a run is recorded: the machine pauses now and then, and nobody inside notices.
 
+use crate::own_file::{self, Refused};
 use hv::machine::{Advance, Machine, state_form};
 use hv::world::World;
 use hv_defs::event::{Event, Stop, What};
 use std::cell::Cell;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -76,7 +76,11 @@ impl Keeping {
         let about = About { build: env!("CARGO_PKG_VERSION").into(), form: state_form(), beginning };
         let mut digests = Vec::new();
         let initial = machine.changed_pages(&mut digests);
-        let checkpoints = Checkpoints::begin(File::create(&keep.path)?, &about, initial, keep.per_mille)?;
+        let file = own_file::create(&keep.path).map_err(|refused| match refused {
+            Refused::Busy => io::Error::new(io::ErrorKind::ResourceBusy, "another recording has them there"),
+            Refused::Open(error) => error,
+        })?;
+        let checkpoints = Checkpoints::begin(file, &about, initial, keep.per_mille)?;
         Ok(Self { checkpoints, digests, written })
     }
 

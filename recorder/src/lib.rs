@@ -13,6 +13,7 @@ mod host;
 pub mod import;
 mod keeping;
 mod live;
+mod own_file;
 mod sink;
 #[cfg_attr(not(feature = "live"), allow(dead_code))] // Imports ask for less of it than attaching does.
 mod tracepoints;
@@ -35,6 +36,7 @@ use hv_defs::config::{Backend, Config, Log};
 use hv_defs::event::{Event, Stop};
 use keeping::{Counting, Keeping, Seen, Written};
 use live::Live;
+use own_file::Refused;
 use sink::{Recording, Unrecorded};
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
@@ -75,7 +77,10 @@ pub enum Error {
     Machine(#[from] MachineError),
     /// The machine could not be built on the host's KVM.
     #[error("cannot build the machine: {0}")]
-    Host(#[from] HostError),
+    Host(HostError),
+    /// There can be no thread that the machine needs.
+    #[error("cannot build the machine: there can be no more threads: {0}")]
+    Thread(io::Error),
     /// The file for the trace could not be created.
     #[error("cannot create {}: {source}", path.display())]
     Create {
@@ -84,6 +89,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Another recording is being written into the file. It is left as it is.
+    #[error("another recording is being written to it")]
+    Busy,
     /// The file was removed, renamed or replaced while the run was recorded into it, so that the trace is lost.
     #[error("the file was removed or replaced while it was written")]
     Gone,
@@ -150,10 +158,10 @@ pub fn run(config: &Config, images: &[Image], outside: Outside<'_>) -> Result<St
     }
 }
 
-/// Runs a machine to its end and records it into a file, which is overwritten.
+/// Runs a machine to its end and records it into a file, which is overwritten unless another recording goes into it.
 ///
 /// # Errors
-/// The machine cannot be built: then no file is made. The file cannot be created or written on: a full disk ends the run,
+/// The machine cannot be built: then no file is made. Another recording has the file. The file cannot be created or written on: a full disk ends the run,
 /// and the file is cut to its last whole block. The file is no longer there when the run has ended.
 pub fn record(config: &Config, images: &[Image], path: &Path, outside: Outside<'_>) -> Result<Recorded, Error> {
     record_keeping(config, images, path, None, outside)
@@ -172,7 +180,10 @@ pub fn record_keeping(
 ) -> Result<Recorded, Error> {
     // A machine that cannot be built leaves no file behind.
     let machine = AnyMachine::new(config, images)?;
-    let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
+    let file = own_file::create(path).map_err(|refused| match refused {
+        Refused::Busy => Error::Busy,
+        Refused::Open(source) => Error::Create { path: path.to_owned(), source },
+    })?;
     let header = machine.header(config, images);
     let keep = keep.map(|keep| (keep, path));
     let recorded = machine.record(&header, Durable::new(&file), keep, outside, |whole| {

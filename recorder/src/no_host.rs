@@ -1,5 +1,6 @@
 //! In the place of a host's KVM where there is none to be built for: what asks for it is told so.
 
+use crate::Error;
 use hv::cpu::Engine;
 use hv::machine::Image;
 use hv::world::World;
@@ -11,6 +12,12 @@ use traces::Header;
 #[derive(Debug, thiserror::Error)]
 #[error("this nvmx was built without the feature `live`, and so without KVM, which Linux on x86-64 has")]
 pub struct HostError;
+
+impl From<HostError> for Error {
+    fn from(error: HostError) -> Self {
+        Self::Host(error)
+    }
+}
 
 /// A machine on it, of which there is none.
 pub(crate) enum Host {}

@@ -3,11 +3,10 @@
 use crate::recorded::Recorded;
 use crate::{Error, Options, Verdict, machine};
 use hv::machine::{Advance, Machine, state_form};
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use traces::Reader;
 use traces::seek::{About, Checkpoints, SeekError, SeekFile, SeekSummary};
+use traces::{Reader, WholeFile};
 
 /// Instructions between two checkpoints that a file is given, where its size lets it have them.
 pub const APART: u64 = 1 << 26;
@@ -63,29 +62,25 @@ pub fn replay_keeping(
     per_mille: u32,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Verdict, Option<SeekSummary>), KeepError> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".part");
-    let unfinished = PathBuf::from(unfinished);
     let failed = |source| KeepError::Write { path: path.to_owned(), source };
     let trace = |source| KeepError::Replay(Error::Trace { event: 0, source });
     let identity = if reader.truncated() { None } else { Some(reader.identity().map_err(trace)?) };
     let mut machine = machine(reader.header())?;
     let mut digests = Vec::new();
     let initial = machine.changed_pages(&mut digests);
-    let file = File::create(&unfinished).map_err(failed)?;
+    let file = WholeFile::create(path).map_err(failed)?;
     let about = about(reader.beginning().map_err(trace)?);
-    let keeping = Checkpoints::begin(file, &about, initial, per_mille).map_err(failed)?;
+    let handle = file.handle().map_err(failed)?;
+    let keeping = Checkpoints::begin(handle, &about, initial, per_mille).map_err(failed)?;
     let mut world = Recorded::new(reader, Options::default().to, Box::new(progress))?;
     let stop = if reader.is_empty() { None } else { Some(run(&mut machine, &mut world, &keeping, &mut digests)) };
     let kept = keeping.finish(identity, machine.now());
     let verdict = world.verdict(stop);
     if !matches!(&verdict, Ok(verdict) if verdict.identical()) {
-        // The replay's own words say more than that this could not be removed.
-        let _ = std::fs::remove_file(&unfinished);
         return Ok((verdict?, None));
     }
     let kept = kept.map_err(failed)?;
-    std::fs::rename(&unfinished, path).map_err(failed)?;
+    file.finish().map_err(failed)?;
     Ok((verdict?, Some(kept)))
 }
 

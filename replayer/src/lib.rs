@@ -231,7 +231,9 @@ pub fn replay_many(
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(usize::try_from(runs).unwrap_or(1));
     let found = std::thread::scope(|scope| {
-        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // Where there can be no more threads, those that there are do it.
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let workers: Vec<_> = (1..threads).map_while(spawn).collect();
         let mut found = vec![work()];
         // A thread that panicked carries its panic on.
         found.extend(workers.into_iter().map(|worker| worker.join().unwrap_or_else(|p| std::panic::resume_unwind(p))));

@@ -398,7 +398,9 @@ pub fn whatif<T: Send>(
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(configs.len());
     let mut all = std::thread::scope(|scope| {
-        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // Where there can be no more threads, those that there are do it.
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let workers: Vec<_> = (1..threads).map_while(spawn).collect();
         let mut all = work();
         for worker in workers {
             // A thread that panicked carries its panic on.

@@ -105,7 +105,7 @@ pub fn linux() -> Result<Linux, String> {
 pub fn kvm(linux: &Linux) -> Result<PathBuf, String> {
     let script = scripts().join("kvm.sh");
     let mut hash = DefaultHasher::new();
-    for file in [script.clone(), scripts().join("vmm.c"), linux.kernel(), linux.initrd()] {
+    for file in [script.clone(), scripts().join("vmm.c"), scripts().join("clock.c"), linux.kernel(), linux.initrd()] {
         hash.write(&read(&file)?);
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kvm-{:016x}", hash.finish()));

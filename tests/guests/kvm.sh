@@ -20,6 +20,11 @@
 #               `nvmx.l2irq=apic` has L2 use its APICs, which it leaves for the PIC and the PIT otherwise
 #   hello       says that it is there: the least that a Linux can do
 #   interrupts  sleeps a little, and shows where its interrupts came from
+#   soak        works in bursts and sleeps between for `nvmx.minutes=N` minutes (1): Linux as L2 in the background, started
+#               again every five minutes, with APICs and without in turn, and beside it the payload once a second, by another
+#               number of machines and vCPUs every ten. clock.c tells the clocks then, of L2 too. kvm_intel is loaded with
+#               the parameters of `nvmx.kvm=SET`
+#   soak-l2     what L2 does meanwhile: some work each second, for `nvmx.seconds=N`
 #
 # `kvm` and `kvm-linux` say what KVM has counted: the counters of each vCPU, and as `exits REASON COUNT` a histogram of the
 # tracepoint kvm_exit over all of them, by the number of the exit reason.
@@ -44,6 +49,7 @@ archive() {
 
 mkdir -p both/bin both/tests
 cc -O2 -s -static -pthread -o both/bin/vmm "$here/vmm.c"
+cc -O2 -s -static -o both/bin/clock "$here/clock.c"
 cat >both/tests/hello <<'HELLO'
 echo "hello from $(uname -s) $(uname -m): $(seq 1 100 | sha256sum)"
 HELLO
@@ -107,6 +113,77 @@ cat >both/tests/interrupts <<'INTERRUPTS'
 for nap in 1 2 3 4 5 6 7 8 9 10; do sleep 0.05; done
 cat /proc/interrupts
 INTERRUPTS
+cat >both/tests/soak <<'SOAK'
+set -e
+. /tests/kvm-words
+# shellcheck disable=SC2046 # a list of words
+insmod /lib/modules/kvm-intel.ko $(word kvm)
+minutes=$(word minutes)
+end=$((${minutes:-1} * 60))
+up() {
+    read -r seconds rest </proc/uptime
+    echo "${seconds%.*}"
+}
+# L2 after L2, as long as there is time for one.
+others() {
+    lives=0
+    while left=$((end - $(up) - 10)) && [ "$left" -ge 20 ]; do
+        [ "$left" -lt 300 ] || left=300
+        lives=$((lives + 1))
+        irq="acpi=off nosmp"
+        [ $((lives % 2)) -eq 1 ] || irq=
+        vmm linux /l2/vmlinuz /l2/initrd.img 96 "console=ttyS0 nokaslr mitigations=off quiet $irq lpj=1000000 tsc=reliable no_timer_check random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 panic=-1 nvmx.run=soak-l2 nvmx.seconds=$left" >/tmp/l2 || { cat /tmp/l2; return 1; }
+        grep -e '^nvmx-clock' -e '^l2 ' -e '^vmm:' /tmp/l2
+    done
+    echo "soak: $lives L2s lived"
+}
+clock 0 l1
+others &
+times=0
+while now=$(up) && [ "$now" -lt "$end" ]; do
+    times=$((times + 1))
+    case $((times % 4)) in
+    0) how="" ;;
+    1) how="vcpus=2" ;;
+    2) how="vms=3" ;;
+    3) how="vms=2 vcpus=2" ;;
+    esac
+    # shellcheck disable=SC2086 # a list of words
+    vmm payload cpuid=8 out=8 pages=10 mmio=3 rounds=10 pause=1000 $how >/tmp/payload || { cat /tmp/payload; exit 1; }
+    sha256sum /tmp/payload >/tmp/work
+    clock "$(up)" l1
+done
+wait $!
+clock "$end" l1
+echo "soak: $times payloads ran; $(date)"
+SOAK
+cat >both/tests/soak-l2 <<'SOAK'
+set -e
+seconds=$(sed -n 's/.*nvmx\.seconds=\([^ ]*\).*/\1/p' /proc/cmdline)
+up() {
+    read -r seconds_up rest </proc/uptime
+    echo "${seconds_up%.*}"
+}
+clock 0 l2
+ten=0 rounds=0
+while now=$(up) && [ "$now" -lt "$seconds" ]; do
+    if [ "$now" -ge $((ten + 10)) ]; then
+        ten=$((now / 10 * 10))
+        clock "$ten" l2
+    fi
+    rounds=$((rounds + 1))
+    if [ $((rounds % 10)) -eq 0 ]; then
+        seq 1 500 | sha256sum >/tmp/sum
+        dd if=/dev/zero of=/tmp/file bs=4096 count=100 2>/dev/null
+        rm /tmp/file
+    fi
+    # A port that nobody serves.
+    port 0x80 1
+    sleep 1
+done
+echo "l2 $rounds rounds $(cat /tmp/sum)"
+clock 999999 l2
+SOAK
 (cd both && archive) | gzip -n -9 >both.gz
 
 cat "$linux/initrd.img" both.gz >"$out/payload.img"

@@ -6,8 +6,8 @@
  * The payload executes `cpuid` CPUIDs, `out` writes to a port that the monitor serves, touches `pages` pages that it has
  * not touched before, writes `mmio` times to memory that is not there, and halts. `vms` and `vcpus` say how many virtual
  * machines run it and on how many vCPUs each, in turn on one thread; with `threads` 1 each machine has a thread, on a CPU
- * of its own as far as there are any. `rounds` is how many times it is run. With `mark=N`, mark.c marks N on the console
- * before it is run and N + 1 after.
+ * of its own as far as there are any. `rounds` is how many times it is run; with `pause=MS`, its pages are given back after
+ * each round, and the monitor sleeps. With `mark=N`, mark.c marks N on the console before it is run and N + 1 after.
  */
 #define _GNU_SOURCE
 #include <asm/bootparam.h>
@@ -211,7 +211,10 @@ struct wish {
 struct team {
 	pthread_t thread;
 	struct vcpu *vcpu;
-	uint64_t vcpus, rounds, cpu;
+	uint64_t vcpus, rounds, cpu, pause;
+	/* Where its machines keep the pages that are touched. */
+	struct vm *vm;
+	uint64_t vms;
 	struct kvm_regs start;
 };
 
@@ -251,6 +254,11 @@ static void *run_team(void *argument)
 				give_up(it);
 			}
 		}
+		if (!team->pause)
+			continue;
+		for (number = 0; number < team->vms; number++)
+			madvise(team->vm[number].memory + TOUCHED, team->vm[number].size - TOUCHED, MADV_DONTNEED);
+		usleep(team->pause * 1000);
 	}
 	return NULL;
 }
@@ -284,7 +292,7 @@ static int run_payload(int argc, char **argv)
 {
 	struct wish wishes[] = { { "cpuid", 1000 }, { "out", 1000 }, { "pages", 1000 }, { "mmio", 100 },
 				 { "vms", 1 },	    { "vcpus", 1 },  { "rounds", 1 },   { "mark", 0 },
-				 { "threads", 0 },  { NULL, 0 } };
+				 { "threads", 0 },  { "pause", 0 }, { NULL, 0 } };
 	struct wish *wish;
 	uint64_t vms, vcpus, teams, number;
 	struct vm vm[16];
@@ -320,7 +328,8 @@ static int run_payload(int argc, char **argv)
 
 		team[number] = (struct team){
 			.vcpu = &vcpu[number * members], .vcpus = members, .rounds = wishes[6].value,
-			.cpu = number % sysconf(_SC_NPROCESSORS_ONLN),
+			.cpu = number % sysconf(_SC_NPROCESSORS_ONLN), .pause = wishes[9].value,
+			.vm = &vm[number * vms / teams], .vms = vms / teams,
 			.start = { .rip = CODE, .rsp = STACK, .rflags = 2, .rdi = wishes[0].value, .rsi = wishes[1].value,
 				   .rdx = wishes[2].value, .rcx = wishes[3].value },
 		};

@@ -20,6 +20,9 @@ pub enum Error {
     /// The trace could not be written on.
     #[error("cannot write the trace: {0}")]
     Write(io::Error),
+    /// There can be no thread to write the trace beside what is recorded.
+    #[error("there can be no more threads: {0}")]
+    Thread(io::Error),
     /// A write failed earlier, and nothing was written since.
     #[error("the trace ended when an earlier write failed")]
     Ended,

@@ -22,6 +22,7 @@ mod tables;
 mod trace_capnp;
 mod values;
 mod verify;
+mod whole;
 mod wire;
 mod writer;
 
@@ -37,6 +38,7 @@ pub use store::{Collected, Hash, Object, Store, StoreError};
 pub use tables::Tables;
 pub use values::{Iter, Values};
 pub use verify::{Damage, Part, Salvaged, Verified, check, salvage, salvage_bytes, verify};
+pub use whole::{WholeFile, write_whole};
 pub use writer::{Summary, Writer};
 
 /// The format's version: major and minor. A reader reads any minor version of its major version.

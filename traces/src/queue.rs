@@ -33,8 +33,8 @@ pub struct Feed {
 /// returns.
 ///
 /// # Errors
-/// As [`Writer::write`] and [`Writer::finish`]: the trace ends with the last whole block. The source learns of it from
-/// [`Feed::push`].
+/// As [`Writer::write`] and [`Writer::finish`]: the trace ends with the last whole block. Or there can be no thread beside,
+/// and no event is written. The source learns of it from [`Feed::push`].
 pub fn beside<W: Write + Send, T>(
     writer: &mut Writer<W>,
     source: impl FnOnce(&mut Feed) -> T,
@@ -42,7 +42,7 @@ pub fn beside<W: Write + Send, T>(
     thread::scope(|scope| {
         let (filled, batches) = mpsc::sync_channel::<Batch>(WAITING);
         let (written, spent) = mpsc::channel::<Batch>();
-        let writing = scope.spawn(move || {
+        let writing = move || {
             // The ends of the channels are owned here, so that an error that ends the loop hangs up.
             for mut batch in batches {
                 writer.write(&batch)?;
@@ -51,12 +51,18 @@ pub fn beside<W: Write + Send, T>(
                 let _ = written.send(batch);
             }
             writer.finish()
-        });
+        };
+        // Where there can be no thread, what it was to do is dropped with its ends of the channels, which hangs up.
+        let writing = thread::Builder::new().name("writer".into()).spawn_scoped(scope, writing);
         let (filling, lost_at) = (Batch::default(), Stamp::default());
         let mut feed = Feed { filling, full: false, filled, spent, lost: 0, lost_at };
         let made = source(&mut feed);
         feed.end();
-        (made, writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let finished = match writing {
+            Ok(writing) => writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(error) => Err(Error::Thread(error)),
+        };
+        (made, finished)
     })
 }
 

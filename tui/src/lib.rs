@@ -58,6 +58,11 @@ use std::sync::Arc;
 use strip::Counts;
 use traces::{Order, Reader, Store};
 
+/// Gives the terminal back if it is taken, for a program that ends in the midst of it.
+pub fn give_back() {
+    terminal::give_back();
+}
+
 /// Why the inspector could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -58,7 +58,7 @@ impl Dataset {
                     return Err(foreign("it is not empty, and no export".into()));
                 }
                 let text = format!("{:#}\n", manifest_of(format));
-                whole_file(&manifest, text.as_bytes()).map_err(failed)?;
+                traces::write_whole(&manifest, text.as_bytes()).map_err(failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(foreign("it is a file".into())),
             Err(error) => return Err(failed(error)),
@@ -181,7 +181,9 @@ fn read_tables(reader: &Reader, parts: &mut [Part], mut seen: impl FnMut(u64)) -
     let (mut judged, mut plain): (Vec<_>, Vec<(&Table, &mut Part)>) =
         TABLES.iter().zip(parts).partition(|(table, _)| is_judged(table));
     std::thread::scope(|scope| {
-        let judge = scope.spawn(move || judged.iter_mut().try_for_each(|(_, part)| flushes(reader.into(), part)));
+        let judge = move || judged.iter_mut().try_for_each(|(_, part)| flushes(reader.into(), part));
+        let judge = std::thread::Builder::new().name("judge".into()).spawn_scoped(scope, judge);
+        let judge = judge.map_err(traces::Error::Thread)?;
         let mut rows = traces::Rows::default();
         let read = (0..reader.blocks().len()).try_for_each(|block| {
             for (table, part) in &mut plain {
@@ -224,15 +226,4 @@ fn check_manifest(text: &[u8], format: Format) -> Result<(), String> {
         Some(other) if other != format.name() => Err(format!("it is an export to {other}")),
         _ => Ok(()),
     }
-}
-
-/// Writes a file, which is there whole or not at all.
-///
-/// # Errors
-/// It cannot be written.
-pub fn whole_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".unfinished");
-    let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, path));
-    written.inspect_err(|_| _ = fs::remove_file(&unfinished))
 }

@@ -12,7 +12,7 @@ mod frame;
 pub mod perfetto;
 
 pub use columns::Format;
-pub use dataset::{Added, Dataset, whole_file};
+pub use dataset::{Added, Dataset};
 pub use facts::FACTS;
 pub(crate) use frame::ParquetRows;
 

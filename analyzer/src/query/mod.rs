@@ -179,12 +179,14 @@ fn each(plan: Plan, mut see: impl FnMut(DataFrame) -> Result<(), Error>) -> Resu
     let hand = PlanCallback::new(move |rows| Ok(give.send(Some(rows)).is_err()));
     let plan = plan.frame.sink_batches(hand, true, None).map_err(wrong)?;
     std::thread::scope(|scope| {
-        let run = scope.spawn(move || {
+        let run = move || {
             let ran = plan.collect_with_engine(Engine::Streaming);
             // Who hears this is there no more if it did not want the rest.
             let _ = end.send(None);
             ran.map(|_| ()).map_err(wrong)
-        });
+        };
+        let run = std::thread::Builder::new().name("query".into()).spawn_scoped(scope, run);
+        let run = run.map_err(traces::Error::Thread)?;
         let seen = rows.into_iter().map_while(|rows| rows).try_for_each(&mut see);
         let ran = run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // What ended the rest is what came first.

@@ -36,6 +36,9 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// There can be no thread that watches over its runs.
+    #[error("there can be no more threads: {0}")]
+    Thread(std::io::Error),
     /// A guest went past where it was to stop: what it has done since, nobody knows.
     #[error("KVM let its guest run on to {0:#x}, past where it was to stop")]
     Strayed(u64),
@@ -129,7 +132,7 @@ impl Vm {
         vcpu.set_cpuid2(&entries).map_err(refused("set CPUID"))?;
         let sregs = vcpu.get_sregs().map_err(refused("give the system registers"))?;
         let runs = Arc::new(AtomicU64::new(0));
-        watch(&runs, PATIENCE);
+        watch(&runs, PATIENCE)?;
         let this = Self { vcpu, vm, memory, sregs, runs };
         this.map(true)?;
         Ok(this)
@@ -270,14 +273,17 @@ impl Vm {
 extern "C" fn nothing(_: i32) {}
 
 /// Watches from another thread over the runs that this thread makes: one that lasts for `patience` is interrupted.
-pub(crate) fn watch(runs: &Arc<AtomicU64>, patience: Duration) {
+///
+/// # Errors
+/// There can be no other thread.
+pub(crate) fn watch(runs: &Arc<AtomicU64>, patience: Duration) -> Result<(), Error> {
     let handler = nothing as extern "C" fn(i32);
     // SAFETY: the handler does nothing, which any thread may do at any time. It is there to interrupt the request.
     unsafe { libc::signal(SIGNAL, handler as libc::sighandler_t) };
     // SAFETY: it has no preconditions.
     let runner = unsafe { libc::pthread_self() };
     let runs = Arc::downgrade(runs);
-    std::thread::spawn(move || {
+    let watching = move || {
         let mut seen = 0;
         while let Some(runs) = runs.upgrade() {
             let now = runs.load(Ordering::SeqCst);
@@ -289,5 +295,6 @@ pub(crate) fn watch(runs: &Arc<AtomicU64>, patience: Duration) {
             drop(runs);
             std::thread::sleep(patience);
         }
-    });
+    };
+    std::thread::Builder::new().name("watch".into()).spawn(watching).map(|_| ()).map_err(Error::Thread)
 }

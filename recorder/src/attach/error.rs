@@ -49,6 +49,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Another recording is being written into the file. It is left as it is.
+    #[error("another recording is being written to the file")]
+    Busy,
     /// The trace could not be written on. It holds what was written up to its last whole block.
     #[error("the recording ended after {events} events: {source}")]
     Trace {
@@ -61,6 +64,9 @@ pub enum Error {
     #[error("the file was removed or replaced while it was written")]
     Gone,
 }
+
+/// What to do where there can be no more threads.
+const THREADS: &str = "raise the limits on processes and memory (`ulimit -u`, `ulimit -v`)";
 
 impl Error {
     /// Why a counter of that tracepoint could not be opened.
@@ -99,6 +105,8 @@ impl Error {
             Self::Files => "raise it by `ulimit -n 65536`, or name fewer --events",
             Self::Kernel(_) => "`dmesg` may say more",
             Self::Create { .. } => "name a file that can be written",
+            Self::Busy => "name another file by -o, or end the other first",
+            Self::Trace { source: traces::Error::Thread(_), .. } => THREADS,
             Self::Trace { .. } => "make room and record again; what was written up to its last whole block can be read",
             Self::Gone => "record it again, and leave the file where it is",
         }

@@ -3,10 +3,11 @@
 use super::{Attach, Error, Machine, Totals, Who};
 use crate::durable::Durable;
 use crate::import::header;
+use crate::own_file::{self, Refused};
 use core::ops::ControlFlow;
 use hv_defs::config::{Clock, Origin};
 use hv_defs::event::Event;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use traces::{Feed, Header, Summary, Writer};
@@ -46,7 +47,10 @@ pub fn run(
         return follow(attach, None, &mut more);
     };
     let header = attach.header();
-    let file = File::create(path).map_err(|source| Error::Create { path: path.to_owned(), source })?;
+    let file = own_file::create(path).map_err(|refused| match refused {
+        Refused::Busy => Error::Busy,
+        Refused::Open(source) => Error::Create { path: path.to_owned(), source },
+    })?;
     let trace = |source| Error::Trace { events: 0, source };
     let mut writer = Writer::create(Durable::new(&file), &header).map_err(trace)?;
     let mut events = 0;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read};
 use std::path::{Path, PathBuf};
-use traces::{Header, Summary, Writer};
+use traces::{Header, Summary, WholeFile, Writer};
 
 /// Why a foreign trace could not be imported.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ pub struct Imported {
     pub unmapped: BTreeMap<String, u64>,
 }
 
-/// Imports the foreign trace `from` into `to`, which is overwritten. Where that fails, no trace is left there.
+/// Imports the foreign trace `from` into `to`, which is replaced when the new one is whole.
 pub fn import(from: &Path, source: Source, to: &Path) -> Result<Imported, ImportError> {
     let mut tool = None;
     let input: Box<dyn Read> = match source {
@@ -86,20 +86,18 @@ pub fn import(from: &Path, source: Source, to: &Path) -> Result<Imported, Import
         return Err(ImportError::SameFile);
     }
     let create = |source| ImportError::Create { path: to.to_owned(), source };
-    let file = File::create(to).map_err(create)?;
-    let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    // A part of a trace would be taken for the whole.
+    let mut file = WholeFile::create(to).map_err(create)?;
     let name = from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned();
-    let imported = import_text(input, source, &name, BufWriter::new(file));
+    let imported = import_text(input, source, &name, BufWriter::new(&mut file));
     // What the tool complains of says more than what is missing from its text.
     let imported = match tool {
         Some(tool) => tool.end().and(imported),
         None => imported,
     };
-    if imported.is_err() && regular {
-        // A part of a trace would be taken for the whole. If it cannot be removed, it is empty or short at least.
-        let _ = std::fs::remove_file(to);
-    }
-    imported
+    let imported = imported?;
+    file.finish().map_err(|source| ImportError::Trace(traces::Error::Write(source)))?;
+    Ok(imported)
 }
 
 /// Imports what a foreign trace says as text: of trace-cmd and perf, what their own tools print. `name` is the file's.

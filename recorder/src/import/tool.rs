@@ -5,7 +5,7 @@ use hv_defs::config::Source;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 /// The most that is kept of what a tool says on its standard error.
@@ -64,14 +64,18 @@ pub(super) fn open(path: &Path, source: Source) -> Result<Opened, ImportError> {
         why: format!("cannot be run: {error}; install it, or import the text that it prints elsewhere"),
     })?;
     // Read beside, so that the tool never waits for it.
-    let said = child.stderr.take().map(|mut stderr| {
-        thread::spawn(move || {
+    let listen = |mut stderr: ChildStderr| {
+        thread::Builder::new().name("tool".into()).spawn(move || {
             let mut said = Vec::new();
             let _ = (&mut stderr).take(SAID).read_to_end(&mut said);
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
             String::from_utf8_lossy(&said).into_owned()
         })
-    });
+    };
+    let said = child.stderr.take().map(listen).transpose().map_err(|error| {
+        let _ = child.kill().and_then(|()| child.wait());
+        ImportError::Trace(traces::Error::Thread(error))
+    })?;
     Ok(Opened::Printed(Printing { command: shown.into(), child, said }))
 }
 

@@ -75,18 +75,30 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn new(mut from: impl Read + Send + 'static, out: Box<dyn Write + Send>, busy: Option<Arc<AtomicBool>>) -> Self {
+    fn new(
+        mut from: impl Read + Send + 'static,
+        out: Box<dyn Write + Send>,
+        busy: Option<Arc<AtomicBool>>,
+    ) -> io::Result<Self> {
         let (sender, bytes) = sync_channel(HELD);
         // It ends with the connection, or when nobody listens to it.
-        thread::spawn(move || {
+        thread::Builder::new().name("debugger".into()).spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = from.read(&mut buffer) {
                 if sender.send(buffer[..count].to_vec()).is_err() {
                     break;
                 }
             }
-        });
-        Self { out, buffer: Vec::new(), bytes, waiting: VecDeque::new(), packet: Inside::Nothing, closed: false, busy }
+        })?;
+        Ok(Self {
+            out,
+            buffer: Vec::new(),
+            bytes,
+            waiting: VecDeque::new(),
+            packet: Inside::Nothing,
+            closed: false,
+            busy,
+        })
     }
 
     /// The next byte, when there is one; `None` when the debugger has gone. A debugger that grew tired of waiting for an
@@ -173,13 +185,13 @@ impl Door {
         let at = match address {
             Address::Stdio => {
                 // The receiver is still here.
-                let _ = sender.send(Link::new(io::stdin(), Box::new(io::stdout()), None));
+                let _ = sender.send(Link::new(io::stdin(), Box::new(io::stdout()), None)?);
                 "standard input".to_owned()
             }
             Address::Tcp(at) => {
                 let listener = TcpListener::bind(at)?;
                 let at = listener.local_addr()?.to_string();
-                thread::spawn(move || {
+                thread::Builder::new().name("door".into()).spawn(move || {
                     let streams = listener.incoming().filter_map(|stream| {
                         let stream = stream.ok()?;
                         // Packets are small and answered one by one.
@@ -189,13 +201,13 @@ impl Door {
                     });
                     let close = |stream: &std::net::TcpStream| stream.shutdown(std::net::Shutdown::Both);
                     let _ = admit(streams.map(|(from, out)| (from, Out { out, close })), &sender);
-                });
+                })?;
                 at
             }
             #[cfg(unix)]
             Address::Unix(path) => {
                 let listener = listen_unix(path)?;
-                thread::spawn(move || {
+                thread::Builder::new().name("door".into()).spawn(move || {
                     let streams = listener.incoming().filter_map(|stream| {
                         let stream = stream.ok()?;
                         let _ = stream.set_write_timeout(Some(PATIENCE));
@@ -203,7 +215,7 @@ impl Door {
                     });
                     let close = |stream: &std::os::unix::net::UnixStream| stream.shutdown(std::net::Shutdown::Both);
                     let _ = admit(streams.map(|(from, out)| (from, Out { out, close })), &sender);
-                });
+                })?;
                 path.display().to_string()
             }
             #[cfg(not(unix))]
@@ -261,7 +273,11 @@ fn admit<R: Read + Send + 'static, W: Write + Send + 'static>(
     let busy = Arc::new(AtomicBool::new(false));
     for (from, out) in streams {
         if !busy.swap(true, Ordering::SeqCst) {
-            sender.send(Link::new(from, Box::new(out), Some(Arc::clone(&busy)))).ok()?;
+            match Link::new(from, Box::new(out), Some(Arc::clone(&busy))) {
+                Ok(link) => sender.send(link).ok()?,
+                // There can be no thread for it: it is turned away, and may come again.
+                Err(_) => busy.store(false, Ordering::SeqCst),
+            };
         }
     }
     None

@@ -113,16 +113,18 @@ fn in_step(
     let (filled, stretches) = mpsc::sync_channel(DECODED);
     let (used, spent) = mpsc::channel();
     let ran = thread::scope(|scope| {
-        scope.spawn(move || decode(reader, &filled, &spent));
+        let decode = move || decode(reader, &filled, &spent);
+        // Without a thread, L0 is replayed as it is where it does not keep in step.
+        thread::Builder::new().name("decoder".into()).spawn_scoped(scope, decode).ok()?;
         let ahead = Ahead { filled: stretches, spent: used };
-        caught(|| -> Result<_, Error> {
+        Some(caught(|| -> Result<_, Error> {
             let mut machine = Machine::on(config, images, |config| Lockstep::new(ahead, config, limit, progress))?;
             machine.run_on(&mut world);
             let silicon = machine.silicon();
             Ok(silicon.same().map(|same| (same, silicon.entries, silicon.digests_taken)))
-        })
+        }))
     });
-    let Ok(ran) = ran else { return Ok(None) };
+    let Some(Ok(ran)) = ran else { return Ok(None) };
     let Some((_, entries, digests)) = ran?.filter(|(same, ..)| *same >= limit) else { return Ok(None) };
     let last = reader.event(limit.saturating_sub(1)).map_err(|source| Error::Trace { event: limit, source })?;
     world.has_come_to(limit, last);

@@ -117,7 +117,10 @@ impl Cpu {
     pub(super) fn run(mut self, ear: Option<Box<dyn Ear>>, out: &SyncSender<Told>) {
         self.ear = ear;
         let runs = Arc::new(AtomicU64::new(0));
-        watch(&runs, BEAT);
+        if let Err(error) = watch(&runs, BEAT) {
+            self.told.stop = Some(Stop { kind: StopKind::Unsupported, code: 0, text: error.to_string() });
+            self.shared.over.store(true, Ordering::SeqCst);
+        }
         while !self.shared.over.load(Ordering::SeqCst) {
             let stop = self
                 .advance(&runs)

@@ -108,9 +108,6 @@ impl Host {
         check(config)?;
         let kvm = open()?;
         let mut loaded = load(config, images)?;
-        if loaded.extent() > config.memory {
-            return Err(MachineError::Memory { needed: loaded.extent(), got: config.memory }.into());
-        }
         let vm = kvm.create_vm().map_err(refused("make a VM"))?;
         let mut ram = Pages::new(config.memory)?;
         // What KVM needs pages of the guest's for where a CPU has no unrestricted guests.
@@ -149,11 +146,19 @@ impl Host {
         let mut merge = Merge::new(vcpus.len());
         let mut stop = None;
         let mut ready = Vec::new();
+        let over = &shared.over;
         let (out, told) = sync_channel(TELLINGS);
         std::thread::scope(|threads| {
             for (number, vcpu) in vcpus.into_iter().enumerate() {
                 let (shared, out) = (shared.clone(), out.clone());
-                threads.spawn(move || Cpu::new(number, vcpu, shared).run(ear(), &out));
+                let run = move || Cpu::new(number, vcpu, shared).run(ear(), &out);
+                let thread = std::thread::Builder::new().name(format!("vcpu {number}"));
+                if let Err(error) = thread.spawn_scoped(threads, run) {
+                    let text = crate::Error::Thread(error).to_string();
+                    stop = Some(Stop { kind: StopKind::Unsupported, code: 0, text });
+                    over.store(true, Ordering::SeqCst);
+                    break;
+                }
             }
             drop(out);
             let (mut asked, mut polls) = (0, 0);

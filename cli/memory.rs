@@ -1,0 +1,69 @@
+//! Memory that cannot be had: one line and exit status 3, where Rust would abort.
+//!
+//! What is large and can be done without, or with less, is asked for in ways that say no: a guest's memory most of all. For
+//! all else there is nothing to do but to end, and to say so.
+
+#![allow(unsafe_code)] // An allocator is unsafe to write. This one hands everything to the system's.
+
+use super::fail::Status;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The system's allocator, which ends the program where there is no memory.
+pub struct OrEnd;
+
+// SAFETY: all is the system's allocator's own answer, or there is none.
+unsafe impl GlobalAlloc for OrEnd {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps to the same contract.
+        there(unsafe { System.alloc(layout) }, layout.size())
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps to the same contract.
+        there(unsafe { System.alloc_zeroed(layout) }, layout.size())
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller keeps to the same contract.
+        there(unsafe { System.realloc(at, layout, size) }, size)
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps to the same contract.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[inline]
+fn there(at: *mut u8, size: usize) -> *mut u8 {
+    if at.is_null() { end(size) } else { at }
+}
+
+/// Gives the terminal back, says why and ends. What was recorded is in its file up to the last whole block.
+#[cold]
+fn end(size: usize) -> ! {
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    // Another thread, or what is done here, may come to want memory too.
+    if !ENDING.swap(true, Ordering::SeqCst) {
+        #[cfg(feature = "analysis")]
+        tui::give_back();
+        let _ = crossterm::terminal::disable_raw_mode();
+        // Nothing here takes memory.
+        let mut line = [0; 256];
+        let mut rest = &mut line[..];
+        let _ = writeln!(
+            rest,
+            "nvmx: cannot go on: there is no memory for {size} bytes more: raise the limit (`ulimit -v`), end other programs, \
+             or do it with less (--mem, fewer traces at once)",
+        );
+        let left = rest.len();
+        let _ = std::io::stderr().write_all(&line[..line.len() - left]);
+    }
+    std::process::exit(Status::Failed as i32)
+}
