@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The exit status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +120,27 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// What it means that something could not be written, and what to do: another name will do for a place that cannot be written
+/// to, and on a disk that is full there is none.
+pub fn of_writing(error: &io::Error) -> (Status, &'static str) {
+    use io::ErrorKind;
+    let place = matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::ResourceBusy
+    );
+    if place {
+        (Status::Usage, "name a place that can be written to")
+    } else {
+        (Status::Failed, "make room and try again")
+    }
+}
+
 /// What to do where there is no more memory.
 pub const MEMORY: &str = "raise the limit on memory (`ulimit -v`) or end other programs";
 
@@ -176,6 +198,14 @@ pub fn outlive_full_files() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, noted);
 }
 
+/// Whether nobody has said yet that there is not enough of something to go on: who is told no more of it says it once, and
+/// what falls over behind it says nothing.
+pub fn is_first_to_end() -> bool {
+    !ENDING.swap(true, Ordering::SeqCst)
+}
+
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 /// Turns a panic, which is a bug of ours, into one line.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
@@ -184,7 +214,12 @@ pub fn install_panic_hook() {
         let what = text.unwrap_or("no message");
         if what.contains("Resource temporarily unavailable") {
             // Others' crates start threads in ways that have no other answer.
-            say(&format!("cannot go on: there can be no more threads: {THREADS}"));
+            if is_first_to_end() {
+                say(&format!("cannot go on: there can be no more threads: {THREADS}"));
+            }
+            return;
+        }
+        if ENDING.load(Ordering::SeqCst) {
             return;
         }
         let place = info.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();

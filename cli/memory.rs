@@ -5,10 +5,9 @@
 
 #![allow(unsafe_code)] // An allocator is unsafe to write. This one hands everything to the system's.
 
-use super::fail::Status;
+use super::fail::{Status, is_first_to_end};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The system's allocator, which ends the program where there is no memory.
 pub struct OrEnd;
@@ -48,9 +47,8 @@ fn there(at: *mut u8, size: usize) -> *mut u8 {
 /// Gives the terminal back, says why and ends. What was recorded is in its file up to the last whole block.
 #[cold]
 fn end(size: usize) -> ! {
-    static ENDING: AtomicBool = AtomicBool::new(false);
     // Another thread, or what is done here, may come to want memory too.
-    if !ENDING.swap(true, Ordering::SeqCst) {
+    if is_first_to_end() {
         #[cfg(feature = "analysis")]
         tui::give_back();
         let _ = crossterm::terminal::disable_raw_mode();

@@ -1,7 +1,7 @@
 //! `nvmx replay`: the run again, and what it says.
 
 use super::dump::line_of;
-use super::fail::{Failure, MEMORY, Result, Status};
+use super::fail::{Failure, MEMORY, Result, Status, of_writing};
 use super::part;
 use super::print::{Print, bytes, count, of};
 use super::seek::{self, Goal};
@@ -106,14 +106,11 @@ fn keeping(path: &Path, reader: &Reader, per_mille: u32, print: &Print) -> Resul
     bar.finish_and_clear();
     let (verdict, summary) = replayed.map_err(|error| match error {
         KeepError::Replay(error) => failure(path, error),
-        KeepError::Write { .. } => {
+        KeepError::Write { ref source, .. } => {
             let what = format!("cannot keep checkpoints of {}", path.display());
-            Failure::new(
-                Status::Usage,
-                what,
-                error,
-                "they are kept beside the trace: make room there, or leave to write",
-            )
+            let (status, _) = of_writing(source);
+            let hint = "they are kept beside the trace: make room there, or leave to write";
+            Failure::new(status, what, error, hint)
         }
     })?;
     if let Some(summary) = &summary {

@@ -1,6 +1,6 @@
 //! What asks a trace questions: reports, the gate and the inspector.
 
-use super::fail::{Fails, Failure, Result, Status};
+use super::fail::{Fails, Failure, Result, Status, of_writing};
 use super::print::{Print, count, of};
 use super::trace::{open, unreadable};
 use super::words::{JudgeArgs, JudgeBy, ReportArgs, ReportFormat, TuiArgs};
@@ -49,21 +49,7 @@ pub fn failure(path: &Path, error: Error) -> Failure {
             )
         }
         Error::Write { path, source } => {
-            use std::io::ErrorKind;
-            let place = matches!(
-                source.kind(),
-                ErrorKind::PermissionDenied
-                    | ErrorKind::NotFound
-                    | ErrorKind::NotADirectory
-                    | ErrorKind::IsADirectory
-                    | ErrorKind::AlreadyExists
-                    | ErrorKind::ReadOnlyFilesystem
-            );
-            let (status, hint) = if place {
-                (Status::Usage, "name a place that can be written to")
-            } else {
-                (Status::Failed, "make room and try again")
-            };
+            let (status, hint) = of_writing(&source);
             Failure::new(status, format!("cannot write {}", path.display()), source, hint)
         }
         Error::NotOurs { path, why } => Failure::new(

@@ -45,25 +45,51 @@ fn record_words<'a>(image: &'a Path, trace: &'a Path) -> Vec<&'a str> {
     vec!["record", "--kernel", word(image), "--mem", "16M", "-o", word(trace)]
 }
 
-/// Starts a recording, and waits until its file has something in it.
-fn start(image: &Path, trace: &Path) -> Child {
-    let mut words = command();
-    let child = words.args(record_words(image, trace)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    until("the header", || fs::metadata(trace).is_ok_and(|about| about.len() > 0));
-    child
-}
+/// What runs, and is killed if the test does not come to its end.
+struct Running(Option<Child>);
 
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().is_ok_and(|sent| sent.success()));
-}
-
-fn end(child: Child) -> Ran {
-    let output = child.wait_with_output().unwrap();
-    Ran {
-        status: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+impl Running {
+    /// Starts a command, whose output is kept.
+    fn start(command: &mut Command) -> Self {
+        Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
     }
+
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.id().to_string()]).status().is_ok_and(|sent| sent.success()));
+    }
+
+    /// Waits for its end.
+    fn end(mut self) -> Ran {
+        let output = self.0.take().unwrap().wait_with_output().unwrap();
+        Ran {
+            status: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill().and_then(|()| child.wait());
+        }
+    }
+}
+
+/// Starts a recording, and waits until its file has something in it.
+fn start(image: &Path, trace: &Path) -> Running {
+    let running = Running::start(command().args(record_words(image, trace)));
+    until("the header", || fs::metadata(trace).is_ok_and(|about| about.len() > 0));
+    running
 }
 
 /// A trace is whole and replays to its end.
@@ -87,19 +113,19 @@ fn signals_end_a_recording_in_order() {
     for name in ["-INT", "-TERM", "-HUP"] {
         let _ = fs::remove_file(&trace);
         let child = start(&image, &trace);
-        signal(&child, name);
-        end(child).expect(0).one_line(&["recorded", "t.nvmx"]);
+        child.signal(name);
+        child.end().expect(0).one_line(&["recorded", "t.nvmx"]);
         whole(&trace);
         let mut run = command();
-        let run =
-            run.args(["run", "--kernel", word(&image), "--mem", "16M"]).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = run.spawn().unwrap();
-        // Its handlers are there before its thread that reads the keyboard.
-        until("its threads", || {
-            fs::read_dir(format!("/proc/{}/task", child.id())).is_ok_and(|tasks| tasks.count() > 1)
+        let child = Running::start(run.args(["run", "--kernel", word(&image), "--mem", "16M"]));
+        until("its handlers", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+            // SIGHUP, SIGINT and SIGTERM.
+            u64::from_str_radix(caught, 16).unwrap() & 0x4003 == 0x4003
         });
-        signal(&child, name);
-        assert_eq!(end(child).expect(0).out, "nvmx: the run was ended from outside\n", "{name}");
+        child.signal(name);
+        assert_eq!(child.end().expect(0).out, "nvmx: the run was ended from outside\n", "{name}");
     }
 }
 
@@ -117,8 +143,8 @@ fn two_recordings_of_one_file() {
     nvmx(&["export", word(&demo), "--to", "perfetto", "-o", word(&trace)]).expect(2).one_line(&["t.nvmx", says]);
     // To read it is no harm.
     nvmx(&["info", word(&trace)]).expect(0);
-    signal(&first, "-INT");
-    end(first).expect(0);
+    first.signal("-INT");
+    first.end().expect(0);
     whole(&trace);
     nvmx(&["record", "demo", "-q", "-o", word(&trace)]).expect(0);
     assert_eq!(fs::read(&trace).unwrap(), fs::read(&demo).unwrap());
@@ -128,18 +154,10 @@ fn two_recordings_of_one_file() {
 fn two_at_once_make_checkpoints_of_one_trace() {
     let folder = folder("two-checkpoints");
     let trace = record(&folder, "t.nvmx", "demo", "");
-    let replay = || {
-        let mut words = command();
-        words
-            .args(["replay", "--checkpoints", word(&trace)])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
+    let replay = || Running::start(command().args(["replay", "--checkpoints", word(&trace)]));
     let both = [replay(), replay()];
     for one in both {
-        end(one).expect(0).one_line(&["checkpoints in"]);
+        one.end().expect(0).one_line(&["checkpoints in"]);
     }
     assert_eq!(names(&folder), ["t.nvmx", "t.nvmx.seek"]);
     nvmx(&["replay", "--to", "100", word(&trace)]).expect(0);
@@ -155,9 +173,7 @@ fn what_is_killed_leaves_nothing_half_written() {
         if let Some(before) = before {
             fs::write(&out, before).unwrap();
         }
-        let mut words = command();
-        let words = words.args(["import", word(&pipe), "--from", "iris", "-o", word(&out)]);
-        let child = words.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = Running::start(command().args(["import", word(&pipe), "--from", "iris", "-o", word(&out)]));
         // It waits for the other half.
         let mut from = fs::File::options().write(true).open(&pipe).unwrap();
         from.write_all(&text.as_bytes()[..text.len() / 2]).unwrap();
@@ -167,8 +183,8 @@ fn what_is_killed_leaves_nothing_half_written() {
             files.filter(|file| file.starts_with(&folder)).count() > 1
         };
         until("the output", has_begun);
-        signal(&child, name);
-        let ran = end(child);
+        child.signal(name);
+        let ran = child.end();
         assert_eq!((ran.status, ran.err.as_str()), (-1, ""), "{name} is its end");
         assert_eq!(fs::read_to_string(&out).ok().as_deref(), before);
         let left = names(&folder).into_iter().filter(|name| name.contains("unfinished")).count();
@@ -254,17 +270,17 @@ fn threads_that_cannot_be_had() {
     // Root has no such limit: nobody has.
     let limited = |limit: &str, words: &[&str]| {
         let mut other = Command::new("setpriv");
-        other.args(["--reuid=65534", "--clear-groups", "sh", "-c", &format!("{limit}exec \"$0\" \"$@\"")]);
+        other.args(["--reuid=65534", "--clear-groups", "prlimit", limit]);
         other.arg(&binary).args(words).stdin(Stdio::null()).output()
     };
-    let there = limited("", &["info", word(&trace)]).is_ok_and(|ran| ran.status.success());
+    let there = limited("--nproc=1000", &["info", word(&trace)]).is_ok_and(|ran| ran.status.success());
     if !there {
         return skipped(
-            "what nobody can do cannot be tried here: it needs root, setpriv and a folder that all may read",
+            "what nobody can do cannot be tried here: it needs root, setpriv, prlimit and a folder that all may read",
         );
     }
     let check = |words: &[&str], says: &[&str]| {
-        let output = limited("ulimit -u 1; ", words).unwrap();
+        let output = limited("--nproc=1", words).unwrap();
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
         let ran = Ran { status: output.status.code().unwrap_or(-1), out: String::new(), err };
         if says.is_empty() {
@@ -302,12 +318,10 @@ fn ticks(process: u32) -> u64 {
 fn a_disk_that_is_slow_makes_the_machine_wait_and_loses_nothing() {
     let folder = folder("slow-disk");
     let (image, direct, pipe) = (endless(&folder, true), folder.join("direct.nvmx"), folder.join("pipe"));
-    let limit = ["-q", "--max-instructions", "3000000"];
+    let limit = ["-q", "--max-instructions", "800000"];
     nvmx(&[&record_words(&image, &direct)[..], &limit].concat()).expect(0);
     assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|made| made.success()));
-    let mut words = command();
-    let words = words.args(record_words(&image, &pipe)).args(limit).stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = words.spawn().unwrap();
+    let child = Running::start(command().args(record_words(&image, &pipe)).args(limit));
     let mut disk = fs::File::open(&pipe).unwrap();
     let (mut got, mut first) = (Vec::new(), [0; 4096]);
     let read = disk.read(&mut first).unwrap();
@@ -335,7 +349,7 @@ fn a_disk_that_is_slow_makes_the_machine_wait_and_loses_nothing() {
             sleep(Duration::from_millis(1));
         }
     }
-    end(child).expect(0);
+    child.end().expect(0);
     let whole = fs::read(&direct).unwrap();
     assert!(whole.len() > 100_000, "{} bytes are little to wait for", whole.len());
     assert!(got == whole, "the same bytes as on a disk that is fast");
@@ -355,7 +369,7 @@ fn clocks_that_jump() {
     };
     let folder = folder("clocks");
     let image = endless(&folder, true);
-    let limit = ["--max-instructions", "20000000"];
+    let limit = ["--max-instructions", "600000"];
     let plain = folder.join("plain.nvmx");
     nvmx(&[&record_words(&image, &plain)[..], &limit].concat()).expect(0);
     let want = fs::read(&plain).unwrap();
@@ -366,12 +380,12 @@ fn clocks_that_jump() {
             let mut under = command();
             under.args(words).env("LD_PRELOAD", &library).env("FAKETIME_TIMESTAMP_FILE", &times);
             under.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", monotonic);
-            under.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            Running::start(&mut under)
         };
         // Forwards and backwards by years while it runs, of the date alone and of all clocks.
-        let jump = |mut child: Child| {
+        let jump = |mut child: Running| {
             let mut turn = 0;
-            while child.try_wait().unwrap().is_none() {
+            while child.child().try_wait().unwrap().is_none() {
                 let to = ["+0", "+40y", "-20y", "+1h", "-1h"][turn % 5];
                 let next = folder.join("next");
                 fs::write(&next, format!("{to}\n")).unwrap();
@@ -379,7 +393,7 @@ fn clocks_that_jump() {
                 turn += 1;
                 sleep(Duration::from_millis(20));
             }
-            end(child)
+            child.end()
         };
         fs::write(&times, "+0\n").unwrap();
         jump(under(&[&record_words(&image, &jumped)[..], &limit].concat())).expect(0).one_line(&["recorded"]);
@@ -454,14 +468,14 @@ fn readers_that_go_away() {
         &["--help"],
     ];
     for words in commands {
-        let mut child = command().args(*words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        drop(child.stdout.take());
-        let ran = end(child);
+        let mut child = Running::start(command().args(*words));
+        drop(child.child().stdout.take());
+        let ran = child.end();
         assert_eq!((ran.status, ran.err.as_str()), (0, ""), "{words:?}");
         // Neither can be told of: there is no panic.
-        let mut child = command().args(*words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        drop((child.stdout.take(), child.stderr.take()));
-        assert_eq!(end(child).status, 0, "{words:?}");
+        let mut child = Running::start(command().args(*words));
+        drop((child.child().stdout.take(), child.child().stderr.take()));
+        assert_eq!(child.end().status, 0, "{words:?}");
     }
     for words in commands.iter().filter(|words| words[0] != "diff") {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
