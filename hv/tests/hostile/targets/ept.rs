@@ -352,8 +352,8 @@ fn compare(case: &mut Case, setting: &Setting, ended: bool) -> (usize, bool) {
 fn look_at_ept02(case: &mut Case, setting: &Setting) -> usize {
     let mut leaves = Vec::new();
     for root in case.l0.ept_roots() {
-        let mut tables = vec![(root.eptp02 & !0xfff, 3u32, 0u64)];
-        while let Some((table, level, base)) = tables.pop() {
+        let mut tables = vec![(root.eptp02 & !0xfff, 3u32, 0u64, 7u64)];
+        while let Some((table, level, base, above)) = tables.pop() {
             let mut bytes = [0; 4096];
             case.l0.silicon.silicon.read(Hpa(table), &mut bytes);
             for (index, word) in (0u64..).zip(bytes.chunks_exact(8)) {
@@ -362,22 +362,23 @@ fn look_at_ept02(case: &mut Case, setting: &Setting) -> usize {
                 if entry & 7 == 0 {
                     continue;
                 }
+                let rights = above & entry;
                 if level == 0 || entry & 0x80 != 0 {
-                    leaves.push((gpa, entry, 12 + 9 * level));
+                    leaves.push((gpa, entry, 12 + 9 * level, rights));
                 } else {
-                    tables.push((entry & 0x000f_ffff_ffff_f000, level - 1, gpa));
+                    tables.push((entry & 0x000f_ffff_ffff_f000, level - 1, gpa, rights));
                 }
             }
         }
     }
-    for (gpa, entry, shift) in &leaves {
+    for (gpa, entry, shift, given) in &leaves {
         let last = (1u64 << shift) - 0x1000;
         for offset in [0, last] {
             let walked = walk(setting, gpa + offset, |at| read(case, at));
             let Walked::To(target, rights) = walked else { panic!("EPT02 maps {gpa:#x} by {entry:#x}: {walked:?}") };
             let mapped = (entry & 0x000f_ffff_ffff_f000 & !last) + offset;
             assert_eq!(mapped, L0_MEMORY + target, "EPT02 maps {gpa:#x} by {entry:#x}");
-            assert_eq!(entry & 7 & !rights, 0, "EPT02 maps {gpa:#x} by {entry:#x}, EPT12 permits {rights}");
+            assert_eq!(given & !rights, 0, "EPT02 maps {gpa:#x} by {entry:#x}, EPT12 permits {rights}");
         }
     }
     leaves.len()

@@ -10,6 +10,7 @@ use hv_defs::controls::{EntryControls, PrimaryControls, SecondaryControls};
 use hv_defs::ept::{InveptDescriptor, InveptType};
 use hv_defs::exit::Reason;
 use hv_defs::vmcs::*;
+use std::collections::BTreeMap;
 
 const VMCS: u64 = 0x2000;
 const GDT: u64 = 0x3000;
@@ -307,18 +308,20 @@ pub(super) fn target(data: &[u8]) {
         silicon
     };
     let mut blocks = new();
-    let before = blocks.bytes(Hpa(RAM), RAM_SIZE as usize).expect("RAM").to_vec();
+    let digests = blocks.memory().page_digests().to_vec();
+    let pages = (0..RAM_SIZE).step_by(0x1000).map(|page| RAM + page);
+    let used = pages.clone().filter(|page| digests[(page >> 12) as usize] != 0);
+    let before: BTreeMap<u64, Vec<u8>> =
+        used.map(|page| (page, blocks.bytes(Hpa(page), 0x1000).expect("RAM").to_vec())).collect();
     let in_blocks = setting.run(&mut blocks, false);
     let mut steps = new();
     let in_steps = setting.run(&mut steps, true);
     assert_eq!(in_blocks, in_steps, "{:?}: in blocks, and in steps", setting.mode);
 
     // All is as it was, but for the pages that nobody has written, of which blocks may be known.
-    for page in (0..RAM_SIZE).step_by(0x1000) {
-        let was = &before[page as usize..][..0x1000];
-        if blocks.bytes(Hpa(RAM + page), 0x1000) != Some(was) {
-            blocks.write(Hpa(RAM + page), was);
-        }
+    let now = blocks.memory().page_digests().to_vec();
+    for page in pages.filter(|page| now[(page >> 12) as usize] != digests[(page >> 12) as usize]) {
+        blocks.write(Hpa(page), before.get(&page).map_or(&[0; 0x1000], |bytes| bytes));
     }
     setting.state(&mut blocks);
     blocks.invept(0, InveptType::All, InveptDescriptor::default());

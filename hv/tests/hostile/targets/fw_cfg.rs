@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bytes of RAM: from 0.
-const MEMORY: u64 = 3 << 20;
+const MEMORY: u64 = 64 << 10;
 /// Calls of one request's at most: its own two, and its bytes page by page.
 const CALLS: u64 = 2 + 2 * (MEMORY / 4096) + 8;
 
