@@ -30,24 +30,28 @@ fn taken(bytes: usize) {
 
 // SAFETY: every call is the system allocator's own, with the arguments that it was given.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: what the caller must keep to is what the system allocator asks of it.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         taken(layout.size());
         // SAFETY: the caller's promises are those of the system allocator.
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: what the caller must keep to is what the system allocator asks of it.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         taken(layout.size());
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
+    // SAFETY: what the caller must keep to is what the system allocator asks of it.
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Relaxed);
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
 
+    // SAFETY: what the caller must keep to is what the system allocator asks of it.
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // As if both were there at once, as they may be.
         taken(size);

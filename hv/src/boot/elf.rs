@@ -55,7 +55,9 @@ pub(super) fn parse(kernel: &Kernel<'_>) -> Result<Elf, Error> {
     if usize::from(size) < if wide { 56 } else { 32 } {
         return Err(Error::Damaged("its ELF program headers are too small"));
     }
-    let (mut segments, mut taken, mut pvh_entry) = (Vec::new(), Vec::new(), None);
+    let (mut found, mut taken, mut pvh_entry) = (Vec::new(), Vec::new(), None);
+    // Thousands of segments may be the same bytes of the file: what is looked at is no more than the file has.
+    let mut notes_left = image.len();
     for number in 0..u64::from(count) {
         let at = table.checked_add(number * u64::from(size)).and_then(|at| usize::try_from(at).ok()).ok_or(SHORT)?;
         if at > image.len() {
@@ -73,7 +75,9 @@ pub(super) fn parse(kernel: &Kernel<'_>) -> Result<Elf, Error> {
             .and_then(|(offset, length)| image.get(offset..offset.checked_add(length)?))
             .ok_or(Error::Damaged("the file ends within an ELF segment"))?;
         if kind == NOTE {
-            pvh_entry = pvh_entry.or_else(|| find_pvh_entry(bytes));
+            if let (None, Some(left)) = (pvh_entry, notes_left.checked_sub(bytes.len())) {
+                (pvh_entry, notes_left) = (find_pvh_entry(bytes), left);
+            }
             continue;
         }
         let Some(end) = physical.checked_add(in_memory.max(in_file)) else {
@@ -84,10 +88,10 @@ pub(super) fn parse(kernel: &Kernel<'_>) -> Result<Elf, Error> {
             taken.push((physical, end));
         }
         if !bytes.is_empty() {
-            segments.push((Gpa(physical), bytes.to_vec()));
+            found.push((Gpa(physical), bytes));
         }
     }
-    if segments.is_empty() {
+    if found.is_empty() {
         return Err(Error::Damaged("it has no ELF segment to load"));
     }
     taken.sort_unstable();
@@ -95,6 +99,8 @@ pub(super) fn parse(kernel: &Kernel<'_>) -> Result<Elf, Error> {
         return Err(Error::Damaged("two of its ELF segments overlap"));
     }
     let end = taken.last().map_or(0, |(_, end)| *end);
+    // Only now, when they are known to be no more than fits the memory.
+    let segments = found.into_iter().map(|(at, bytes)| (at, bytes.to_vec())).collect();
     Ok(Elf { wide, entry, pvh_entry, segments, end })
 }
 

@@ -172,6 +172,11 @@ pub(crate) fn memory_map(memory: u64) -> Vec<u8> {
     map::bytes(&Map::new(memory).ram())
 }
 
+/// Where the machine's RAM is, from and to.
+pub(crate) fn ram_ranges(memory: u64) -> Vec<(u64, u64)> {
+    Map::new(memory).ram().into_iter().map(|(from, to, _)| (from, to)).collect()
+}
+
 /// Bytes of memory that a machine with a kernel has at least: what lies below 1 MiB, and something behind it.
 const LEAST: u64 = 2 << 20;
 

@@ -1,9 +1,9 @@
 //! QEMU's firmware configuration device: a table of items, read byte by byte at a port or copied to memory by DMA.
 //! See: QEMU "QEMU Firmware Configuration (fw_cfg) Device".
 
-use crate::boot::memory_map;
+use crate::boot::{memory_map, ram_ranges};
 use crate::l0::Ram;
-use hv_defs::addr::Gpa;
+use hv_defs::addr::{Gpa, PAGE_SIZE};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,9 +65,11 @@ pub(crate) type Items = Vec<(u16, Arc<[u8]>)>;
 /// The device.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct FwCfg {
-    /// What the machine was built with, which does not change.
+    /// What the machine was built with, which does not change: the items, and where RAM is, from and to.
     #[serde(skip)]
     items: BTreeMap<u16, Arc<[u8]>>,
+    #[serde(skip)]
+    ram: Vec<(u64, u64)>,
     selected: u16,
     offset: usize,
     dma_high: u32,
@@ -76,7 +78,7 @@ pub(super) struct FwCfg {
 impl FwCfg {
     /// Takes the items of another, which does without them.
     pub(super) fn take_items(&mut self, from: Self) {
-        self.items = from.items;
+        (self.items, self.ram) = (from.items, from.ram);
     }
 
     /// For a machine of `memory` bytes and `cpus` CPUs, with a kernel's items.
@@ -105,7 +107,7 @@ impl FwCfg {
             items.insert(number, bytes.into());
         }
         items.insert(item::FILE_DIRECTORY, directory.into());
-        Self { items, selected: 0, offset: 0, dma_high: 0 }
+        Self { items, ram: ram_ranges(memory), selected: 0, offset: 0, dma_high: 0 }
     }
 
     fn select(&mut self, number: u16) {
@@ -178,16 +180,33 @@ impl FwCfg {
     }
 
     /// Copies an item to memory; behind its end come zeroes.
-    fn copy(&mut self, mut to: Gpa, mut length: usize, ram: &mut dyn Ram) {
-        const ZEROES: [u8; 4096] = [0; 4096];
-        while length > 0 {
-            let rest = self.rest();
-            let part = if rest.is_empty() { &ZEROES[..] } else { rest };
-            let count = length.min(part.len());
-            ram.write(to, &part[..count]);
-            self.offset = self.offset.saturating_add(count);
-            to = Gpa(to.0.wrapping_add(count as u64));
-            length -= count;
+    fn copy(&mut self, to: Gpa, length: usize, ram: &mut dyn Ram) {
+        let rest = self.rest();
+        let count = length.min(rest.len());
+        if count > 0 {
+            ram.write(to, &rest[..count]);
+        }
+        self.zero(Gpa(to.0.wrapping_add(count as u64)), (length - count) as u64, ram);
+        self.offset = self.offset.saturating_add(length);
+    }
+
+    /// Writes zeroes, page by page, where there is RAM: a guest may ask for 4 GiB of them where there is none.
+    fn zero(&self, at: Gpa, length: u64, ram: &mut dyn Ram) {
+        const ZEROES: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
+        // What does not fit below the last address goes on at the first.
+        let (end, over) = match at.0.overflowing_add(length) {
+            (end, false) => (end, 0),
+            (over, true) => (u64::MAX, over),
+        };
+        for (from, to) in [(at.0, end), (0, over)] {
+            for (first, last) in &self.ram {
+                let (mut next, to) = (from.max(*first), to.min(*last));
+                while next < to {
+                    let count = (to - next).min(PAGE_SIZE - next % PAGE_SIZE);
+                    ram.write(Gpa(next), &ZEROES[..count as usize]);
+                    next += count;
+                }
+            }
         }
     }
 }
@@ -249,6 +268,44 @@ mod tests {
         directory.extend(b"etc/e820");
         directory.resize(4 + 64, 0);
         check(item::FILE_DIRECTORY, &directory);
+    }
+
+    /// RAM that only counts.
+    #[derive(Default)]
+    struct Counted {
+        calls: u64,
+        bytes: u64,
+        request: Vec<u8>,
+    }
+
+    impl Ram for Counted {
+        fn read(&mut self, _: Gpa, into: &mut [u8]) {
+            into.copy_from_slice(&self.request);
+        }
+
+        fn write(&mut self, _: Gpa, bytes: &[u8]) {
+            self.calls += 1;
+            self.bytes += bytes.len() as u64;
+        }
+    }
+
+    #[test]
+    fn zeroes_are_written_where_there_is_ram_alone() {
+        // 4 GiB less a byte of an item that is not there, of which 16 bytes are the request's; RAM is 256 MiB.
+        let check = |to: u64, expected: u64| {
+            let words = [0x7777_0000 | SELECT | READ, u32::MAX, (to >> 32) as u32, to as u32];
+            let request = words.into_iter().flat_map(u32::to_be_bytes).collect();
+            let mut ram = Counted { request, ..Counted::default() };
+            device().dma(Gpa(0x40), &mut ram);
+            assert_eq!(ram.bytes, expected + 4, "to {to:#x}");
+            assert!(ram.calls <= 2 + expected.div_ceil(PAGE_SIZE) + 1, "{} calls to {to:#x}", ram.calls);
+        };
+        check(0, 256 << 20);
+        check((256 << 20) - 5, 5);
+        check(256 << 20, 0);
+        check(1 << 40, 0);
+        check(u64::MAX - 0xff, 256 << 20);
+        check(u64::MAX - 0xffff_ffff + 0x1800, 0x17ff);
     }
 
     #[test]

@@ -329,7 +329,7 @@ const MSRS: &[u32] = &[
 
 pub(crate) fn msr(dice: &mut Dice) -> u32 {
     match dice.below(8) {
-        0 => dice.roll() as u32,
+        0 => dice.below(1 << 32) as u32,
         1 => dice.below(0x2000) as u32,
         2 => 0xc000_0000 | dice.below(0x2000) as u32,
         _ => dice.pick(MSRS),
@@ -386,7 +386,7 @@ pub(crate) fn port(dice: &mut Dice) -> u16 {
         REFRESH_PORT,
     ];
     match dice.below(8) {
-        0 => dice.roll() as u16,
+        0 => dice.below(0x1_0000) as u16,
         1 if dice.once_in(100) => dice.pick(&[0x92, 0xf4, 0xcf9, 0x64]),
         _ => dice.pick(PORTS),
     }
@@ -435,7 +435,7 @@ fn devices(code: &mut Code, dice: &mut Dice) {
 
 fn interrupts(code: &mut Code, dice: &mut Dice) {
     match dice.below(6) {
-        0 => code.put(&[0xcd, dice.roll() as u8]),
+        0 => code.put(&[0xcd, dice.below(0x100) as u8]),
         1 => {
             // A frame for IRETQ.
             code.put(&[0x6a, 0x18, 0x68]);
@@ -534,7 +534,7 @@ fn odd(code: &mut Code, dice: &mut Dice) {
         3 if dice.once_in(20) => code.put(&[0xeb, 0xfe]), // jmp $
         _ => {
             code.load(RBX, address_of(dice));
-            code.put(&[0x0f, dice.roll() as u8, dice.roll() as u8]);
+            code.put(&[0x0f, dice.below(0x100) as u8, dice.below(0x100) as u8]);
         }
     }
 }

@@ -6,6 +6,8 @@ use super::dice::Dice;
 use super::layout::*;
 use hv::vmcs::{REVISION, SHADOW, Vmcs};
 use hv_defs::vmcs::{self, VmcsField};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The controls that L1 may use: bits that must be one and bits that may be, as the capability MSRs have them.
 #[derive(Clone, Copy, Default)]
@@ -161,7 +163,7 @@ fn bitmap(dice: &mut Dice) -> Vec<u8> {
         _ => {
             let mut bytes = vec![0; 4096];
             for _ in 0..dice.below(20) {
-                bytes[dice.below(4096) as usize] = dice.roll() as u8;
+                bytes[dice.below(4096) as usize] = dice.below(0x100) as u8;
             }
             bytes
         }
@@ -252,7 +254,7 @@ fn prepared(dice: &mut Dice, allowed: &Allowed) -> Vmcs {
         repair(&mut v, allowed);
     }
     if dice.once_in(64) {
-        v.revision = dice.roll() as u32;
+        v.revision = dice.below(1 << 32) as u32;
     }
     v.launched = u32::from(dice.once_in(8));
     v
@@ -445,4 +447,40 @@ pub(crate) fn good(dice: &mut Dice) -> Vmcs {
         put(field, value);
     }
     v
+}
+
+/// A whole world that is always the same, and above it what the dice decide: few chunks of code, which take turns, two kinds of
+/// vmcs12, and one EPT12.
+pub(crate) fn few(dice: &mut Dice, allowed: &Allowed) -> Vec<Piece> {
+    type Worlds = BTreeMap<[u64; 5], Arc<Vec<Piece>>>;
+    static WORLDS: Mutex<Worlds> = Mutex::new(BTreeMap::new());
+    let key = [allowed.pin, allowed.primary, allowed.secondary, allowed.exit, allowed.entry];
+    let world = {
+        let mut worlds = WORLDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = worlds.entry(key).or_insert_with(|| {
+            let mut world = all(&mut Dice::new(1), allowed);
+            // What nobody comes to stays as it is, which is zeros: it takes time to fill.
+            world[0].1.truncate(L2 as usize + 0x18_0000);
+            Arc::new(world)
+        });
+        Arc::clone(world)
+    };
+    let mut pieces = world.to_vec();
+    let kinds = [0, 1].map(|_| prepared(dice, allowed).to_bytes().to_vec());
+    for number in 0..TEMPLATES {
+        pieces.push((template(number), kinds[number as usize % 2].clone()));
+    }
+    for number in 0..VMCSS {
+        pieces.push((vmcs12(number), kinds[number as usize % 2].clone()));
+    }
+    pieces.extend(ept12(dice, EPT12));
+    let count = 1 + dice.below(8);
+    let chunks: Vec<Vec<u8>> = (0..count).map(|_| actions::chunk(dice)).collect();
+    for number in 0..CHUNKS {
+        let chunk = &chunks[(number % count) as usize];
+        for world in [0, L2] {
+            pieces.push((world + CODE + number * CHUNK as u64, chunk.clone()));
+        }
+    }
+    pieces
 }

@@ -1,10 +1,11 @@
 //! A hostile L2 below an honest L1: whatever L2 does, and under whichever policy, L1's memory outside what EPT12 lets L2
 //! write stays as it was.
 
+use super::case::Case;
 use super::contents::{self, Piece, words};
 use super::dice::Dice;
 use super::layout::*;
-use super::{Case, Guard, actions};
+use super::{Guard, actions};
 use hv::l0::{L0_MEMORY, Ran};
 use hv::silicon::Silicon;
 use hv_defs::addr::Hpa;
@@ -159,7 +160,7 @@ impl Case {
 
 fn run(seed: u64, steps: u64) -> u64 {
     let _guard = Guard("NVMX_HOSTILE_HONEST", seed);
-    let mut case = Case::bare(seed, true);
+    let mut case = Case::bare(Dice::new(seed), seed, true);
     let allowed = case.probe();
     let (pieces, writable) = memory(&mut case.dice, &allowed);
     for (at, bytes) in &pieces {

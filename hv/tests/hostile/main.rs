@@ -2,7 +2,8 @@
 //! and physical CPUs, under every policy. L0 never panics, never maps what is not L1's, never works without end, and a run
 //! ends in a defined state.
 //!
-//! With it: a hostile L2 below an honest L1, kernels and initrds of any content, and a board that is asked for anything.
+//! With it: a hostile L2 below an honest L1, kernels and initrds of any content, and a board that is asked for anything; and
+//! what the fuzz targets of `hv/fuzz` begin with and have found.
 //!
 //! | variable | is |
 //! | --- | --- |
@@ -14,6 +15,7 @@
 
 mod actions;
 mod board;
+mod case;
 mod code;
 mod contents;
 mod dice;
@@ -21,47 +23,14 @@ mod honest;
 mod images;
 mod layout;
 mod ports;
+mod targets;
 
-use board::Wild;
-use contents::Allowed;
-use dice::Dice;
-use hv::l0::{L0, L0_MEMORY, Ran, Signals, Start};
-use hv::silicon::Silicon;
-use hv::soft::SoftSilicon;
-use hv::watch::Watched;
-use hv::world::Log;
-use hv_defs::addr::Hpa;
-use hv_defs::config::{self, Config, Guest};
-use hv_defs::event::{Event, StopKind, What};
-use hv_defs::policy::{PRESETS, Policy, PoolRecycle, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
-use hv_defs::slip::Slip;
-use layout::{DRIVER, GDT, IDT, PML4, RAM, STACK, TSS};
+use case::{Case, Told};
+use hv_defs::event::Event;
 use std::collections::BTreeMap;
-
-/// Steps of a case at most: then another seed has its turn.
-const CASE: u64 = 6000;
-
-/// Events of one step at most.
-const EVENTS: usize = 40_000;
+use std::path::{Path, PathBuf};
 
 const SEED: &str = "NVMX_HOSTILE_SEED";
-
-/// What a case was.
-#[derive(Default)]
-struct Told {
-    steps: u64,
-    /// Of events and memory.
-    digest: u64,
-    /// Exits by level.
-    exits: [u64; 3],
-    /// By reason and level.
-    reasons: BTreeMap<(u8, String), u64>,
-    end: String,
-    features: BTreeMap<&'static str, u64>,
-    most_calls: u64,
-    leaves: u64,
-    refused: BTreeMap<&'static str, u64>,
-}
 
 /// Says which seed it was when a case ends in a panic.
 struct Guard(&'static str, u64);
@@ -71,238 +40,6 @@ impl Drop for Guard {
         if std::thread::panicking() {
             let test = if self.0 == SEED { "one_seed" } else { "l2_reaches" };
             eprintln!("again: {}={} cargo test --release -p hv --test hostile {test}", self.0, self.1);
-        }
-    }
-}
-
-fn configuration(dice: &mut Dice, seed: u64, honest: bool) -> Config {
-    let mut config = Config::new(Guest::BuiltIn("hostile".to_owned()));
-    config.memory = RAM;
-    config.vcpus = if honest { 1 } else { dice.pick(&[1, 1, 2, 3]) };
-    config.pcpus = dice.pick(&[1, 2, 3]);
-    config.tlb_entries = dice.pick(&[16, 64, 1536]);
-    config.seed = seed;
-    config.log = dice.pick(&[config::Log::Exits, config::Log::Exits, config::Log::Vmcs]);
-    config.policy = if dice.once_in(3) {
-        Policy {
-            tags: dice.pick(Tags::ALL),
-            transition_flush: dice.pick(TransitionFlush::ALL),
-            root_load: dice.pick(RootLoad::ALL),
-            apic_access_flush: dice.once_in(2),
-            pool: dice.pick(&[1, 2, 3, 8]),
-            pool_recycle: dice.pick(PoolRecycle::ALL),
-            vmcs02_writes: dice.pick(Vmcs02Writes::ALL),
-            ..Policy::default()
-        }
-    } else {
-        dice.pick(PRESETS).policy
-    };
-    config.policy.shadowing = dice.pick(Shadowing::ALL);
-    if !honest && dice.once_in(6) {
-        config.slips = [dice.pick(Slip::ALL), dice.pick(Slip::ALL)].into_iter().collect();
-    }
-    config
-}
-
-fn start() -> Start {
-    let mut start = Start::long_mode(DRIVER, STACK, PML4, (GDT, 0x47));
-    start.cr4 = 0x620 | 0x2000;
-    start.idtr = (IDT, 0xfff);
-    start.tr.selector = 0x20;
-    start.tr.base = TSS;
-    start.tr.limit = 0x67;
-    start
-}
-
-/// A machine, and what is done with it.
-struct Case {
-    dice: Dice,
-    l0: L0<Watched<SoftSilicon>>,
-    bus: Wild,
-    log: Log,
-    vcpus: usize,
-    pcpus: usize,
-    /// By vCPU: it halted.
-    halted: Vec<bool>,
-    told: Told,
-    keep: Option<Vec<Event>>,
-}
-
-impl Case {
-    /// A hostile L1, ready to start.
-    fn new(seed: u64) -> Self {
-        let mut case = Self::bare(seed, false);
-        let allowed = case.probe();
-        case.bus.allowed = allowed;
-        for (at, bytes) in contents::all(&mut case.dice, &allowed) {
-            case.put(at, &bytes);
-        }
-        case.begin();
-        case
-    }
-
-    /// A machine with nothing in it. Slips of L0's, and other vCPUs, are for hostile L1s only.
-    fn bare(seed: u64, honest: bool) -> Self {
-        let mut dice = Dice::new(seed);
-        let config = configuration(&mut dice, seed, honest);
-        let soft = SoftSilicon::new(L0_MEMORY + config.memory, config.pcpus, config.tlb_entries, config.seed);
-        let l0 = L0::new(&config, Watched::soft(soft, config.memory)).expect("a configuration that L0 takes");
-        let bus = Wild::new(config.memory, config.vcpus, Dice::new(dice.roll()));
-        let (vcpus, pcpus) = (usize::from(config.vcpus), usize::from(config.pcpus));
-        Self {
-            dice,
-            l0,
-            bus,
-            log: Log::default(),
-            vcpus,
-            pcpus,
-            halted: vec![false; vcpus],
-            told: Told::default(),
-            keep: None,
-        }
-    }
-
-    /// Every vCPU starts.
-    fn begin(&mut self) {
-        for vcpu in 0..self.vcpus {
-            self.l0.start(vcpu, vcpu % self.pcpus, &start(), &mut self.bus, &mut self.log);
-        }
-    }
-
-    fn put(&mut self, at: u64, bytes: &[u8]) {
-        self.l0.silicon.silicon.write(Hpa(L0_MEMORY + at), bytes);
-    }
-
-    /// Has L1 say what it may do.
-    fn probe(&mut self) -> Allowed {
-        for (at, bytes) in contents::common() {
-            self.put(at, &bytes);
-        }
-        self.put(DRIVER, &code::probe(0x48b, 6));
-        self.l0.start(0, 0, &start(), &mut self.bus, &mut self.log);
-        while self.l0.run_vcpu(0, 0, &mut self.bus, &mut self.log, u64::MAX) == Ran::Ready {}
-        let [secondary, _, pin, primary, exit, entry] = core::array::from_fn(|number| {
-            let mut bytes = [0; 8];
-            self.l0.silicon.silicon.read(Hpa(L0_MEMORY + layout::SCRATCH + 8 * number as u64), &mut bytes);
-            u64::from_le_bytes(bytes)
-        });
-        assert!(pin >> 32 != 0 && entry >> 32 != 0, "L1 is told of no VMX");
-        Allowed { pin, primary, secondary, exit, entry }
-    }
-
-    /// Runs to the end.
-    fn run(&mut self) {
-        let longest = self.dice.pick(&[20, 200, 1000]);
-        let (mut vcpu, mut cpu, mut turn_end, mut idle) = (0, 0, 0, 0);
-        while self.told.steps < CASE {
-            let now = self.l0.silicon.retired();
-            if now >= turn_end || self.halted[vcpu] {
-                vcpu = self.dice.below(self.vcpus as u64) as usize;
-                cpu = self.dice.below(self.pcpus as u64) as usize;
-                turn_end = now + 1 + self.dice.below(longest);
-            }
-            self.disturb(vcpu);
-            let ran = self.l0.run_vcpu(vcpu, cpu, &mut self.bus, &mut self.log, turn_end);
-            self.told.steps += 1;
-            self.look();
-            self.halted[vcpu] = ran == Ran::Halted;
-            match ran {
-                Ran::Stop(stop) => {
-                    assert!(!stop.text.is_empty() && !stop.text.contains('\n'), "{:?}", stop.text);
-                    let defined = [
-                        StopKind::TripleFault,
-                        StopKind::Unsupported,
-                        StopKind::DebugExit,
-                        StopKind::Reset,
-                        StopKind::PowerOff,
-                    ];
-                    assert!(defined.contains(&stop.kind), "{stop:?}");
-                    // What silicon does not take of L0 is L0's mistake, whoever's wish it was.
-                    assert!(!stop.text.contains("silicon"), "{stop:?}");
-                    self.told.end = format!("{:?}: {}", stop.kind, stop.text);
-                    break;
-                }
-                Ran::Halted => {
-                    idle += 1;
-                    self.l0.silicon.skip(now + 1000);
-                    if idle > 300 {
-                        self.told.end = "halted".to_owned();
-                        break;
-                    }
-                    self.rouse(vcpu);
-                }
-                // What does not exit by itself is told to go on with something else.
-                Ran::Slice | Ran::Spins if self.dice.once_in(3) => {
-                    self.bus.signals[vcpu].nmi = true;
-                    self.bus.vector[vcpu] = Some(0x41);
-                }
-                Ran::Ready | Ran::Slice | Ran::Spins => idle = 0,
-                Ran::Paused => unreachable!("nobody watches"),
-            }
-        }
-        if self.told.end.is_empty() {
-            self.told.end = "goes on".to_owned();
-        }
-        self.told.digest ^= self.l0.silicon.digest();
-        self.told.features = core::mem::take(&mut self.l0.silicon.features);
-        self.told.most_calls = self.l0.silicon.most_calls;
-        self.told.leaves = self.l0.silicon.leaves;
-    }
-
-    /// Something comes from outside, now and then.
-    fn disturb(&mut self, vcpu: usize) {
-        if self.bus.vector[vcpu].is_some() && self.dice.once_in(3) {
-            // One that was too late: L1 may have its interrupts off for ever.
-            self.bus.vector[vcpu] = None;
-        }
-        if self.dice.once_in(60) {
-            self.bus.vector[vcpu] = Some(self.dice.roll() as u8 | 0x10);
-        }
-        if self.dice.once_in(150) {
-            self.bus.signals[vcpu].nmi = true;
-        }
-        if self.vcpus > 1 && self.dice.once_in(4000) {
-            let page = self.dice.pick(&[0x50, 0x60, 0x61, 0x70, 0]);
-            self.bus.signals[vcpu] = Signals { nmi: false, init: true, start_up: Some(page) };
-        }
-    }
-
-    fn rouse(&mut self, vcpu: usize) {
-        match self.dice.below(3) {
-            0 => self.bus.signals[vcpu].nmi = true,
-            1 => self.bus.vector[vcpu] = Some(0x40),
-            _ => {}
-        }
-        if self.vcpus > 1 && self.dice.once_in(20) {
-            self.bus.signals[vcpu].start_up = Some(0x60);
-        }
-    }
-
-    /// What the log says of the step.
-    fn look(&mut self) {
-        assert!(self.log.events.len() <= EVENTS, "{} events of one step", self.log.events.len());
-        for event in &self.log.events {
-            match &event.what {
-                What::Exit(exit) => {
-                    self.told.exits[usize::from(exit.level).min(2)] += 1;
-                    *self.told.reasons.entry((exit.level, format!("{}", exit.basic()))).or_default() += 1;
-                    self.told.digest = self.told.digest.rotate_left(9)
-                        ^ exit.rip.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                        ^ exit.qualification
-                        ^ event.at.instruction << 8
-                        ^ u64::from(exit.reason.into_bits());
-                }
-                What::Entry(entry) => {
-                    if let Some(check) = entry.failed {
-                        *self.told.refused.entry(check.name()).or_default() += 1;
-                    }
-                }
-                _ => {}
-            }
-        }
-        match &mut self.keep {
-            Some(kept) => kept.append(&mut self.log.events),
-            None => self.log.events.clear(),
         }
     }
 }
@@ -373,4 +110,53 @@ fn the_same_seed_gives_the_same_events() {
         assert_eq!(runs[0].0.digest, runs[1].0.digest, "seed {seed}");
         assert!(runs[0].1 == runs[1].1, "seed {seed}");
     }
+}
+
+/// The inputs that fuzzing begins with, and those that it found something with.
+fn inputs(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
+    let Ok(listed) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = listed.map(|entry| entry.expect("listed").path()).collect();
+    paths.sort();
+    paths.into_iter().map(|path| (path.clone(), std::fs::read(path).expect("read"))).collect()
+}
+
+fn replay(name: &str) {
+    let (_, target) = targets::TARGETS.iter().find(|(known, _)| *known == name).expect("a target");
+    target(&[]);
+    let inputs = inputs(name);
+    assert!(inputs.len() >= 4, "{name} has {} inputs", inputs.len());
+    let tells = std::env::var_os("NVMX_HOSTILE_TELL").is_some();
+    for (path, bytes) in inputs {
+        if tells {
+            eprintln!("{}", path.display());
+        }
+        target(&bytes);
+    }
+}
+
+macro_rules! replays {
+    ($($test:ident of $name:literal;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                replay($name);
+            }
+        )*
+
+        #[test]
+        fn every_target_has_its_test() {
+            assert!(targets::TARGETS.iter().map(|(name, _)| *name).eq([$($name),*]));
+        }
+    };
+}
+
+replays! {
+    fuzzed_code of "exec";
+    fuzzed_l1s of "vmx";
+    fuzzed_ept12s of "ept";
+    fuzzed_board of "board";
+    fuzzed_kernels of "loaders";
+    fuzzed_firmware_configuration of "fw_cfg";
+    fuzzed_tables of "acpi";
 }

@@ -196,6 +196,7 @@ global_asm!(
     handle = sym handle,
 );
 
+// SAFETY: the symbol is the one that the assembly above defines. It is never called, only its address is taken.
 unsafe extern "C" {
     fn native_handler_entry();
 }

@@ -157,3 +157,23 @@ fn elves_that_are_refused() {
     let big = vec![0; 64 * MIB as usize];
     check_refused(&Kernel { initrd: Some(&big), ..kernel(&image) }, "the initrd behind the kernel needs");
 }
+
+#[test]
+fn segments_that_are_all_of_the_file_a_thousand_times_over_cost_nothing() {
+    // Copied before they are found to overlap, or searched for notes each, they would be a hundred GiB.
+    let check = |kind: u32, says: &str| {
+        let (count, length) = (60_000u16, 2 * MIB);
+        let mut image = Elf64::default().bytes();
+        image.resize(length as usize, 0);
+        let table = image.len() as u64;
+        image[32..40].copy_from_slice(&table.to_le_bytes());
+        image[56..58].copy_from_slice(&count.to_le_bytes());
+        for _ in 0..count {
+            image.extend([kind, 7].into_iter().flat_map(u32::to_le_bytes));
+            image.extend([0, 0, MIB, length, length, 0x1000].into_iter().flat_map(u64::to_le_bytes));
+        }
+        check_refused(&kernel(&image), says);
+    };
+    check(1, "two of its ELF segments overlap");
+    check(4, "no ELF segment to load");
+}
