@@ -19,8 +19,8 @@ for tool in tmux python3; do
     command -v $tool >/dev/null || { echo "$0: there is no $tool" >&2; exit 2; }
 done
 work=$(mktemp -d)
-terminal="tmux -f /dev/null -L pictures-$$"
-trap '$terminal kill-server 2>/dev/null; rm -rf "$work"' EXIT
+terminal=
+trap '[ -z "$terminal" ] || $terminal kill-server 2>/dev/null; rm -rf "$work"' EXIT
 cd "$work"
 
 words="console=ttyS0 nokaslr mitigations=off quiet acpi=off nosmp lpj=1000000 tsc=reliable no_timer_check \
@@ -28,13 +28,13 @@ random.trust_cpu=1 raid=noautodetect cryptomgr.notests=1 nvmx.run=kvm"
 for policy in mapped kvm-2011; do
     "$nvmx" record -q --kernel "$guest/vmlinuz" --initrd "$guest/payload.img" --append "$words" --policy $policy -o $policy.nvmx >/dev/null
 done
-"$nvmx" record -q flush-storm --policy kvm-2015 -o flush-storm.nvmx >/dev/null
 
-# A picture of the inspector: its name, its title, columns and rows, the trace or traces, then the keys. A key WAIT=TEXT
-# waits until the screen shows the text.
+# A picture of the inspector: its name, its title, columns and rows, the trace or traces, then the keys. TEXT=… is typed as
+# it stands, and WAIT=… waits until the screen shows the text.
 picture() {
     name=$1 title=$2 columns=$3 rows=$4 traces=$5
     shift 5
+    terminal="tmux -f /dev/null -L pictures-$$-$name"
     # shellcheck disable=SC2086 # a list of words
     $terminal new-session -d -x "$columns" -y "$rows" "exec env -u NO_COLOR LC_ALL=C.UTF-8 COLORTERM=truecolor $nvmx tui --fresh $traces"
     $terminal set-option -g status off
@@ -47,6 +47,7 @@ picture() {
                 [ $tries -gt 0 ] || { echo "$0: $name: the screen does not show '${key#WAIT=}':" >&2; $terminal capture-pane -p >&2; exit 1; }
                 sleep 0.1
             done ;;
+        TEXT=*) $terminal send-keys -l "${key#TEXT=}"; sleep 0.3 ;;
         *) $terminal send-keys "$key"; sleep 0.3 ;;
         esac
     done
@@ -54,13 +55,14 @@ picture() {
     $terminal capture-pane -e -p | python3 "$here/screen.py" "$title" >"$work/$name.svg"
     mv "$work/$name.svg" "$here/$name.svg"
     $terminal kill-server
+    terminal=
     echo "$here/$name.svg"
 }
 
-picture inspector "nvmx tui: what an EPT violation of L2 cost" 120 36 mapped.nvmx \
-    WAIT=Events WAIT=976, 4 WAIT=exits } } Enter WAIT=EPT_VIOLATION 3 WAIT=cost
-picture memory "nvmx tui: what lies at the address that L2 faulted on" 120 30 mapped.nvmx \
-    WAIT=Events 4 WAIT=exits } } Enter 8 / g p a Enter WAIT=EPT12
+picture inspector "nvmx tui: what one OUT of L2 cost" 120 36 mapped.nvmx \
+    WAIT=Events 4 WAIT=exits } } Enter WAIT=IO_INSTRUCTION 3 WAIT=cost
+picture memory "nvmx tui: memory at L2's RIP, with the walks that lead there" 120 28 mapped.nvmx \
+    WAIT=Events 4 WAIT=exits } } Enter WAIT=IO_INSTRUCTION 8 WAIT=EPT12:
 picture two "nvmx tui: two policies side by side, by shape" 120 32 "mapped.nvmx kvm-2011.nvmx" \
     WAIT=Both t t WAIT=shape d WAIT=Only
 
@@ -73,5 +75,8 @@ shot() {
     python3 "$here/palette.py" "$work/$name.png" "$here/$name.png"
     echo "$here/$name.png"
 }
-"$nvmx" report flush-storm.nvmx --format html -o report.html
-shot report 1200,1000 report.html
+"$nvmx" report kvm-2011.nvmx --format html -o report.html
+shot report 1240,1148 report.html
+"$nvmx" record -q multiplication -o multiplication.nvmx >/dev/null
+"$nvmx" report multiplication.nvmx --format flame -o flame.svg
+shot flame 1200,254 flame.svg
