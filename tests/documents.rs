@@ -74,9 +74,10 @@ impl Document {
                 whole.clear();
                 continue;
             }
-            whole.push_str(line);
-            if whole.ends_with('\\') {
-                whole.pop();
+            whole.push_str(if whole.is_empty() { line } else { line.trim_start() });
+            if let Some(begun) = whole.strip_suffix('\\') {
+                whole.truncate(begun.trim_end().len());
+                whole.push(' ');
                 continue;
             }
             // What a command prints is no command: the line begins with the prompt or with the name.
@@ -345,7 +346,9 @@ fn files_that_are_named_are_there() {
         for path in
             document.spans().iter().flat_map(|span| if span.contains(' ') { BTreeSet::new() } else { paths(span) })
         {
-            if !root().join(&path).exists() && !made.contains(&path.as_str()) {
+            // A crate's own files may be named as they are in it.
+            let there = ["", "hv", "hv/kvm", "traces"].iter().any(|folder| root().join(folder).join(&path).exists());
+            if !there && !made.contains(&path.as_str()) {
                 gone.push(format!("{}: {path}", document.name));
             }
         }
@@ -421,7 +424,7 @@ fn commands_in_a_text_are_found() {
     check("```\nnvmx attach --live     # a picture\n```", &["attach --live"]);
     check("```\n$ for p in a b; do nvmx record demo --policy $p; done\n```", &["record demo --policy $p"]);
     check("```\n$ nvmx dump a.nvmx | head; nvmx info > b\n```", &["dump a.nvmx", "info"]);
-    check("```\n$ nvmx query a 'SELECT 1;' --format \\\n    csv\n```", &["query a 'SELECT 1;' --format     csv"]);
+    check("```\n$ nvmx query a 'SELECT 1;' --format \\\n    csv\n```", &["query a 'SELECT 1;' --format csv"]);
     check("so `nvmx tui\nFILE` and `nvmx` and `nvmx: no`", &["tui FILE"]);
     check("```\n$ sudo nvmx attach -o a.nvmx\ncargo run --release -- demo\n```", &["attach -o a.nvmx", "demo"]);
 }
