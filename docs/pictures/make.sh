@@ -30,7 +30,7 @@ for policy in mapped kvm-2011; do
 done
 
 # A picture of the inspector: its name, its title, columns and rows, the trace or traces, then the keys. TEXT=… is typed as
-# it stands, and WAIT=… waits until the screen shows the text.
+# it stands, WAIT=… waits until the screen shows the text, and GONE=… until it does not.
 picture() {
     name=$1 title=$2 columns=$3 rows=$4 traces=$5
     shift 5
@@ -40,11 +40,12 @@ picture() {
     $terminal set-option -g status off
     for key; do
         case $key in
-        WAIT=*)
-            tries=600
-            until $terminal capture-pane -p | grep -qF -- "${key#WAIT=}"; do
+        WAIT=* | GONE=*)
+            tries=1200 shown=0
+            [ "${key%%=*}" = WAIT ] || shown=1
+            until { $terminal capture-pane -p | grep -qF -- "${key#*=}"; [ $? -eq $shown ]; }; do
                 tries=$((tries - 1))
-                [ $tries -gt 0 ] || { echo "$0: $name: the screen does not show '${key#WAIT=}':" >&2; $terminal capture-pane -p >&2; exit 1; }
+                [ $tries -gt 0 ] || { echo "$0: $name: $key in vain:" >&2; $terminal capture-pane -p >&2; exit 1; }
                 sleep 0.1
             done ;;
         TEXT=*) $terminal send-keys -l "${key#TEXT=}"; sleep 0.3 ;;
@@ -64,7 +65,7 @@ picture inspector "nvmx tui: what one OUT of L2 cost" 120 36 mapped.nvmx \
 picture memory "nvmx tui: memory at L2's RIP, with the walks that lead there" 120 28 mapped.nvmx \
     WAIT=Events 4 WAIT=exits } } Enter WAIT=IO_INSTRUCTION 8 WAIT=EPT12:
 picture two "nvmx tui: two policies side by side, by shape" 120 32 "mapped.nvmx kvm-2011.nvmx" \
-    WAIT=Both t t WAIT=shape d WAIT=Only
+    WAIT=Both t t WAIT=shape d WAIT=Only 'GONE=so far'
 
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)
 [ -n "$browser" ] || { echo "$0: there is no chromium: report.png and flame.png stay as they are" >&2; exit 0; }
