@@ -43,7 +43,7 @@ pub struct Image {
     pub hash: [u8; 32],
     /// Its bytes; `None` when they are not at hand.
     pub bytes: Option<ImageBytes>,
-    /// Whether its bytes are kept elsewhere, as in a [`Store`](crate::Store), and not in the trace.
+    /// Whether its bytes are kept elsewhere, as in a [`Store`], and not in the trace.
     pub elsewhere: bool,
 }
 

@@ -168,7 +168,7 @@ pub fn findings(name: &str, source: Source<'_>) -> Result<Findings, Error> {
     findings_with(name, source, None)
 }
 
-/// As [`findings`], with verdicts on flushes from outside: see [`Bench::with`].
+/// As [`findings`], with verdicts on flushes from outside: see [`crate::judge::Bench::with`].
 ///
 /// # Errors
 /// As [`findings`].

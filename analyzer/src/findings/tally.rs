@@ -20,7 +20,7 @@ pub struct Tally {
     pub cycles: u64,
     /// Modelled cycles of filling again what was dropped, if all of it is wanted again.
     pub refill_cycles: u64,
-    /// Modelled cycles wasted: see [`wasted`].
+    /// Modelled cycles wasted: docs/waste.md says which these are.
     pub wasted: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Traces as tables: one a kind of event, read when a query asks for its rows and only the columns that it names.
 //!
 //! A table is never whole in memory: it is a plan for polars' streaming engine, whose source hands out stretches of blocks
-//! ([`parts`]) that become rows ([`rows`]) when their turn comes. Names and forms come from [`hv_defs::fields`], and what
+//! (`parts`) that become rows (`rows`) when their turn comes. Names and forms come from [`hv_defs::fields`], and what
 //! each column means from [`crate::schema`]. The `flushes` table has the judge's columns too, and rows for flushes that
 //! are missing.
 

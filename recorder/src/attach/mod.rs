@@ -2,7 +2,7 @@
 //!
 //! The kernel writes a record for each hit of a tracepoint into a ring for each CPU. [`Attach`] reads the rings, brings their
 //! records in the order of their times and makes events of them, as the importer does of other tools' text:
-//! [`crate::tracepoints`]. [`run`] does that until it is told to stop, and writes a trace if it is to.
+//! `crate::tracepoints`. [`run`] does that until it is told to stop, and writes a trace if it is to.
 //!
 //! Memory is bounded by the rings: what they have no room for is lost, counted, and stands in the trace as `lost`.
 

@@ -138,7 +138,7 @@ pub fn hot_guest(subject: &Subject<'_>) -> Option<(Check, u64)> {
     some_guest(subject, GUEST_TABLES, all)
 }
 
-/// As [`guest`] (`all`) and [`hot_guest`], but for the rows on segment registers: for a guest whose segment registers are as
+/// As [`guest()`] (`all`) and [`hot_guest`], but for the rows on segment registers: for a guest whose segment registers are as
 /// an exit left them, and may not be in the VMCS.
 pub fn guest_but_segments(subject: &Subject<'_>, all: bool) -> Option<(Check, u64)> {
     some_guest(subject, &[GUEST_REGISTERS, GUEST], all)

@@ -376,7 +376,7 @@ fn string<const EXPLICIT: bool, const MASK: bool>(form: &mut Form) -> Option<Run
     })
 }
 
-/// MASKMOVDQU and MASKMOVQ: bytes of the first operand, where the second's top bits are set, to [RDI].
+/// MASKMOVDQU and MASKMOVQ: bytes of the first operand, where the second's top bits are set, to where RDI points.
 fn maskmov(form: &mut Form) -> Option<Run> {
     fn write(cpu: &mut Cpu, memory: &mut Memory, op: &Op, value: u128, mask: u32, bytes: u32) -> Result<(), Halt> {
         use crate::cpu::op::W8;
