@@ -786,6 +786,9 @@ pub struct BenchArgs {
     /// Exit with status 1 when a budget is missed
     #[arg(long)]
     pub gate: bool,
+    /// Print the MiB that are resident before and at most while a part works on a trace, and nothing else
+    #[arg(long, hide = true)]
+    pub only_memory: bool,
 }
 
 #[derive(Args)]

@@ -2,6 +2,7 @@
 //! its blocks decompressed. Times are of all threads of the program on CPUs, the best of some passes.
 
 use super::clock::{Timed, long_passes};
+use super::part::Part;
 use super::resident;
 use super::row::{Budget, MILLIONS, Row};
 use hv_defs::event::{Event, Kind};
@@ -16,32 +17,25 @@ use traces::{Reader, Rows};
 const MESSAGE: usize = 8;
 const HEAD: usize = 32;
 
-/// How many steps [`measure`] takes.
-pub const STEPS: u64 = 4;
-
 /// The query whose cost is measured.
 pub const QUERY: &str = "SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason";
 
 /// Why it could not be measured.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// Measures on a trace's file. `step` is called after each step.
+/// Measures on a trace's file.
 ///
 /// # Errors
 /// The trace is damaged, or cannot be read.
-pub fn measure(path: &Path, step: &mut dyn FnMut()) -> Result<Vec<Row>, Failed> {
+pub fn measure(path: &Path) -> Result<Vec<Row>, Failed> {
     let events = Reader::open(path)?.len();
     let before = resident::begin_peak();
     let unpack = long_passes(|| decompress(path))?;
-    step();
     let decode = long_passes(|| columns(path, Kind::ALL))?;
-    step();
     let report = long_passes(|| report(path))?;
     let most = resident::peak();
-    step();
     let query = long_passes(|| query(path))?;
     let column = long_passes(|| columns(path, &[Kind::Exit]))?;
-    step();
     let rate = |timed: Timed| events as f64 / timed.best.as_secs_f64().max(1e-9) / 1e6;
     let row = |name, what, took: Timed, floor: Timed, floor_is| {
         Row::new(name, what, MILLIONS, rate(took)).floor(rate(floor), floor_is).with("spread", took.spread())
@@ -56,16 +50,25 @@ pub fn measure(path: &Path, step: &mut dyn FnMut()) -> Result<Vec<Row>, Failed> 
     ])
 }
 
-/// What a report of a long trace has of memory at most.
+/// What a report of a long trace has of memory at most, in a process of its own: nothing that was measured before is in it.
 ///
 /// # Errors
 /// As [`measure`].
 pub fn long(path: &Path) -> Result<Row, Failed> {
     let events = Reader::open(path)?.len();
+    let [before, most] = resident::of_child(Part::Analysis, path)?;
+    let what = "memory at most, the default report of a long trace";
+    Ok(memory("memory-long", what, Some(before), Some(most)).with("events", events as f64))
+}
+
+/// What [`long`]'s process does.
+///
+/// # Errors
+/// As [`measure`].
+pub fn only_memory(path: &Path) -> Result<[Option<f64>; 2], Failed> {
     let before = resident::begin_peak();
     report(path)?;
-    let what = "memory at most, the default report of a long trace";
-    Ok(memory("memory-long", what, before, resident::peak()).with("events", events as f64))
+    Ok([before, resident::peak()])
 }
 
 fn memory(name: &'static str, what: &str, before: Option<f64>, most: Option<f64>) -> Row {

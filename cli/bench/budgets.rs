@@ -1,5 +1,6 @@
 //! Every budget, in one order, each with the figure that it is of.
 
+use super::super::print::count;
 use super::Measured;
 use super::part::Part;
 use super::row::Row;
@@ -73,14 +74,20 @@ fn line(item: &'static Item, measured: &[Measured], why: &str) -> Line {
     });
     match found.first() {
         Some((of, row)) => {
-            let number = |key: &str| row.more.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
-            let events = number("events").or(of.events.map(|events| events as f64));
-            let mut on = of.name.clone();
+            let events = row.more("events").or(of.events.map(|events| events as f64));
+            let mut on = match item.part {
+                // The row says it.
+                Part::Nested | Part::Clone => String::new(),
+                _ => of.name.clone(),
+            };
             if let Some(events) = events {
-                on += &format!(", {} events", super::show::figure(events));
+                on += &format!(", {} events", count(events as u64));
             }
-            if let Some(seconds) = number("replay_s") {
-                on += &format!(", replayed in {} s", super::show::figure(seconds));
+            if let Some(seconds) = row.more("replay_s") {
+                on += &format!(", {} s to replay", super::show::figure(seconds));
+            }
+            if row.value.is_err() {
+                on = String::new();
             }
             Line { item, on, row: Row { what: item.what.into(), ..(*row).clone() } }
         }

@@ -15,9 +15,6 @@ use traces::Reader;
 
 /// Runs of a tool, of which the best counts.
 const RUNS: usize = 3;
-/// How many steps [`measure`] takes.
-pub const STEPS: u64 = 3;
-
 /// How often each reason is, without their names, which differ from tool to tool: most first.
 type Counts = Vec<u64>;
 
@@ -41,7 +38,7 @@ pub struct Counter {
 ///
 /// # Errors
 /// A file could not be written, or a trace not be read back.
-pub fn measure(events: &[Event], folder: &Path, step: &mut dyn FnMut()) -> Result<Vec<Counter>, Failed> {
+pub fn measure(events: &[Event], folder: &Path) -> Result<Vec<Counter>, Failed> {
     let trace = folder.join("exits.nvmx");
     write(events, &trace)?;
     let rate = |took: Duration| events.len() as f64 / took.as_secs_f64().max(1e-9) / 1e6;
@@ -62,7 +59,6 @@ pub fn measure(events: &[Event], folder: &Path, step: &mut dyn FnMut()) -> Resul
         ratio: None,
         agrees: None,
     };
-    step();
     let tape = Tape::of(events, Layout::Host, Detail::Exits);
     let (dat, data) = (folder.join("exits.dat"), folder.join("exits.perf.data"));
     write_trace_dat(&tape, File::create(&dat)?)?;
@@ -82,10 +78,8 @@ pub fn measure(events: &[Event], folder: &Path, step: &mut dyn FnMut()) -> Resul
         Counter { name, what, rate, ratio, agrees }
     };
     let trace_cmd = counter("trace-cmd", "`trace-cmd report` and awk", TRACE_CMD_IS, (TRACE_CMD, 0), &dat);
-    step();
     // It counts pairs of an exit and the entry behind it: a vCPU's last exit may have none.
     let perf = counter("perf", "`perf kvm stat report`", PERF_IS, (PERF, vcpus.len()), &data);
-    step();
     Ok(vec![first, trace_cmd, perf])
 }
 

@@ -28,27 +28,20 @@ const HOT: usize = 1 << 12;
 /// Words of the ring of the floor: 8 MiB, more than a second-level cache.
 const RING: usize = 1 << 20;
 
-/// How many steps [`measure`] takes.
-pub const STEPS: u64 = 5;
-
-/// Measures on these events, of which there is at least one. `step` is called after each step.
+/// Measures on these events, of which there is at least one.
 ///
 /// # Errors
 /// The events cannot be written as a trace or read back.
-pub fn measure(events: &[Event], step: &mut dyn FnMut()) -> Result<Vec<Row>, traces::Error> {
+pub fn measure(events: &[Event]) -> Result<Vec<Row>, traces::Error> {
     let columns: Vec<Vec<u8>> = events.chunks(BLOCK).map(columns).collect();
     let copied = copy(&columns);
     let (packed, packing, unpacking) = squeeze(&columns)?;
-    step();
     // Events in a row from the middle, that stay in the cache: a machine's are made just before.
     let hot = &events[(events.len() - events.len().min(HOT)) / 2..][..events.len().min(HOT)];
     let (push, append) = (hand_over(hot)?, ring(hot));
-    step();
     let encode = encode(events)?;
-    step();
     let bytes = write(events)?;
     let [compressed, plainly] = decode(&bytes)?;
-    step();
     let rate = |took: Duration| events.len() as f64 / took.as_secs_f64() / 1e6;
     let each = |took: Duration| took.as_secs_f64() * 1e9 / hot.len() as f64;
     let speed = |name, what, timed: Timed, floor: Timed, floor_is, least| {
@@ -98,7 +91,6 @@ pub fn measure(events: &[Event], step: &mut dyn FnMut()) -> Result<Vec<Row>, tra
         row.budget = budget.map(Budget::AtMost);
         rows.push(row);
     }
-    step();
     Ok(rows)
 }
 

@@ -1,6 +1,7 @@
 //! What the inspector makes its user wait for: until the first screen, for a key, for a filter. Drawn into memory.
 
 use super::analysis::Failed;
+use super::part::Part;
 use super::resident;
 use super::row::{Budget, Row};
 use std::path::Path;
@@ -28,7 +29,7 @@ const FILTERS: [Option<&str>; 5] = [
 /// # Errors
 /// The trace cannot be opened or is damaged.
 pub fn measure(path: &Path, quick: bool) -> Result<Vec<Row>, Failed> {
-    let before = resident::begin_peak();
+    let [before, most] = resident::of_child(Part::Inspector, path)?;
     let mut screen = Duration::MAX;
     for _ in 1..OPENED {
         screen = screen.min(first_screen(path)?.1);
@@ -51,7 +52,6 @@ pub fn measure(path: &Path, quick: bool) -> Result<Vec<Row>, Failed> {
         inspector.until_rest();
     }
     drop(inspector);
-    let most = resident::peak();
     keys.sort_unstable();
     let (reader, began) = (Reader::open(path)?, Instant::now());
     for block in 0..reader.blocks().len() {
@@ -62,11 +62,8 @@ pub fn measure(path: &Path, quick: bool) -> Result<Vec<Row>, Failed> {
         Row::new(name, what, "ms", milliseconds(time)).budget(Budget::AtMost(most))
     };
     let beside = |row: Row| row.floor(milliseconds(floor), "every block read and decompressed once");
-    let mut memory = match most {
-        Some(most) => Row::new("memory", "memory at most", "MiB", most),
-        None => Row::missing("memory", "memory at most", "MiB", "this system does not tell it"),
-    };
-    (memory.floor, memory.floor_is) = (before, "the program before it");
+    let memory =
+        Row::new("memory", "memory at most, all filters applied", "MiB", most).floor(before, "the program before it");
     Ok(vec![
         beside(row("first-screen", "from opening to the first screen", screen, 200.0))
             .with("events", reader.len() as f64),
@@ -77,6 +74,21 @@ pub fn measure(path: &Path, quick: bool) -> Result<Vec<Row>, Failed> {
         beside(row("all-hits", "to all of a filter's events, the worst of four", all, 3000.0)),
         memory.budget(Budget::AtMost(200e6 / f64::from(1 << 20))),
     ])
+}
+
+/// What is done to see how much memory it takes: the first screen, the timeline, all filters.
+///
+/// # Errors
+/// As [`measure`].
+pub fn only_memory(path: &Path) -> Result<[Option<f64>; 2], Failed> {
+    let before = resident::begin_peak();
+    let mut inspector = first_screen(path)?.0;
+    inspector.until_rest();
+    for filter in FILTERS.into_iter().flatten() {
+        inspector.filter(filter);
+        inspector.until_rest();
+    }
+    Ok([before, resident::peak()])
 }
 
 fn first_screen(path: &Path) -> Result<(Inspector, Duration), Failed> {

@@ -81,6 +81,9 @@ pub fn bench(args: &BenchArgs, print: &Print) -> Result<Status> {
         let what = format!("cannot measure {} on {}", part.name(), traces[0].display());
         return Err(Failure::new(Status::Usage, what, "it runs guests of its own", "name parts that read traces"));
     }
+    if args.only_memory {
+        return only_memory(&parts, &traces, print);
+    }
     let (mut bed, before) = (Bed::new(args, &traces)?, machine::load());
     let bar = print.progress("measuring", parts.len() as u64);
     let (mut measured, mut failed) = (Vec::new(), Vec::new());
@@ -128,6 +131,20 @@ pub fn bench(args: &BenchArgs, print: &Print) -> Result<Status> {
     Ok(if args.gate && !(held && failed.is_empty()) { Status::No } else { Status::Done })
 }
 
+/// What a process does that shows how much memory a part takes.
+fn only_memory(parts: &[Part], traces: &[PathBuf], print: &Print) -> Result<Status> {
+    for path in traces {
+        let numbers = match parts {
+            [Part::Inspector] => inspector::only_memory(path),
+            _ => analysis::only_memory(path),
+        };
+        let numbers = numbers.map_err(|error| cannot(&path.display().to_string(), error))?;
+        let numbers: Vec<_> = numbers.into_iter().flatten().map(|number| number.to_string()).collect();
+        print.line(numbers.join(" "))?;
+    }
+    Ok(Status::Done)
+}
+
 /// Words that name parts, and those that name traces.
 fn words(words: &[PathBuf]) -> Result<(Vec<Part>, Vec<PathBuf>)> {
     let (mut parts, mut traces) = (Vec::new(), Vec::new());
@@ -170,7 +187,7 @@ fn measure(part: Part, whole: bool, bed: &mut Bed, args: &BenchArgs, print: &Pri
             let linux = bed.guest.as_ref().map_err(String::clone);
             let mut rows = nested::measure(linux, bed.folder(), bed.quick, &say);
             rows.extend(shadowing::measure().map_err(|error| cannot("nest", error))?);
-            Ok(vec![Measured::new(part, "bare L1 and Linux with KVM", rows)])
+            Ok(vec![Measured::new(part, "guests of its own", rows)])
         }
         Part::Record => {
             let mut recordings = Vec::new();
@@ -244,10 +261,9 @@ fn cannot(name: &str, why: impl std::fmt::Display) -> Failure {
 fn format(recording: &Recording, most: usize, with_peers: bool, bed: &Bed, print: &Print) -> Result<Measured> {
     let name = &recording.name;
     let events = source::some_events(&recording.path, most).map_err(|error| failure(Path::new(name), error))?;
-    let mut rows = format::measure(&events, &mut || {}).map_err(|error| cannot(name, error))?;
+    let mut rows = format::measure(&events).map_err(|error| cannot(name, error))?;
     let peers = match with_peers {
-        true => peers::measure(&events, super::dump::line_of, bed.folder(), &mut || {})
-            .map_err(|error| cannot(name, error))?,
+        true => peers::measure(&events, super::dump::line_of, bed.folder()).map_err(|error| cannot(name, error))?,
         false => None,
     };
     if with_peers && peers.is_none() {
@@ -276,13 +292,13 @@ fn analyse(recording: &Recording, lengthen: bool, with_peers: bool, bed: &Bed, p
             analysis::lengthen(&recording.path, &path, count)?;
         }
         let events = ::traces::Reader::open(&path)?.len() as usize;
-        let rows = analysis::measure(&path, &mut || {})?;
+        let rows = analysis::measure(&path)?;
         if !with_peers {
             return Ok((events, rows, None));
         }
         let some = source::some_events(&path, COUNTED)?;
         let Some(of) = peers::transitions(&some) else { return Ok((events, rows, None)) };
-        Ok((events, rows, Some(counted::measure(&of.many, bed.folder(), &mut || {})?)))
+        Ok((events, rows, Some(counted::measure(&of.many, bed.folder())?)))
     };
     let (events, mut rows, counters) = all().map_err(|error: Failed| match error.downcast::<::traces::Error>() {
         Ok(error) => trace::unreadable(&recording.path, *error),

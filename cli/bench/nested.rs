@@ -7,14 +7,19 @@
 //! Marks that the guests write stand around the loops, so that boot and the loading of modules count for nothing. Each guest
 //! makes each kind several times, and the fastest counts.
 
+use super::clock;
 use super::cpu::image;
 use super::emulators::{self, Disk};
 use super::guest::{self, Guest};
 use super::marks::{Phase, Stopwatch, ours};
 use super::row::{Budget, Peer, Row};
-use hv::machine::Image;
+use core::ops::ControlFlow;
+use hv::machine::{Image, Machine};
+use hv::world::World;
 use hv_defs::config::{self, Config, ImageKind, Log};
+use hv_defs::event::{Actor, Event, InputKind, What};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// What all machines have, in MiB.
 const MEMORY: u64 = 256;
@@ -26,6 +31,11 @@ const REPEATS: usize = 3;
 const BARE_MARKS: usize = 1 + REPEATS;
 /// L1 Linux's stand before and after each loop, of CPUID and OUT by turns.
 const LINUX_MARKS: usize = 2 * 2 * REPEATS;
+
+/// What the floor is: an exit of L1's to L0 and the entry after it, which each exit of L2's takes at least once.
+const FLOOR_IS: &str = "an L1 CPUID exit that L0 answers itself";
+/// So many of them.
+const FLOOR: u32 = 1_000_000;
 
 /// A kind of exits.
 #[derive(Debug)]
@@ -146,10 +156,65 @@ impl Subject {
     }
 }
 
+/// A guest of no packages: a multiboot kernel that executes CPUID so often, and leaves.
+fn cpuids(count: u32) -> Image {
+    const AT: u32 = 0x10_0000;
+    // See: "Multiboot Specification version 0.6.96"; with addresses, for the file is no ELF.
+    let header = [0x1bad_b002, 1 << 16, (0x1bad_b002_u32 + (1 << 16)).wrapping_neg(), AT, AT, 0, 0, AT + 32];
+    let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    bytes.push(0xbd); // mov ebp, count
+    bytes.extend(count.to_le_bytes());
+    bytes.extend([0x31, 0xc0, 0x0f, 0xa2, 0x4d, 0x75, 0xf9]); // xor eax, eax; cpuid; dec ebp; jnz to the xor
+    bytes.extend([0x66, 0xba, 0xf4, 0x00, 0x31, 0xc0, 0xee, 0xf4]); // mov dx, 0xf4; xor eax, eax; out dx, al; hlt
+    Image { kind: ImageKind::Kernel, name: "cpuids".into(), bytes: bytes.into() }
+}
+
+/// Counts the exits of L1 that L0 answers.
+#[derive(Default)]
+struct Exits(u64);
+
+impl World for Exits {
+    fn events(&mut self, events: &[Event]) -> ControlFlow<()> {
+        for event in events {
+            if let What::Exit(exit) = &event.what {
+                self.0 += u64::from(exit.level == 1 && exit.handled_by == Actor::L0);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn console(&mut self, _: &[u8]) {}
+
+    fn input(&mut self, _: u64, _: u64, _: Option<u64>) -> Option<(InputKind, u64)> {
+        None
+    }
+}
+
+/// Exits a second that L0 answers itself.
+fn floor(quick: bool) -> Result<f64, String> {
+    let guest = config::Guest::Kernel { name: "cpuids".into(), append: String::new() };
+    let config = Config { log: Log::Exits, memory: 16 << 20, ..Config::new(guest) };
+    let count = if quick { FLOOR / 10 } else { FLOOR };
+    let mut best = Duration::MAX;
+    for _ in 0..REPEATS {
+        let mut machine = Machine::new(&config, &[cpuids(count)]).map_err(|error| error.to_string())?;
+        let (mut exits, since) = (Exits::default(), Instant::now());
+        let start = clock::thread(since);
+        machine.run(&mut exits);
+        best = best.min(clock::thread(since).saturating_sub(start));
+        if exits.0 < u64::from(count) {
+            return Err(format!("its floor's guest made {} exits instead of {count}", exits.0));
+        }
+    }
+    Ok(f64::from(count) / best.as_secs_f64().max(1e-9))
+}
+
 /// Measures the round trip, and on a Linux guest what its KVM handles. `say` is told what is under way.
 pub fn measure(linux: Result<&Guest, String>, folder: &Path, quick: bool, say: &dyn Fn(&str)) -> Vec<Row> {
     let bare = Subject::bare(folder, quick);
     let linux = linux.and_then(|linux| Subject::linux(linux, folder, quick));
+    say("exits to L0");
+    let floor = floor(quick);
     let mut rows = Vec::new();
     for (of_linux, subject) in [(false, bare), (true, linux)] {
         let kinds = || KINDS.iter().filter(|kind| kind.linux == of_linux);
@@ -157,9 +222,9 @@ pub fn measure(linux: Result<&Guest, String>, folder: &Path, quick: bool, say: &
             say(if of_linux { "L1 Linux here" } else { "round trips here" });
             let exits = subject.here(Log::Exits, of_linux, quick)?;
             let vmcs = subject.here(Log::Vmcs, of_linux, quick)?;
-            Ok((subject, exits, vmcs))
+            Ok((subject, exits, vmcs, floor.clone()?))
         });
-        let (subject, exits, vmcs) = match measured {
+        let (subject, exits, vmcs, floor) = match measured {
             Ok(measured) => measured,
             Err(why) => {
                 rows.extend(kinds().map(|kind| {
@@ -188,8 +253,10 @@ pub fn measure(linux: Result<&Guest, String>, folder: &Path, quick: bool, say: &
             });
             let fastest = kind.of(&exits).min_by_key(|phase| phase.time).copied().unwrap_or_default();
             let slowest = kind.of(&exits).max_by_key(|phase| phase.time).copied().unwrap_or_default();
-            let row =
-                |name, what: String, phases| Row::new(name, what, "/s", kind.rate(phases, quick).unwrap_or_default());
+            let row = |name, what: String, phases| {
+                let row = Row::new(name, what, "/s", kind.rate(phases, quick).unwrap_or_default());
+                Row { floor: Some(floor), floor_is: FLOOR_IS, ..row }
+            };
             let of_one = fastest.instructions as f64 / kind.exits(quick) as f64;
             let spread = slowest.time.as_secs_f64() / fastest.time.as_secs_f64().max(1e-9) - 1.0;
             rows.push(Row {

@@ -16,9 +16,6 @@ use traces::{Reader, Rows};
 const LEAST: usize = 100_000;
 /// Runs of a tool, of which the best counts.
 const RUNS: usize = 3;
-/// How many steps [`measure`] takes at most.
-pub const STEPS: u64 = 4;
-
 /// A file, and how it is read.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Peer {
@@ -49,16 +46,10 @@ pub struct Peers {
 ///
 /// # Errors
 /// A file could not be written, or a trace not be read back.
-pub fn measure(
-    events: &[Event],
-    line: fn(u64, &Event) -> String,
-    folder: &Path,
-    step: &mut dyn FnMut(),
-) -> Result<Option<Peers>, Failed> {
+pub fn measure(events: &[Event], line: fn(u64, &Event) -> String, folder: &Path) -> Result<Option<Peers>, Failed> {
     let Some(Transitions { once, many, repeated }) = transitions(events) else { return Ok(None) };
     let first = ours(&once, &many, line)?;
-    step();
-    let peers = [vec![first], others(&once, &many, folder, step)?].concat();
+    let peers = [vec![first], others(&once, &many, folder)?].concat();
     Ok(Some(Peers { events: once.len(), repeated, peers }))
 }
 
@@ -126,7 +117,7 @@ fn ours(once: &[Event], many: &[Event], line: fn(u64, &Event) -> String) -> Resu
 /// A tool's files: of one event, of all events, and of these as often as there are many.
 type Files = [PathBuf; 3];
 
-fn others(once: &[Event], many: &[Event], folder: &Path, step: &mut dyn FnMut()) -> io::Result<Vec<Peer>> {
+fn others(once: &[Event], many: &[Event], folder: &Path) -> io::Result<Vec<Peer>> {
     let counts = [1, once.len(), many.len()];
     let tapes = counts.map(|count| Tape::of(&many[..count], Layout::Host, Detail::Exits));
     let files = |name: &str| counts.map(|count| folder.join(format!("{count}-{name}")));
@@ -147,10 +138,8 @@ fn others(once: &[Event], many: &[Event], folder: &Path, step: &mut dyn FnMut())
     let report = ["trace-cmd", "report", "-i"];
     let what = named(&trace_cmd, "trace-cmd", "version 6, `trace-cmd report`");
     peers.push(peer("trace-cmd-6", what, trace_cmd.clone().map(|_| six), &report, counts));
-    step();
     let what = named(&trace_cmd, "trace-cmd", "version 7 with zstd, `trace-cmd report`");
     peers.push(peer("trace-cmd-7-zstd", what, converted.map(|()| seven), &report, counts));
-    step();
 
     let (tool, package) = PERF_IS;
     let (perf, data) = (version(tool, package), files("perf.data"));
@@ -161,7 +150,6 @@ fn others(once: &[Event], many: &[Event], folder: &Path, step: &mut dyn FnMut())
     // perf reads only its user's files, unless it is forced to.
     let script = ["perf", "script", "-f", "-i"];
     peers.push(peer("perf", what, perf.map(|_| data), &script, counts));
-    step();
     Ok(peers)
 }
 

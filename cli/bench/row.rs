@@ -105,6 +105,11 @@ impl Row {
         self
     }
 
+    /// Another number, if it has one of that key.
+    pub fn more(&self, key: &str) -> Option<f64> {
+        self.more.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
+    }
+
     /// Whether the budget held; `None` where there is none, no figure, or nothing to judge it by.
     pub fn held(&self) -> Option<bool> {
         self.holds(self.budget?)

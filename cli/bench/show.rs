@@ -16,6 +16,11 @@ pub fn figure(value: f64) -> String {
     }
 }
 
+/// A figure of that unit: exits are whole.
+fn of_unit(value: f64, unit: &str) -> String {
+    if unit == "exits" { count(value as u64) } else { figure(value) }
+}
+
 fn or_none(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), figure)
 }
@@ -32,7 +37,7 @@ fn limit(budget: Option<Budget>) -> String {
 
 /// Rows with their peers below them, and why there is no figure.
 pub fn rows(rows: &[Row]) -> String {
-    let head = ["", "", "figure", "floor", "ratio", "budget", "stretch", "", "the floor"].map(str::to_owned);
+    let head = ["", "figure", "", "spread", "floor", "ratio", "budget", "stretch", "", "the floor"].map(str::to_owned);
     let (mut lines, mut notes) = (vec![head], vec![Vec::new()]);
     for row in rows {
         let verdict = match (row.held(), &row.value, row.budget) {
@@ -44,9 +49,10 @@ pub fn rows(rows: &[Row]) -> String {
         };
         lines.push([
             row.what.clone(),
+            row.value.as_ref().map_or_else(|_| "-".into(), |value| of_unit(*value, row.unit)),
             row.unit.into(),
-            or_none(row.value.as_ref().ok().copied()),
-            or_none(row.floor),
+            row.more("spread").map(|spread| format!("{:.0} %", spread * 100.0)).unwrap_or_default(),
+            row.floor.map_or_else(|| "-".into(), |floor| of_unit(floor, row.unit)),
             or_none(row.ratio()),
             limit(row.budget),
             limit(row.stretch),
@@ -74,7 +80,7 @@ pub fn rows(rows: &[Row]) -> String {
         }
         notes.push(below);
     }
-    let table = align(&lines, &[2, 3, 4, 5, 6]);
+    let table = align(&lines, &[1, 3, 4, 5, 6, 7]);
     let mut text = String::new();
     for (line, notes) in table.lines().zip(notes) {
         text.push_str(line);
