@@ -38,7 +38,7 @@ pub fn measure(path: &Path) -> Result<Vec<Row>, Failed> {
     let column = long_passes(|| columns(path, &[Kind::Exit]))?;
     let rate = |timed: Timed| events as f64 / timed.best.as_secs_f64().max(1e-9) / 1e6;
     let row = |name, what, took: Timed, floor: Timed, floor_is| {
-        Row::new(name, what, MILLIONS, rate(took)).floor(rate(floor), floor_is).with("spread", took.spread())
+        Row::new(name, what, MILLIONS, rate(took)).floor(rate(floor), floor_is).spread(took)
     };
     Ok(vec![
         row("report", "the default report", report, decode, "all its columns decoded")

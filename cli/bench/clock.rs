@@ -17,20 +17,23 @@ pub struct Timed {
     pub best: Duration,
     /// What shows how far the passes are apart.
     pub worst: Duration,
+    /// How many there were.
+    pub passes: u32,
 }
 
 impl Timed {
     /// Nothing yet.
-    pub const NONE: Self = Self { best: Duration::MAX, worst: Duration::ZERO };
+    pub const NONE: Self = Self { best: Duration::MAX, worst: Duration::ZERO, passes: 0 };
 
     /// One pass more.
     pub fn add(&mut self, took: Duration) {
         (self.best, self.worst) = (self.best.min(took), self.worst.max(took));
+        self.passes += 1;
     }
 
-    /// How much longer the slowest took than the fastest, as a part of the fastest.
-    pub fn spread(&self) -> f64 {
-        self.worst.as_secs_f64() / self.best.as_secs_f64().max(1e-9) - 1.0
+    /// How much longer the slowest took than the fastest, as a part of the fastest; of one pass nothing is known.
+    pub fn spread(&self) -> Option<f64> {
+        (self.passes > 1).then(|| self.worst.as_secs_f64() / self.best.as_secs_f64().max(1e-9) - 1.0)
     }
 }
 

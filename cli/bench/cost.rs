@@ -39,7 +39,7 @@ pub fn record(subject: &Subject, folder: &Path, rounds: usize) -> Result<(Vec<Ro
         row("cost", "recording, by the time of the machine's thread", vmcs.thread.best, run.thread.best)
             .budget(Budget::AtMost(5.0))
             .stretch(Budget::AtMost(1.0))
-            .with("spread", vmcs.thread.spread().max(run.thread.spread())),
+            .spread(if vmcs.thread.spread() > run.thread.spread() { vmcs.thread } else { run.thread }),
         row("cost-exits", "recording with --log exits", exits.thread.best, run.thread.best),
         row("cost-all", "recording, by the time of all threads", vmcs.all.best, run.all.best),
     ];
@@ -73,7 +73,7 @@ pub fn replays(recording: &Recording, folder: &Path, rounds: usize) -> Result<Ve
     let mut rows = vec![
         full("full", "replay, full, verifying: instructions", |cost| cost.thread.best)
             .budget(Budget::Floor)
-            .with("spread", replayed.thread.spread()),
+            .spread(replayed.thread),
         full("full-all", "the same, by the time of all threads", |cost| cost.all.best),
     ];
     if recording.made.is_none() {
@@ -115,7 +115,7 @@ fn l0(recording: &Recording, reader: &Reader, folder: &Path, rounds: usize) -> R
         .stretch(Budget::AtLeast(5.0))
         .with("exits", exits as f64)
         .with("events", reader.len() as f64)
-        .with("spread", took.all.spread()))
+        .spread(took.all))
 }
 
 fn decode(reader: &Reader) -> Result<(), traces::Error> {

@@ -186,5 +186,5 @@ pub fn built_in(recording: &Recording, rounds: usize) -> Result<Vec<Row>, Failed
     let what = "a built-in guest, from power-on to its end";
     let rate = instructions as f64 / 1e6 / took.best.as_secs_f64().max(1e-9);
     let row = Row::new("built-in", what, MILLIONS, rate).with("millions", instructions as f64 / 1e6);
-    Ok(vec![plain, row.with("spread", took.spread())])
+    Ok(vec![plain, row.spread(took)])
 }

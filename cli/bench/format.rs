@@ -48,14 +48,14 @@ pub fn measure(events: &[Event]) -> Result<Vec<Row>, traces::Error> {
         Row::new(name, what, MILLIONS, rate(timed.best))
             .floor(rate(floor.best), floor_is)
             .budget(Budget::AtLeast(least))
-            .with("spread", timed.spread())
+            .spread(timed)
     };
     let mut rows = vec![
         Row::new("hand-over", "hand over an event to the writing thread", "ns", each(push.best))
             .floor(each(append.best), "append its row to a ring in memory")
             .budget(Budget::AtMost(15.0))
             .stretch(Budget::AtMost(5.0))
-            .with("spread", push.spread()),
+            .spread(push),
         speed("encode", "encode and compress, one core", encode, packing, "zstd -1 over the columns", 20.0),
         speed("decode", "decode to columns", compressed, unpacking, "zstd's decompression of the same", 30.0),
         speed(
@@ -188,7 +188,7 @@ fn decode(bytes: &[u8]) -> Result<[Timed; 2], traces::Error> {
     let reader = Reader::from_bytes(bytes.to_vec())?;
     let blocks = reader.blocks();
     let (since, mut events) = (Instant::now(), 0);
-    let mut sum = Timed { best: Duration::ZERO, worst: Duration::ZERO };
+    let mut sum = Timed { best: Duration::ZERO, ..Timed::NONE };
     for block in (0..blocks.len()).step_by(blocks.len().div_ceil(BLOCKS).max(1)) {
         read(&reader, block)?;
         let mut timed = Timed::NONE;
@@ -197,12 +197,12 @@ fn decode(bytes: &[u8]) -> Result<[Timed; 2], traces::Error> {
             (0..AGAIN).try_for_each(|_| read(&reader, block))?;
             timed.add(thread(since).saturating_sub(start) / AGAIN);
         }
-        sum = Timed { best: sum.best + timed.best, worst: sum.worst + timed.worst };
+        sum = Timed { best: sum.best + timed.best, worst: sum.worst + timed.worst, ..timed };
         events += blocks[block].events;
     }
     // As if all blocks had been read.
     let all = reader.len() as f64 / f64::from(events.max(1));
-    Ok([compressed, Timed { best: sum.best.mul_f64(all), worst: sum.worst.mul_f64(all) }])
+    Ok([compressed, Timed { best: sum.best.mul_f64(all), worst: sum.worst.mul_f64(all), ..sum }])
 }
 
 /// The columns of some events as they are, each in the narrowest width that holds its numbers: what event it is, when and

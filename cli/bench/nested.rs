@@ -7,7 +7,7 @@
 //! Marks that the guests write stand around the loops, so that boot and the loading of modules count for nothing. Each guest
 //! makes each kind several times, and the fastest counts.
 
-use super::clock;
+use super::clock::{self, Timed};
 use super::cpu::image;
 use super::emulators::{self, Disk};
 use super::guest::{self, Guest};
@@ -252,20 +252,20 @@ pub fn measure(linux: Result<&Guest, String>, folder: &Path, quick: bool, say: &
                 }
             });
             let fastest = kind.of(&exits).min_by_key(|phase| phase.time).copied().unwrap_or_default();
-            let slowest = kind.of(&exits).max_by_key(|phase| phase.time).copied().unwrap_or_default();
+            let mut timed = Timed::NONE;
+            kind.of(&exits).for_each(|phase| timed.add(phase.time));
             let row = |name, what: String, phases| {
                 let row = Row::new(name, what, "/s", kind.rate(phases, quick).unwrap_or_default());
                 Row { floor: Some(floor), floor_is: FLOOR_IS, ..row }
             };
             let of_one = fastest.instructions as f64 / kind.exits(quick) as f64;
-            let spread = slowest.time.as_secs_f64() / fastest.time.as_secs_f64().max(1e-9) - 1.0;
             rows.push(Row {
                 peers: peers.collect(),
                 ..row(kind.name, kind.what.into(), &exits)
                     .budget(kind.budget)
                     .stretch(kind.stretch)
                     .with("instructions", of_one)
-                    .with("spread", spread)
+                    .spread(timed)
             });
             rows.push(row(kind.with_vmcs, format!("{}, VMCS accesses logged", kind.what), &vmcs));
         }

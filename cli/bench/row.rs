@@ -1,5 +1,6 @@
 //! A figure, and all that stands beside it: its floor, its budget, other programs.
 
+use super::clock::Timed;
 use serde_json::{Map, Value, json};
 
 /// Millions a second.
@@ -103,6 +104,15 @@ impl Row {
     pub fn with(mut self, key: &'static str, value: f64) -> Self {
         self.more.push((key, value));
         self
+    }
+
+    /// The same with how far the passes that it was measured in are apart, if there were several.
+    #[must_use]
+    pub fn spread(self, of: Timed) -> Self {
+        match of.spread() {
+            Some(spread) => self.with("spread", spread),
+            None => self,
+        }
     }
 
     /// Another number, if it has one of that key.

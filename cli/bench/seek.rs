@@ -1,6 +1,7 @@
 //! How long it takes to go to an event of a trace.
 
 use super::analysis::Failed;
+use super::clock::thread;
 use super::row::{Budget, Row};
 use super::source::Recording;
 use replayer::beside::{beside, replay_keeping};
@@ -18,11 +19,12 @@ const PER_MILLE: u32 = 1000;
 pub fn measure(recording: &Recording, quick: bool) -> Result<Vec<Row>, Failed> {
     let (reader, file) = (Reader::open(&recording.path)?, beside(&recording.path));
     let since = Instant::now();
+    let began = thread(since);
     let verdict = match recording.made {
         Some(_) => replay_keeping(&reader, &file, PER_MILLE, &mut |_| {})?.0,
         None => replay(&reader, &Options::default())?,
     };
-    let whole = since.elapsed();
+    let whole = thread(since).saturating_sub(began);
     if !verdict.identical() || reader.is_empty() {
         return Err("its replay differs, or it has no events".into());
     }
@@ -39,15 +41,15 @@ pub fn measure(recording: &Recording, quick: bool) -> Result<Vec<Row>, Failed> {
         (1..=count).map(|at| event_at(&reader, at * 7 % count * (verdict.instructions / count))).collect()
     };
     let timed = |cursor: &mut Cursor<'_>, event: u64| -> Result<Duration, Failed> {
-        let start = Instant::now();
+        let start = thread(since);
         cursor.to_event(event)?;
-        Ok(start.elapsed())
+        Ok(thread(since).saturating_sub(start))
     };
     let opening = |count: u64, with: bool| -> Result<Times, Failed> {
         let times = places(count)?.into_iter().map(|event| {
-            let start = Instant::now();
+            let start = thread(since);
             fresh(with)?.0.to_event(event)?;
-            Ok(start.elapsed())
+            Ok(thread(since).saturating_sub(start))
         });
         Times::of(times)
     };
@@ -55,9 +57,9 @@ pub fn measure(recording: &Recording, quick: bool) -> Result<Vec<Row>, Failed> {
     let with = opening(far, true)?;
     let without = opening(if quick { 1 } else { 3 }, false)?;
     let read = Times::of(places(far)?.into_iter().map(|event| {
-        let start = Instant::now();
+        let start = thread(since);
         std::hint::black_box(Reader::open(&recording.path)?.event(event)?);
-        Ok(start.elapsed())
+        Ok(thread(since).saturating_sub(start))
     }))?;
     let mut cursor = fresh(true)?.0;
     let by_one = Times::of(places(near)?.into_iter().map(|event| timed(&mut cursor, event)))?;

@@ -1,7 +1,7 @@
 //! The README's figures as Markdown, out of the JSON of `nvmx bench` and of hv's example `policies`. No number is in here.
 
-
 #![allow(unreachable_pub)] // Used by the example and by a test.
+
 use serde_json::Value;
 
 /// The line in front of the figures.
@@ -158,8 +158,11 @@ fn shadowing(figures: &Value) -> String {
 /// Exits from L2 to L1 and back.
 fn exits(figures: &Value) -> String {
     let Some(rows) = rows(figures, "nested") else { return String::new() };
-    let kinds: Vec<&Value> =
-        rows.iter().copied().filter(|row| row["more"]["instructions"].is_number() && row["value"].is_number()).collect();
+    let kinds: Vec<&Value> = rows
+        .iter()
+        .copied()
+        .filter(|row| row["more"]["instructions"].is_number() && row["value"].is_number())
+        .collect();
     let Some(first) = kinds.first() else { return String::new() };
     let peers: Vec<&str> = list(&first["peers"]).map(|peer| text(&peer["what"])).collect();
     let mut head = vec!["", "instructions", "nvmx, `--log exits`", "nvmx, `--log vmcs`"];
