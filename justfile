@@ -11,22 +11,17 @@ clippy:
 test:
     cargo test --release
 
-# What recording costs, as a ratio.
-bench:
-    cargo bench --bench record
+# Every budget beside this machine's floor, or the parts that are named: `just bench nested --guest DIR`.
+bench *words:
+    cargo bench --bench budgets -- {{words}}
 
-# Linux here, on Bochs and on QEMU, as rates and ratios.
-bench-linux:
-    cargo bench --bench linux
-
-# Exits from L2 to L1 and back, here and on Bochs, as rates and ratios.
-bench-nested:
-    cargo bench --bench nested
+# Measures everything on a Linux guest (tests/guests/linux.sh DIR, kvm.sh DIR) and makes the README's figures of it.
+figures guest:
+    cargo build --release
+    target/release/nvmx bench --guest {{guest}} --source . -o target/bench.json
+    cargo run --release -p hv --example policies -- --json {{guest}}/vmlinuz {{guest}}/payload.img > target/policies.json
+    cargo run --release --example figures -- target/bench.json target/policies.json
 
 # The first thing a newcomer runs.
 demo:
     cargo run --release -- demo
-
-# The trace format's budgets, beside this machine's floor.
-bench-trace:
-    cargo bench --bench trace

@@ -209,8 +209,12 @@ DataFusion, pandas and polars read it.")]
     Export(ExportArgs),
     /// Measure the budgets on this machine, beside its own floor
     #[command(after_help = "Examples:
-  nvmx bench                             all benches that there are: this version has `trace`
-  nvmx bench trace demo.nvmx             the trace format, on the events of a trace
+  nvmx bench                             every budget that can be measured without a Linux guest
+  nvmx bench --guest DIR -o figures.json    all of them, in some 10 minutes, and as JSON
+  nvmx bench --guest DIR --quick         the same in short, and rougher
+  nvmx bench cpu nested --guest DIR      two parts: Linux beside Bochs and QEMU, nested exits beside Bochs
+  nvmx bench trace demo.nvmx --peers     the trace format on a trace's events, beside trace-cmd and perf
+  nvmx bench analysis demo.nvmx --long 100000000    a report on a hundred million events, made of the trace's
   nvmx bench trace --json --gate         for CI: exit status 1 when a budget is missed
 
 docs/bench.md says what each figure is.")]
@@ -753,63 +757,40 @@ pub struct ExportArgs {
 
 #[derive(Args)]
 pub struct BenchArgs {
-    #[command(subcommand)]
-    pub which: Option<BenchCommand>,
-    /// Print one JSON object
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// Exit with status 1 when a budget is missed
-    #[arg(long, global = true)]
-    pub gate: bool,
-}
-
-#[derive(Subcommand)]
-pub enum BenchCommand {
-    /// The trace format: what an event costs, and how many bytes it is
-    #[command(after_help = "Examples:
-  nvmx bench trace                       on recordings of built-in guests
-  nvmx bench trace linux.nvmx            on the events of a trace
-  nvmx bench trace linux.nvmx --peers    beside trace-cmd and perf, where they are installed")]
-    Trace(BenchTraceArgs),
-    /// Analysis: what a report and a query cost from a trace's file
-    #[command(after_help = "Examples:
-  nvmx bench analysis                       on recordings of built-in guests
-  nvmx bench analysis linux.nvmx            on a trace's file, all of it
-  nvmx bench analysis linux.nvmx --long 100000000    on a hundred million events, made of the trace's
-  nvmx bench analysis linux.nvmx --peers    beside trace-cmd with a script and perf kvm stat, where they are installed")]
-    Analysis(BenchAnalysisArgs),
-}
-
-#[derive(Args, Default)]
-pub struct BenchAnalysisArgs {
-    /// Traces to measure on [default: recordings of the guests demo and flush-storm, made now]
-    #[arg(value_name = "FILE")]
-    pub traces: Vec<PathBuf>,
-    /// Measure on so many events: those of the trace again and again, in a temporary file
+    /// Parts to measure: cpu, nested, record, trace, replay, seek, analysis, inspector, clone [default: all that can be]; and
+    /// traces that trace, replay, seek, analysis and inspector measure on [default: recordings made now]
+    #[arg(value_name = "PART|FILE")]
+    pub words: Vec<PathBuf>,
+    /// Folder of a Linux guest, as tests/guests/linux.sh and kvm.sh make it [default: what NVMX_LINUX_GUEST names, if anything]
+    #[arg(long, value_name = "DIR")]
+    pub guest: Option<PathBuf>,
+    /// Checkout of nvmx to clone, build and run the demo of, which takes minutes
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// Measure less and once: rougher
+    #[arg(long)]
+    pub quick: bool,
+    /// Have trace-cmd and perf do the same where a part is named; with all parts they do
+    #[arg(long)]
+    pub peers: bool,
+    /// Events that the part trace takes of each trace: of a longer one, whole blocks spread over it [default: 1000000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
+    pub events: Option<u64>,
+    /// Make so long a trace for analysis and inspector: the events of the trace again and again, in a temporary file
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub long: Option<u64>,
-    /// Have other tools count the exits by reason too, in files of theirs
+    /// Print one JSON object
     #[arg(long)]
-    pub peers: bool,
-}
-
-#[derive(Args)]
-pub struct BenchTraceArgs {
-    /// Traces to measure on [default: recordings of the guests demo and flush-storm, made now]
-    #[arg(value_name = "FILE")]
-    pub traces: Vec<PathBuf>,
-    /// Events to take of each: of a longer trace, whole blocks spread over it
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
-    pub events: u64,
-    /// Write the exits and entries as files of trace-cmd and perf too, and have these tools read them
+    pub json: bool,
+    /// Write the JSON object to a file
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Exit with status 1 when a budget is missed
     #[arg(long)]
-    pub peers: bool,
-}
-
-impl Default for BenchTraceArgs {
-    fn default() -> Self {
-        Self { traces: Vec::new(), events: 1_000_000, peers: false }
-    }
+    pub gate: bool,
+    /// Print the MiB that are resident before and at most while a part works on a trace, and nothing else
+    #[arg(long, hide = true)]
+    pub only_memory: bool,
 }
 
 #[derive(Args)]

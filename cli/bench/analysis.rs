@@ -1,29 +1,21 @@
 //! What the analysis of a trace costs, from its compressed file, beside the floors of the same run: its columns decoded, and
 //! its blocks decompressed. Times are of all threads of the program on CPUs, the best of some passes.
 
-use super::measure::{Budget, Row};
+use super::clock::{Timed, long_passes};
+use super::part::Part;
+use super::resident;
+use super::row::{Budget, MILLIONS, Row};
 use hv_defs::event::{Event, Kind};
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use traces::{Reader, Rows};
-
-/// Passes, of which the best counts: as many as fit into this time, and no more than that.
-const PASSES: usize = 5;
-const LONGEST: Duration = Duration::from_secs(5);
 
 /// Where a frame's head has the length of its message, and how long it is: see docs/format.md.
 const MESSAGE: usize = 8;
 const HEAD: usize = 32;
-
-/// How many steps [`measure`] takes.
-pub const STEPS: u64 = 4;
-
-/// Millions of events a second and CPU.
-const RATE: &str = "M/s";
 
 /// The query whose cost is measured.
 pub const QUERY: &str = "SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason";
@@ -31,47 +23,62 @@ pub const QUERY: &str = "SELECT reason, COUNT(*) AS n FROM exits GROUP BY reason
 /// Why it could not be measured.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// Measures on a trace's file. `step` is called after each step.
+/// Measures on a trace's file.
 ///
 /// # Errors
 /// The trace is damaged, or cannot be read.
-pub fn measure(path: &Path, step: &mut dyn FnMut()) -> Result<Vec<Row>, Failed> {
+pub fn measure(path: &Path) -> Result<Vec<Row>, Failed> {
     let events = Reader::open(path)?.len();
-    let before = resident("VmRSS:").unwrap_or(0.0);
-    let unpack = best(|| decompress(path))?;
-    step();
-    let decode = best(|| columns(path, Kind::ALL))?;
-    step();
-    let report = best(|| report(path))?;
-    let most = resident("VmHWM:");
-    step();
-    let query = best(|| query(path))?;
-    let column = best(|| columns(path, &[Kind::Exit]))?;
-    step();
-    let rate = |took: Duration| events as f64 / took.as_secs_f64().max(1e-9) / 1e6;
-    let row = |name, what, took: Duration, floor: Duration, floor_is, budget: Option<f64>| Row {
-        name,
-        what,
-        unit: RATE,
-        value: Some(rate(took)),
-        floor: rate(floor),
-        floor_is,
-        budget: budget.map(Budget::AtLeast),
+    let before = resident::begin_peak();
+    let unpack = long_passes(|| decompress(path))?;
+    let decode = long_passes(|| columns(path, Kind::ALL))?;
+    let report = long_passes(|| report(path))?;
+    let most = resident::peak();
+    let query = long_passes(|| query(path))?;
+    let column = long_passes(|| columns(path, &[Kind::Exit]))?;
+    let rate = |timed: Timed| events as f64 / timed.best.as_secs_f64().max(1e-9) / 1e6;
+    let row = |name, what, took: Timed, floor: Timed, floor_is| {
+        Row::new(name, what, MILLIONS, rate(took)).floor(rate(floor), floor_is).spread(took)
     };
     Ok(vec![
-        row("report", "the default report", report, decode, "all its columns decoded", Some(30.0)),
-        row("decode", "decode to columns", decode, unpack, "zstd's decompression of its blocks", None),
-        row("query", "exits counted by reason, in SQL", query, column, "the exits' columns decoded", None),
-        Row {
-            name: "memory",
-            what: "memory at most, report and decoding",
-            unit: "MiB",
-            value: most,
-            floor: before,
-            floor_is: "the program before it",
-            budget: Some(Budget::AtMost(2048.0)),
-        },
+        row("report", "the default report", report, decode, "all its columns decoded")
+            .budget(Budget::AtLeast(30.0))
+            .stretch(Budget::AtLeast(100.0)),
+        row("decode", "decode to columns", decode, unpack, "zstd's decompression of its blocks"),
+        row("query", "exits counted by reason, in SQL", query, column, "the exits' columns decoded"),
+        memory("memory", "memory at most, report and decoding", before, most),
     ])
+}
+
+/// What a report of a long trace has of memory at most, in a process of its own: nothing that was measured before is in it.
+///
+/// # Errors
+/// As [`measure`].
+pub fn long(path: &Path) -> Result<Row, Failed> {
+    let events = Reader::open(path)?.len();
+    let [before, most] = resident::of_child(Part::Analysis, path)?;
+    let what = "memory at most, the default report of a long trace";
+    Ok(memory("memory-long", what, Some(before), Some(most)).with("events", events as f64))
+}
+
+/// What [`long`]'s process does.
+///
+/// # Errors
+/// As [`measure`].
+pub fn only_memory(path: &Path) -> Result<[Option<f64>; 2], Failed> {
+    let before = resident::begin_peak();
+    report(path)?;
+    Ok([before, resident::peak()])
+}
+
+fn memory(name: &'static str, what: &str, before: Option<f64>, most: Option<f64>) -> Row {
+    let mut row = match most {
+        Some(most) => Row::new(name, what, "MiB", most),
+        None => Row::missing(name, what, "MiB", "this system does not tell it"),
+    };
+    row.floor = before;
+    row.floor_is = "the program before it";
+    row.budget(Budget::AtMost(2048.0))
 }
 
 /// Only what zstd does: each block's bytes read and decompressed.
@@ -121,7 +128,7 @@ fn query(path: &Path) -> Result<(), Failed> {
 
 /// Events in a file, as a recording has them.
 pub fn write(events: &[Event], path: &Path) -> Result<(), Failed> {
-    Ok(std::fs::write(path, super::measure::write(events)?)?)
+    Ok(std::fs::write(path, super::format::write(events)?)?)
 }
 
 /// Writes a trace of `count` events: those of another one, again and again, each time later.
@@ -130,7 +137,7 @@ pub fn write(events: &[Event], path: &Path) -> Result<(), Failed> {
 /// The trace has none, is damaged, or the file cannot be written.
 pub fn lengthen(from: &Path, to: &Path, count: u64) -> Result<(), Failed> {
     let reader = Reader::open(from)?;
-    let mut writer = traces::Writer::create(io::BufWriter::new(File::create(to)?), &super::measure::header())?;
+    let mut writer = traces::Writer::create(io::BufWriter::new(File::create(to)?), &super::format::header())?;
     let (mut written, mut later, mut last) = (0, 0_u64, 0);
     while written < count {
         for event in reader.events(0).take((count - written) as usize) {
@@ -151,40 +158,4 @@ pub fn lengthen(from: &Path, to: &Path, count: u64) -> Result<(), Failed> {
     }
     writer.finish()?;
     Ok(())
-}
-
-/// The best time of a few passes.
-pub fn best(mut pass: impl FnMut() -> Result<(), Failed>) -> Result<Duration, Failed> {
-    let (since, mut best) = (Instant::now(), Duration::MAX);
-    for _ in 0..PASSES {
-        let start = spent(since);
-        pass()?;
-        best = best.min(spent(since).saturating_sub(start));
-        if since.elapsed() > LONGEST {
-            break;
-        }
-    }
-    Ok(best)
-}
-
-/// The time that the program's threads have had CPUs, so that other loads of the machine count little; else the wall's.
-/// What a thread had that has ended is not in it: those that a report or a query makes stay.
-fn spent(since: Instant) -> Duration {
-    std::thread::yield_now();
-    let all = || -> io::Result<u64> {
-        let mut sum = 0;
-        for thread in std::fs::read_dir("/proc/self/task")? {
-            let Ok(said) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-            sum += said.split(' ').next().and_then(|on| on.parse::<u64>().ok()).ok_or(io::ErrorKind::InvalidData)?;
-        }
-        Ok(sum)
-    };
-    all().map_or_else(|_| since.elapsed(), Duration::from_nanos)
-}
-
-/// Resident memory in MiB, as Linux tells it.
-fn resident(key: &str) -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(line.trim_ascii().split(' ').next()?.parse::<f64>().ok()? / 1024.0)
 }

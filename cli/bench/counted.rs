@@ -1,7 +1,8 @@
 //! Exits counted by reason, by us and by the tools that people have for it, from files of the same exits and entries.
 
-use super::analysis::{Failed, best, write};
-use super::peers::{children, version};
+use super::analysis::{Failed, write};
+use super::clock::{children, long_passes};
+use super::peers::{PERF_IS, TRACE_CMD_IS, version};
 use super::show::{align, figure};
 use hv_defs::event::Event;
 use recorder::foreign::{Detail, Layout, Tape, write_perf_data, write_trace_dat};
@@ -14,9 +15,6 @@ use traces::Reader;
 
 /// Runs of a tool, of which the best counts.
 const RUNS: usize = 3;
-/// How many steps [`measure`] takes.
-pub const STEPS: u64 = 3;
-
 /// How often each reason is, without their names, which differ from tool to tool: most first.
 type Counts = Vec<u64>;
 
@@ -40,19 +38,20 @@ pub struct Counter {
 ///
 /// # Errors
 /// A file could not be written, or a trace not be read back.
-pub fn measure(events: &[Event], folder: &Path, step: &mut dyn FnMut()) -> Result<Vec<Counter>, Failed> {
+pub fn measure(events: &[Event], folder: &Path) -> Result<Vec<Counter>, Failed> {
     let trace = folder.join("exits.nvmx");
     write(events, &trace)?;
     let rate = |took: Duration| events.len() as f64 / took.as_secs_f64().max(1e-9) / 1e6;
     let mut counts = Counts::new();
-    let ours = best(|| {
+    let ours = long_passes(|| {
         let reader = Reader::open(&trace)?;
         let found = analyzer::findings("bench", (&reader).into())?;
         let mut by_reason = BTreeMap::new();
         found.exits.iter().for_each(|row| *by_reason.entry(row.reason).or_default() += row.count);
         counts = sorted(by_reason.into_values());
-        Ok(())
-    })?;
+        Ok::<_, Failed>(())
+    })?
+    .best;
     let first = Counter {
         name: "nvmx",
         what: "nvmx, its whole default report".into(),
@@ -60,14 +59,13 @@ pub fn measure(events: &[Event], folder: &Path, step: &mut dyn FnMut()) -> Resul
         ratio: None,
         agrees: None,
     };
-    step();
     let tape = Tape::of(events, Layout::Host, Detail::Exits);
     let (dat, data) = (folder.join("exits.dat"), folder.join("exits.perf.data"));
     write_trace_dat(&tape, File::create(&dat)?)?;
     write_perf_data(&tape, File::create(&data)?)?;
     let vcpus: BTreeSet<u16> = events.iter().map(|event| event.at.vcpu).collect();
-    let counter = |name, what: &str, tool: &str, (script, spare): (&str, usize), file: &Path| {
-        let known = version(tool);
+    let counter = |name, what: &str, (tool, package): (&str, &str), (script, spare): (&str, usize), file: &Path| {
+        let known = version(tool, package);
         let what = format!("{}, {what}", known.as_deref().unwrap_or(tool));
         let counted = known.and_then(|_| counted(script, file));
         let (rate, ratio, agrees) = match counted {
@@ -79,11 +77,9 @@ pub fn measure(events: &[Event], folder: &Path, step: &mut dyn FnMut()) -> Resul
         };
         Counter { name, what, rate, ratio, agrees }
     };
-    let trace_cmd = counter("trace-cmd", "`trace-cmd report` and awk", "trace-cmd", (TRACE_CMD, 0), &dat);
-    step();
+    let trace_cmd = counter("trace-cmd", "`trace-cmd report` and awk", TRACE_CMD_IS, (TRACE_CMD, 0), &dat);
     // It counts pairs of an exit and the entry behind it: a vCPU's last exit may have none.
-    let perf = counter("perf", "`perf kvm stat report`", "perf", (PERF, vcpus.len()), &data);
-    step();
+    let perf = counter("perf", "`perf kvm stat report`", PERF_IS, (PERF, vcpus.len()), &data);
     Ok(vec![first, trace_cmd, perf])
 }
 

@@ -1,178 +1,329 @@
-//! `nvmx bench`: the budgets, on this machine, beside its own floor.
+//! `nvmx bench`: the budgets, on this machine, beside its own floor and beside other programs.
 
 mod analysis;
+mod bed;
+mod budgets;
+mod clock;
+mod cost;
 mod counted;
-mod measure;
+mod cpu;
+mod emulators;
+mod format;
+mod fresh;
+mod guest;
+mod inspector;
+mod machine;
+mod marks;
+mod nested;
+mod part;
 mod peers;
+mod resident;
+mod row;
+mod seek;
+mod shadowing;
 mod show;
 mod source;
 
-use super::fail::{Failure, Result, Status};
+use super::fail::{Fails, Failure, Result, Status};
 use super::print::{Print, count, of};
-use super::words::{BenchAnalysisArgs, BenchArgs, BenchCommand, BenchTraceArgs};
-use super::{record, trace};
+use super::trace;
+use super::words::BenchArgs;
+use analysis::Failed;
+use bed::{Bed, failure};
+use budgets::Line;
 use counted::Counter;
-use hv_defs::event::Event;
-use measure::{Budget, Row};
+use part::Part;
 use peers::Peers;
+use row::{Peer, Row};
 use serde_json::{Value, json};
-use source::NoEvents;
+use source::Recording;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// What was measured on one trace.
-struct Measured {
+/// Events of a trace that the trace format is measured on, at most about so many.
+const EVENTS: u64 = 1_000_000;
+/// The same when it has to be quick.
+const FEW: u64 = 100_000;
+/// Events of a trace whose exits others count too.
+const COUNTED: usize = 4_000_000;
+/// Rounds of what is measured by turns.
+const ROUNDS: usize = 3;
+
+/// What a part measured on one thing.
+#[derive(Debug)]
+pub struct Measured {
+    part: Part,
     name: String,
     built_in: bool,
-    events: usize,
+    events: Option<usize>,
     rows: Vec<Row>,
     peers: Option<Peers>,
     counters: Option<Vec<Counter>>,
 }
 
+impl Measured {
+    fn new(part: Part, name: impl Into<String>, rows: Vec<Row>) -> Self {
+        Self { part, name: name.into(), built_in: false, events: None, rows, peers: None, counters: None }
+    }
+
+    /// The same, of a recording.
+    fn of(part: Part, recording: &Recording, rows: Vec<Row>) -> Self {
+        Self { built_in: recording.built_in, ..Self::new(part, &recording.name, rows) }
+    }
+}
+
 /// `nvmx bench`.
 pub fn bench(args: &BenchArgs, print: &Print) -> Result<Status> {
-    let all = BenchTraceArgs::default();
-    let (measured, analysed) = match &args.which {
-        Some(BenchCommand::Trace(args)) => (traces(args, print)?, Vec::new()),
-        Some(BenchCommand::Analysis(args)) => (Vec::new(), analyses(args, print)?),
-        None => (traces(&all, print)?, analyses(&BenchAnalysisArgs::default(), print)?),
+    let (parts, traces) = words(&args.words)?;
+    let whole = parts.is_empty();
+    let parts = if whole { Part::ALL.to_vec() } else { parts };
+    if let Some(part) = parts.iter().find(|part| !whole && !traces.is_empty() && !part.takes_traces()) {
+        let what = format!("cannot measure {} on {}", part.name(), traces[0].display());
+        return Err(Failure::new(Status::Usage, what, "it runs guests of its own", "name parts that read traces"));
+    }
+    if args.only_memory {
+        return only_memory(&parts, &traces, print);
+    }
+    let (mut bed, before) = (Bed::new(args, &traces)?, machine::load());
+    let bar = print.progress("measuring", parts.len() as u64);
+    let (mut measured, mut failed) = (Vec::new(), Vec::new());
+    for &part in &parts {
+        bar.set_message(part.name());
+        match measure(part, whole, &mut bed, args, print) {
+            Ok(of_part) => measured.extend(of_part),
+            // The other parts have figures all the same.
+            Err(failure) if whole => failed.push((part, failure.cause())),
+            Err(failure) => return Err(failure),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let why = |part| {
+        let of_part = failed.iter().find(|(of, _)| *of == part).map(|(_, why)| why.clone());
+        of_part.unwrap_or_else(|| "the part has no such figure".into())
     };
-    let held = measured.iter().chain(&analysed).flat_map(|of| &of.rows).all(|row| row.held() != Some(false));
+    let lines = budgets::lines(&parts, &measured, &why);
+    let held = measured.iter().flat_map(|of| &of.rows).all(|row| row.held() != Some(false));
+    let object = object(&measured, &lines, held, bed.quick, before);
+    if let Some(path) = &args.output {
+        let what = format!("cannot write {}", path.display());
+        std::fs::write(path, format!("{object:#}\n")).or_hint(
+            Status::Failed,
+            what,
+            "name a file that can be written",
+        )?;
+    }
     let mut out = print.out();
     if args.json {
-        let objects = |of: &[Measured]| of.iter().map(object).collect::<Vec<_>>();
-        let (trace, analysis) = (objects(&measured), objects(&analysed));
-        let object = json!({ "cpus": cpus(), "load": load(), "held": held, "trace": trace, "analysis": analysis });
         writeln!(out, "{object:#}")?;
     } else {
-        let load = load().map(|load| format!(", load {load:.2}")).unwrap_or_default();
-        writeln!(out, "this machine: {}{load}", of(cpus(), "CPU"))?;
-        for of in measured.iter().chain(&analysed) {
+        writeln!(out, "this machine: {}", machine::line())?;
+        if whole {
+            write!(out, "\n{}", show::budgets(&lines))?;
+            writeln!(out, "\nthe parts:")?;
+        }
+        for of in &measured {
             text(&mut out, of)?;
         }
     }
     out.flush()?;
-    Ok(if args.gate && !held { Status::No } else { Status::Done })
+    // A part that failed is no budget that held.
+    Ok(if args.gate && !(held && failed.is_empty()) { Status::No } else { Status::Done })
+}
+
+/// What a process does that shows how much memory a part takes.
+fn only_memory(parts: &[Part], traces: &[PathBuf], print: &Print) -> Result<Status> {
+    for path in traces {
+        let numbers = match parts {
+            [Part::Inspector] => inspector::only_memory(path),
+            _ => analysis::only_memory(path),
+        };
+        let numbers = numbers.map_err(|error| cannot(&path.display().to_string(), error))?;
+        let numbers: Vec<_> = numbers.into_iter().flatten().map(|number| number.to_string()).collect();
+        print.line(numbers.join(" "))?;
+    }
+    Ok(Status::Done)
+}
+
+/// Words that name parts, and those that name traces.
+fn words(words: &[PathBuf]) -> Result<(Vec<Part>, Vec<PathBuf>)> {
+    let (mut parts, mut traces) = (Vec::new(), Vec::new());
+    for word in words {
+        match Part::ALL.into_iter().find(|part| word.as_os_str() == part.name()) {
+            Some(part) if parts.contains(&part) => {}
+            Some(part) => parts.push(part),
+            None if word.exists() => traces.push(word.clone()),
+            None => {
+                let what = format!("cannot measure {}", word.display());
+                let hint = format!("the parts are {}", Part::ALL.map(Part::name).join(", "));
+                return Err(Failure::new(Status::Usage, what, "there is no such part and no such file", hint));
+            }
+        }
+    }
+    // Always in one order: what one part records the next ones read.
+    Ok((Part::ALL.into_iter().filter(|part| parts.contains(part)).collect(), traces))
+}
+
+/// Measures a part. `whole` is whether all are.
+fn measure(part: Part, whole: bool, bed: &mut Bed, args: &BenchArgs, print: &Print) -> Result<Vec<Measured>> {
+    let say = |what: &str| print.detail(format!("{}: {what}", part.name()));
+    let rounds = if bed.quick { 1 } else { ROUNDS };
+    match part {
+        Part::Cpu => match &bed.guest {
+            Ok(guest) => {
+                let rows = cpu::linux(guest, bed.folder(), bed.quick, &say).map_err(|why| cannot("Linux", why))?;
+                Ok(vec![Measured::new(part, "Linux", rows)])
+            }
+            Err(_) => bed
+                .recordings(print)?
+                .iter()
+                .map(|recording| {
+                    let rows = cpu::built_in(recording, rounds).map_err(|error| cannot(&recording.name, error))?;
+                    Ok(Measured::of(part, recording, rows))
+                })
+                .collect(),
+        },
+        Part::Nested => {
+            let linux = bed.guest.as_ref().map_err(String::clone);
+            let mut rows = nested::measure(linux, bed.folder(), bed.quick, &say);
+            rows.extend(shadowing::measure().map_err(|error| cannot("nest", error))?);
+            Ok(vec![Measured::new(part, "guests of its own", rows)])
+        }
+        Part::Record => {
+            let mut recordings = Vec::new();
+            let subjects = bed.subjects(print)?;
+            let measured = subjects.iter().map(|subject| {
+                say(&subject.name);
+                let (rows, recording) =
+                    cost::record(subject, bed.folder(), rounds).map_err(|error| cannot(&subject.name, error))?;
+                recordings.push(recording.clone());
+                Ok(Measured::of(part, &recording, rows))
+            });
+            let measured = measured.collect::<Result<Vec<_>>>()?;
+            bed.keep(recordings);
+            Ok(measured)
+        }
+        Part::Trace => {
+            let most = args.events.unwrap_or(if bed.quick { FEW } else { EVENTS }) as usize;
+            let recordings = bed.recordings(print)?;
+            recordings.iter().map(|recording| format(recording, most, whole || args.peers, bed, print)).collect()
+        }
+        Part::Replay => bed
+            .recordings(print)?
+            .iter()
+            .map(|recording| {
+                say(&recording.name);
+                let rows = cost::replays(recording, bed.folder(), rounds.min(2));
+                Ok(Measured::of(part, recording, rows.map_err(|error| cannot(&recording.name, error))?))
+            })
+            .collect(),
+        Part::Seek => bed
+            .recordings(print)?
+            .iter()
+            .map(|recording| {
+                say(&recording.name);
+                let rows = seek::measure(recording, bed.quick).map_err(|error| cannot(&recording.name, error))?;
+                Ok(Measured::of(part, recording, rows))
+            })
+            .collect(),
+        Part::Analysis => {
+            let recordings = bed.recordings(print)?;
+            let peers = whole || args.peers;
+            let measured = recordings.iter().map(|recording| analyse(recording, !whole, peers, bed, print));
+            let mut measured = measured.collect::<Result<Vec<_>>>()?;
+            if whole {
+                say("a long trace");
+                let (recording, path) = bed.long(print, false)?;
+                let row = analysis::long(&path).map_err(|error| cannot(&recording.name, error))?;
+                measured[0].rows.push(row);
+            }
+            Ok(measured)
+        }
+        Part::Inspector => {
+            say("a long trace");
+            let (recording, path) = bed.long(print, !whole)?;
+            let rows = inspector::measure(&path, bed.quick).map_err(|error| cannot(&recording.name, error))?;
+            Ok(vec![Measured::of(part, &recording, rows)])
+        }
+        Part::Clone => {
+            let row =
+                fresh::measure(args.source.as_deref(), bed.folder()).map_err(|why| cannot("a fresh clone", why))?;
+            Ok(vec![Measured::new(part, "a fresh clone", vec![row])])
+        }
+    }
+}
+
+fn cannot(name: &str, why: impl std::fmt::Display) -> Failure {
+    Failure::new(Status::Failed, format!("cannot measure on {name}"), why, "`nvmx verify` and `nvmx run` say more")
 }
 
 /// Measures the trace format.
-fn traces(args: &BenchTraceArgs, print: &Print) -> Result<Vec<Measured>> {
-    let most = args.events as usize;
-    if args.traces.is_empty() {
-        print.note(format!("no trace is named: recording the guests {}", source::GUESTS.join(" and ")));
-        let measured = source::GUESTS.iter().map(|guest| {
-            let events = source::of_guest(guest, most).map_err(|error| failure(Path::new(guest), error))?;
-            one(guest, true, &events, args, print)
-        });
-        return measured.collect();
-    }
-    let measured = args.traces.iter().map(|path| {
-        let events = source::of_trace(path, most).map_err(|error| failure(path, error))?;
-        one(&path.display().to_string(), false, &events, args, print)
-    });
-    measured.collect()
-}
-
-fn one(name: &str, built_in: bool, events: &[Event], args: &BenchTraceArgs, print: &Print) -> Result<Measured> {
-    let bar = print.progress("measuring", measure::STEPS + if args.peers { peers::STEPS } else { 0 });
-    let what = format!("cannot measure on {name}");
-    let rows = measure::measure(events, &mut || bar.inc(1))
-        .map_err(|error| Failure::new(Status::Failed, &what, error, "check the trace by `nvmx verify`"))?;
-    let peers = match args.peers {
-        true => peers::measure(events, super::dump::line_of, &mut || bar.inc(1)).map_err(|error| {
-            Failure::new(Status::Failed, &what, error, "make room in the folder for temporary files")
-        })?,
+fn format(recording: &Recording, most: usize, with_peers: bool, bed: &Bed, print: &Print) -> Result<Measured> {
+    let name = &recording.name;
+    let events = source::some_events(&recording.path, most).map_err(|error| failure(Path::new(name), error))?;
+    let mut rows = format::measure(&events).map_err(|error| cannot(name, error))?;
+    let peers = match with_peers {
+        true => peers::measure(&events, super::dump::line_of, bed.folder()).map_err(|error| cannot(name, error))?,
         false => None,
     };
-    bar.finish_and_clear();
-    if args.peers && peers.is_none() {
+    if with_peers && peers.is_none() {
         print.note(format!("{name} has neither exits nor entries, which is all that other tools have a word for"));
     }
-    Ok(Measured { name: name.into(), built_in, events: events.len(), rows, peers, counters: None })
-}
-
-/// Measures analyses, of whole files.
-fn analyses(args: &BenchAnalysisArgs, print: &Print) -> Result<Vec<Measured>> {
-    if !args.traces.is_empty() {
-        let measured = args.traces.iter().map(|path| analysis(&path.display().to_string(), None, path, args, print));
-        return measured.collect();
+    if let (Some(row), Some(peers)) = (rows.iter_mut().find(|row| row.name == "bytes-exit"), &peers) {
+        let ours = peers.peers.first().and_then(|ours| ours.bytes.clone().ok());
+        row.peers.extend(peers.peers.iter().skip(1).map(|peer| Peer {
+            name: peer.name,
+            what: format!("{}: an exit or an entry alone", peer.what),
+            value: peer.bytes.clone(),
+            beside: ours,
+            slowed: false,
+        }));
     }
-    print.note(format!("no trace is named: recording the guests {}", source::GUESTS.join(" and ")));
-    let measured = source::GUESTS.iter().map(|guest| {
-        let events = source::of_guest(guest, usize::MAX).map_err(|error| failure(Path::new(guest), error))?;
-        analysis(guest, Some(&events), Path::new(guest), args, print)
-    });
-    measured.collect()
+    Ok(Measured { events: Some(events.len()), peers, ..Measured::of(Part::Trace, recording, rows) })
 }
 
-/// Measures on a file, or on events that are put into one.
-fn analysis(
-    name: &str,
-    built_in: Option<&[Event]>,
-    path: &Path,
-    args: &BenchAnalysisArgs,
-    print: &Print,
-) -> Result<Measured> {
-    let bar = print.progress("measuring", analysis::STEPS + if args.peers { counted::STEPS } else { 0 });
-    let mut events = 0;
-    let mut all = |path: &Path, folder: &Path| {
-        let long = folder.join("long.nvmx");
-        let path = match args.long {
-            None => path,
-            Some(count) => {
-                analysis::lengthen(path, &long, count)?;
-                &long
-            }
-        };
-        events = ::traces::Reader::open(path)?.len() as usize;
-        let rows = analysis::measure(path, &mut || bar.inc(1))?;
-        if !args.peers {
-            return Ok((rows, None));
+/// Measures the analysis of a whole file; of one that is as long as was asked for, unless `lengthen` is false.
+fn analyse(recording: &Recording, lengthen: bool, with_peers: bool, bed: &Bed, print: &Print) -> Result<Measured> {
+    let name = &recording.name;
+    let all = || {
+        let mut path = recording.path.clone();
+        if let Some(count) = bed.asked_length().filter(|_| lengthen) {
+            path = bed.folder().join("lengthened.nvmx");
+            analysis::lengthen(&recording.path, &path, count)?;
         }
-        let some = source::of_trace(path, COUNTED).map_err(|error| error.to_string())?;
-        let Some(of) = peers::transitions(&some) else { return Ok((rows, None)) };
-        Ok((rows, Some(counted::measure(&of.many, folder, &mut || bar.inc(1))?)))
+        let events = ::traces::Reader::open(&path)?.len() as usize;
+        let rows = analysis::measure(&path)?;
+        if !with_peers {
+            return Ok((events, rows, None));
+        }
+        let some = source::some_events(&path, COUNTED)?;
+        let Some(of) = peers::transitions(&some) else { return Ok((events, rows, None)) };
+        Ok((events, rows, Some(counted::measure(&of.many, bed.folder())?)))
     };
-    let measured = peers::in_a_folder(|folder| match built_in {
-        None => all(path, folder),
-        Some(events) => {
-            let path = folder.join("guest.nvmx");
-            analysis::write(events, &path)?;
-            all(&path, folder)
-        }
-    });
-    bar.finish_and_clear();
-    let (rows, counters) = measured.map_err(|error| match error.downcast::<::traces::Error>() {
-        Ok(error) => trace::unreadable(path, *error),
-        Err(error) => {
-            let what = format!("cannot measure on {name}");
-            Failure::new(Status::Failed, what, error, "check the trace by `nvmx verify`")
-        }
+    let (events, mut rows, counters) = all().map_err(|error: Failed| match error.downcast::<::traces::Error>() {
+        Ok(error) => trace::unreadable(&recording.path, *error),
+        Err(error) => cannot(name, error),
     })?;
-    if args.peers && counters.is_none() {
+    if with_peers && counters.is_none() {
         print.note(format!("{name} has neither exits nor entries, which is all that other tools have a word for"));
     }
-    Ok(Measured { name: name.into(), built_in: built_in.is_some(), events, rows, peers: None, counters })
-}
-
-/// Events of a trace whose exits others count too, at most about so many.
-const COUNTED: usize = 4_000_000;
-
-fn failure(path: &Path, error: NoEvents) -> Failure {
-    match error {
-        NoEvents::Trace(error) => trace::unreadable(path, error),
-        NoEvents::Guest(error) => record::failure(error, &path.to_string_lossy(), None),
-        NoEvents::Empty => {
-            let what = format!("cannot measure on {}", path.display());
-            Failure::new(Status::Usage, what, error, "name another trace")
-        }
+    if let (Some(row), Some(counters)) = (rows.iter_mut().find(|row| row.name == "report"), &counters) {
+        let ours = counters.first().and_then(|ours| ours.rate.clone().ok());
+        row.peers.extend(counters.iter().skip(1).map(|of| Peer {
+            name: of.name,
+            what: format!("{}: exits counted by reason", of.what),
+            value: of.rate.clone(),
+            beside: ours,
+            slowed: false,
+        }));
     }
+    Ok(Measured { events: Some(events), counters, ..Measured::of(Part::Analysis, recording, rows) })
 }
 
 fn text(out: &mut impl Write, measured: &Measured) -> Result<()> {
     let how = if measured.built_in { ", built in" } else { "" };
-    writeln!(out, "\n{}{how}: {}", measured.name, of(measured.events as u64, "event"))?;
+    let events = measured.events.map(|events| format!(": {}", of(events as u64, "event"))).unwrap_or_default();
+    writeln!(out, "\n{}, {}{how}{events}", measured.part.name(), measured.name)?;
     write!(out, "{}", show::rows(&measured.rows))?;
     if let Some(peers) = &measured.peers {
         let repeated = match peers.repeated {
@@ -189,27 +340,27 @@ fn text(out: &mut impl Write, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-fn object(measured: &Measured) -> Value {
-    let rows = measured.rows.iter().map(|row| {
-        let (at_most, at_least) = match row.budget {
-            None => (None, None),
-            Some(Budget::AtMost(limit)) => (Some(limit), None),
-            Some(Budget::AtLeast(limit)) => (None, Some(limit)),
-        };
-        json!({
-            "name": row.name,
-            "what": row.what,
-            "unit": row.unit,
-            "value": row.value,
-            "floor": row.floor,
-            "floor_is": row.floor_is,
-            "ratio": row.ratio(),
-            "at_most": at_most,
-            "at_least": at_least,
-            "held": row.held(),
-        })
+/// All as JSON: docs/json.md.
+fn object(measured: &[Measured], lines: &[Line], held: bool, quick: bool, load_before: Option<f64>) -> Value {
+    let mut object = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "machine": machine::object(),
+        "cpus": machine::cpus(),
+        "load": machine::load(),
+        "load_before": load_before,
+        "quick": quick,
+        "held": held,
+        "budgets": lines.iter().map(budgets::object).collect::<Vec<_>>(),
     });
-    let rows: Vec<Value> = rows.collect();
+    let parts = object.as_object_mut().expect("it was made as one");
+    for part in Part::ALL {
+        let of_part = measured.iter().filter(|of| of.part == part).map(object_of).collect();
+        parts.insert(part.name().into(), Value::Array(of_part));
+    }
+    object
+}
+
+fn object_of(measured: &Measured) -> Value {
     let peers = measured.peers.as_ref().map(|peers| {
         let files = peers.peers.iter().map(|peer| {
             json!({
@@ -240,17 +391,8 @@ fn object(measured: &Measured) -> Value {
         "name": measured.name,
         "built_in": measured.built_in,
         "events": measured.events,
-        "rows": rows,
+        "rows": measured.rows.iter().map(Row::object).collect::<Vec<_>>(),
         "peers": peers,
         "counters": counters,
     })
-}
-
-fn cpus() -> u64 {
-    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64)
-}
-
-/// How many threads wanted a CPU in the last minute: figures of a machine that is busy are worse.
-fn load() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }

@@ -1,6 +1,7 @@
 //! The same exits and entries in the files of `trace-cmd` and `perf`, and how fast each is read.
 
-use super::measure::{best, is_transition, size, spent, write};
+use super::clock::{children, passes, thread};
+use super::format::{is_transition, size, write};
 use hv_defs::event::{Event, Kind};
 use recorder::foreign::{Detail, Layout, Tape, write_perf_data, write_trace_dat};
 use std::fs::File;
@@ -15,9 +16,6 @@ use traces::{Reader, Rows};
 const LEAST: usize = 100_000;
 /// Runs of a tool, of which the best counts.
 const RUNS: usize = 3;
-/// How many steps [`measure`] takes at most.
-pub const STEPS: u64 = 4;
-
 /// A file, and how it is read.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Peer {
@@ -48,18 +46,11 @@ pub struct Peers {
 ///
 /// # Errors
 /// A file could not be written, or a trace not be read back.
-pub fn measure(
-    events: &[Event],
-    line: fn(u64, &Event) -> String,
-    step: &mut dyn FnMut(),
-) -> Result<Option<Peers>, Failed> {
+pub fn measure(events: &[Event], line: fn(u64, &Event) -> String, folder: &Path) -> Result<Option<Peers>, Failed> {
     let Some(Transitions { once, many, repeated }) = transitions(events) else { return Ok(None) };
-    let peers = in_a_folder(|folder| {
-        let first = ours(&once, &many, line)?;
-        step();
-        Ok([vec![first], others(&once, &many, folder, step)?].concat())
-    });
-    Ok(Some(Peers { events: once.len(), repeated, peers: peers? }))
+    let first = ours(&once, &many, line)?;
+    let peers = [vec![first], others(&once, &many, folder)?].concat();
+    Ok(Some(Peers { events: once.len(), repeated, peers }))
 }
 
 /// Exits and entries.
@@ -86,16 +77,6 @@ pub(super) fn transitions(events: &[Event]) -> Option<Transitions> {
     Some(Transitions { once, many, repeated })
 }
 
-/// Does something with a folder for its files.
-pub(super) fn in_a_folder<T>(with: impl FnOnce(&Path) -> Result<T, Failed>) -> Result<T, Failed> {
-    let folder = std::env::temp_dir().join(format!("nvmx-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let done = with(&folder);
-    // What is left there is in the system's temporary folder.
-    let _ = std::fs::remove_dir_all(&folder);
-    done
-}
-
 /// Why it could not be measured.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -107,13 +88,13 @@ fn ours(once: &[Event], many: &[Event], line: fn(u64, &Event) -> String) -> Resu
     let bytes = write(many)?;
     let since = Instant::now();
     let reader = Reader::from_bytes(bytes.clone())?;
-    let start = spent(since);
+    let start = thread(since);
     for (number, event) in (0..).zip(reader.events(0)) {
         black_box(line(number, &event?));
     }
-    let text = spent(since).saturating_sub(start);
+    let text = thread(since).saturating_sub(start);
     let mut rows = Rows::default();
-    let columns = best(|| {
+    let columns = passes(|| {
         let reader = Reader::from_bytes(bytes.clone())?;
         for block in 0..reader.blocks().len() {
             for kind in [Kind::Exit, Kind::Entry] {
@@ -122,7 +103,8 @@ fn ours(once: &[Event], many: &[Event], line: fn(u64, &Event) -> String) -> Resu
             }
         }
         Ok::<_, traces::Error>(())
-    })?;
+    })?
+    .best;
     Ok(Peer {
         name: "nvmx",
         what: "nvmx, `nvmx dump` and columns".into(),
@@ -135,13 +117,14 @@ fn ours(once: &[Event], many: &[Event], line: fn(u64, &Event) -> String) -> Resu
 /// A tool's files: of one event, of all events, and of these as often as there are many.
 type Files = [PathBuf; 3];
 
-fn others(once: &[Event], many: &[Event], folder: &Path, step: &mut dyn FnMut()) -> io::Result<Vec<Peer>> {
+fn others(once: &[Event], many: &[Event], folder: &Path) -> io::Result<Vec<Peer>> {
     let counts = [1, once.len(), many.len()];
     let tapes = counts.map(|count| Tape::of(&many[..count], Layout::Host, Detail::Exits));
     let files = |name: &str| counts.map(|count| folder.join(format!("{count}-{name}")));
     let mut peers = Vec::new();
 
-    let trace_cmd = version("trace-cmd");
+    let (tool, package) = TRACE_CMD_IS;
+    let trace_cmd = version(tool, package);
     let (six, seven) = (files("6.dat"), files("7.dat"));
     for (file, tape) in six.iter().zip(&tapes) {
         write_trace_dat(tape, File::create(file)?)?;
@@ -155,12 +138,11 @@ fn others(once: &[Event], many: &[Event], folder: &Path, step: &mut dyn FnMut())
     let report = ["trace-cmd", "report", "-i"];
     let what = named(&trace_cmd, "trace-cmd", "version 6, `trace-cmd report`");
     peers.push(peer("trace-cmd-6", what, trace_cmd.clone().map(|_| six), &report, counts));
-    step();
     let what = named(&trace_cmd, "trace-cmd", "version 7 with zstd, `trace-cmd report`");
     peers.push(peer("trace-cmd-7-zstd", what, converted.map(|()| seven), &report, counts));
-    step();
 
-    let (perf, data) = (version("perf"), files("perf.data"));
+    let (tool, package) = PERF_IS;
+    let (perf, data) = (version(tool, package), files("perf.data"));
     for (file, tape) in data.iter().zip(&tapes) {
         write_perf_data(tape, File::create(file)?)?;
     }
@@ -168,7 +150,6 @@ fn others(once: &[Event], many: &[Event], folder: &Path, step: &mut dyn FnMut())
     // perf reads only its user's files, unless it is forced to.
     let script = ["perf", "script", "-f", "-i"];
     peers.push(peer("perf", what, perf.map(|_| data), &script, counts));
-    step();
     Ok(peers)
 }
 
@@ -194,11 +175,15 @@ fn peer(
     Peer { name, what, bytes: figures.map(|(bytes, _)| bytes), text, columns: None }
 }
 
+/// The tools, and which of Debian's packages have them.
+pub(super) const TRACE_CMD_IS: (&str, &str) = ("trace-cmd", "trace-cmd");
+pub(super) const PERF_IS: (&str, &str) = ("perf", "linux-perf");
+
 /// What a tool calls itself, in its first line with a number; else why it cannot be run.
-pub(super) fn version(tool: &str) -> Result<String, String> {
+pub(super) fn version(tool: &str, package: &str) -> Result<String, String> {
     let output = Command::new(tool).arg("--version").stdin(Stdio::null()).output();
     let output = output.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "not installed".to_owned(),
+        io::ErrorKind::NotFound => format!("not installed: apt-get install {package}"),
         _ => format!("cannot be run: {error}"),
     })?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -229,13 +214,4 @@ fn run(command: &mut Command) -> Result<(), String> {
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     Err(said.lines().rfind(|line| !line.trim_ascii().is_empty()).unwrap_or("it failed").trim_ascii().to_owned())
-}
-
-/// The CPU time of all children that ended, which Linux counts in hundredths of a second.
-pub(super) fn children() -> Option<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // Behind the name, which may hold anything, the fields from the third on: cutime and cstime are 16 and 17 of all.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(13);
-    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * 10))
 }

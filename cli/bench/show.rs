@@ -1,52 +1,111 @@
 //! The tables of `nvmx bench`, as text.
 
-use super::measure::{Budget, Row};
+use super::super::print::count;
+use super::budgets::Line;
 use super::peers::Peers;
+use super::row::{Budget, Row};
 use std::fmt::Write;
 
 /// A figure with three digits that count.
 pub fn figure(value: f64) -> String {
-    match value {
-        _ if value >= 100.0 => format!("{value:.0}"),
-        _ if value >= 10.0 => format!("{value:.1}"),
+    match value.abs() {
+        of if of >= 10_000.0 => count(value.round() as u64),
+        of if of >= 100.0 => format!("{value:.0}"),
+        of if of >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
 }
 
-/// The table of the budgets.
+/// A figure of that unit: exits are whole.
+fn of_unit(value: f64, unit: &str) -> String {
+    if unit == "exits" { count(value as u64) } else { figure(value) }
+}
+
+fn or_none(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), figure)
+}
+
+fn limit(budget: Option<Budget>) -> String {
+    match budget {
+        None => "-".into(),
+        Some(Budget::AtMost(limit)) => format!("<= {}", figure(limit)),
+        Some(Budget::AtLeast(limit)) => format!(">= {}", figure(limit)),
+        Some(Budget::Floor) => ">= the floor".into(),
+        Some(Budget::TimesBochs(times)) => format!(">= {} x Bochs", figure(times)),
+    }
+}
+
+/// Rows with their peers below them, and why there is no figure.
 pub fn rows(rows: &[Row]) -> String {
-    let mut lines = vec![["", "", "figure", "floor", "ratio", "budget", "", "the floor"].map(str::to_owned)];
+    let head = ["", "figure", "", "spread", "floor", "ratio", "budget", "stretch", "", "the floor"].map(str::to_owned);
+    let (mut lines, mut notes) = (vec![head], vec![Vec::new()]);
     for row in rows {
-        let or_none = |value: Option<f64>| value.map_or_else(|| "-".into(), figure);
-        let budget = match row.budget {
-            None => "-".into(),
-            Some(Budget::AtMost(limit)) => format!("<= {}", figure(limit)),
-            Some(Budget::AtLeast(limit)) => format!(">= {}", figure(limit)),
-        };
-        let held = match row.held() {
-            None => "",
-            Some(true) => "held",
-            Some(false) => "MISSED",
+        let verdict = match (row.held(), &row.value, row.budget) {
+            (Some(true), ..) => "held",
+            (Some(false), ..) => "MISSED",
+            (None, Ok(_), Some(_)) => "OPEN",
+            (None, Err(_), _) => "not measured",
+            (None, Ok(_), None) => "",
         };
         lines.push([
-            row.what.into(),
+            row.what.clone(),
+            row.value.as_ref().map_or_else(|_| "-".into(), |value| of_unit(*value, row.unit)),
             row.unit.into(),
-            or_none(row.value),
-            figure(row.floor),
+            row.more("spread").map(|spread| format!("{:.0} %", spread * 100.0)).unwrap_or_default(),
+            row.floor.map_or_else(|| "-".into(), |floor| of_unit(floor, row.unit)),
             or_none(row.ratio()),
-            budget,
-            held.into(),
+            limit(row.budget),
+            limit(row.stretch),
+            verdict.into(),
             row.floor_is.into(),
         ]);
+        let mut below = Vec::new();
+        if let Err(why) = &row.value {
+            below.push(format!("    not measured: {why}"));
+        }
+        for peer in &row.peers {
+            below.push(match &peer.value {
+                Ok(value) => {
+                    let times = row.times(peer).map(|times| format!(", nvmx is {} times that", figure(times)));
+                    let ours = peer.beside.map(|ours| format!(" (nvmx on the same: {})", figure(ours)));
+                    let times = times.unwrap_or_default();
+                    format!("    {}: {}{}{times}", peer.what, figure(*value), ours.unwrap_or_default())
+                }
+                Err(why) => format!("    {}: {why}", peer.what),
+            });
+        }
+        let open = row.held().is_none() && row.value.is_ok() && matches!(row.budget, Some(Budget::TimesBochs(_)));
+        if open {
+            below.push("    open: the budget is of a Bochs without its debugger, which NVMX_BOCHS names".into());
+        }
+        notes.push(below);
     }
-    align(&lines, &[2, 3, 4, 5])
+    let table = align(&lines, &[1, 3, 4, 5, 6, 7]);
+    let mut text = String::new();
+    for (line, notes) in table.lines().zip(notes) {
+        text.push_str(line);
+        text.push('\n');
+        notes.iter().for_each(|note| text.extend([note, "\n"]));
+    }
+    text
+}
+
+/// The table of all budgets.
+pub fn budgets(lines: &[Line]) -> String {
+    let all: Vec<Row> = lines
+        .iter()
+        .map(|line| {
+            let on = if line.on.is_empty() { String::new() } else { format!(" ({})", line.on) };
+            Row { what: format!("{}{on}", line.item.what), ..line.row.clone() }
+        })
+        .collect();
+    rows(&all)
 }
 
 /// The table of the other tools.
 pub fn peers(peers: &Peers) -> String {
     let mut lines = vec![["", "bytes an event", "to text, M/s", "to columns, M/s"].map(str::to_owned)];
     for peer in &peers.peers {
-        let or_none = |value: Option<f64>| value.map_or_else(|| "-".into(), figure);
         let bytes = peer.bytes.clone().map_or_else(|why| why, figure);
         lines.push([peer.what.clone(), bytes, or_none(peer.text), or_none(peer.columns)]);
     }

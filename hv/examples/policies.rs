@@ -1,9 +1,9 @@
 //! What each policy costs on the same work: a stock Linux with KVM as L1, on two CPUs, that runs two virtual machines at
-//! once. Prints one table, in Markdown: flushes by cause and what they dropped, TLB misses (of linear addresses, and of
+//! once. Prints one table, in Markdown or as JSON: flushes by cause and what they dropped, TLB misses (of linear addresses, and of
 //! guest-physical ones), VMWRITEs to vmcs02s and those that were not needed, and what the vmcs02 pool found; all from when
 //! the virtual machines begin to run to the end.
 //!
-//!     cargo run --release -p hv --example policies -- KERNEL INITRD [PRESET...]
+//!     cargo run --release -p hv --example policies -- [--json] KERNEL INITRD [PRESET...]
 //!
 //! KERNEL and INITRD are what `tests/guests/linux.sh` and `tests/guests/kvm.sh` make. Without presets all are run, each
 //! from power-on. What L1 says must be the same under all of them: it is compared, but for addresses and times.
@@ -112,20 +112,26 @@ fn outcome(console: &[u8]) -> Vec<String> {
     said.lines().filter(|line| line.contains(" user hlt ")).map(|line| line.trim().to_owned()).collect()
 }
 
+const USAGE: &str = "usage: policies [--json] KERNEL INITRD [PRESET...]";
+
 /// A cell of the table.
 type Cell = (&'static str, u64);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let [kernel, initrd, names @ ..] = words.as_slice() else {
-        return Err("usage: policies KERNEL INITRD [PRESET...]".into());
-    };
+    let (options, words): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|word| word.starts_with("--"));
+    let json = options == ["--json"];
+    let [kernel, initrd, names @ ..] = words.as_slice() else { return Err(USAGE.into()) };
+    if !json && !options.is_empty() {
+        return Err(USAGE.into());
+    }
     let image = |kind, name: &str, from: &str| {
         Ok::<_, std::io::Error>(Image { kind, name: name.to_owned(), bytes: std::fs::read(from)?.into() })
     };
     let images = [image(ImageKind::Kernel, "vmlinuz", kernel)?, image(ImageKind::Initrd, "kvm.img", initrd)?];
     let mut rows: Vec<(&str, Vec<Cell>)> = Vec::new();
     let mut first: Option<Vec<String>> = None;
+    let mut entries = 0;
     for preset in PRESETS.iter().filter(|preset| names.is_empty() || names.iter().any(|name| name == preset.name)) {
         let (counted, misses, instructions) = run(&images, preset.name, preset.policy)?;
         let result = outcome(&counted.console);
@@ -146,9 +152,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ("pool recycles", counted.pooled(PoolOp::Recycle)),
         ];
         rows.push((preset.name, flushes.chain(others).collect()));
+        entries = counted.entries;
     }
-    print!("{}", table(&rows));
+    print!("{}", if json { object(&rows, entries) } else { table(&rows) });
     Ok(())
+}
+
+/// The runs as one JSON object, in whose `policies` the names of the runs are, what L2 was entered, and a row for each count
+/// with a value for each run. No name needs escapes.
+fn object(runs: &[(&str, Vec<Cell>)], entries: u64) -> String {
+    let quoted =
+        |names: &mut dyn Iterator<Item = &str>| names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let presets = quoted(&mut runs.iter().map(|(name, _)| *name));
+    let measures = runs.first().map_or(0, |(_, cells)| cells.len());
+    let rows: Vec<String> = (0..measures)
+        .map(|measure| {
+            let values: Vec<String> = runs.iter().map(|(_, cells)| cells[measure].1.to_string()).collect();
+            format!("      {{ \"name\": \"{}\", \"values\": [{}] }}", runs[0].1[measure].0, values.join(", "))
+        })
+        .collect();
+    format!(
+        "{{\n  \"policies\": {{\n    \"entries\": {entries},\n    \"presets\": [{presets}],\n    \"rows\": [\n{}\n    ]\n  }}\n}}\n",
+        rows.join(",\n")
+    )
 }
 
 /// The runs as Markdown, a column each, without the causes that no policy flushed for.

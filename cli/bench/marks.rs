@@ -1,36 +1,37 @@
-//! What the benches share that run one guest on several machines: the guest's marks cut its console into phases, and a
-//! phase's time is the time on the CPU that the process has used, so that a host with other work gives figures too, if
-//! somewhat low ones.
+//! A guest's marks, which cut its run into phases on any machine: a phase's time is the time on the CPU that the machine's
+//! process has used, so that a host with other work gives figures too, if somewhat low ones.
 
-#![allow(dead_code, unreachable_pub)] // Benches each use a part of this.
-
-#[path = "../../tests/common/guest.rs"]
-pub mod guest;
-pub mod peers;
-
+use super::clock;
 use core::ops::ControlFlow;
 use hv::machine::{Image, Machine};
 use hv::world::World;
-use hv_defs::config::{Config, ImageKind};
+use hv_defs::config::Config;
 use hv_defs::event::{Actor, Event, InputKind, What};
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the guest's `mark` prints, before the phase's name and the time-stamp counter.
 const MARK: &str = "nvmx-mark ";
 
 /// One phase on one machine.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub struct Phase {
     /// Time on the CPU.
     pub time: Duration,
-    /// Ticks of the guest's time-stamp counter, from the mark before; none for the first.
-    pub ticks: u64,
     /// Instructions, where they can be counted.
     pub instructions: u64,
     /// L2's exits that L1 handled, where they can be counted.
     pub exits: u64,
+}
+
+impl Phase {
+    /// Several phases as one.
+    pub fn together<'a>(phases: impl IntoIterator<Item = &'a Self>) -> Self {
+        phases.into_iter().fold(Self::default(), |sum, phase| Self {
+            time: sum.time + phase.time,
+            instructions: sum.instructions + phase.instructions,
+            exits: sum.exits + phase.exits,
+        })
+    }
 }
 
 /// Collects phases while a console is read.
@@ -39,8 +40,9 @@ pub struct Stopwatch {
     begin: Option<&'static str>,
     wanted: usize,
     line: Vec<u8>,
-    last: Option<(Duration, u64)>,
-    phases: Vec<Phase>,
+    last: Option<Duration>,
+    /// Those that have ended.
+    pub phases: Vec<Phase>,
 }
 
 impl Stopwatch {
@@ -50,8 +52,8 @@ impl Stopwatch {
         Self { begin, wanted, line: Vec::new(), last: None, phases: Vec::new() }
     }
 
-    /// Takes bytes of the console, read when the process had used `cpu()` of time. Returns whether all phases are over.
-    fn read(&mut self, bytes: &[u8], cpu: impl Fn() -> Duration) -> bool {
+    /// Takes bytes of the console, read when the machine had used `cpu()` of time. Returns whether all phases are over.
+    pub fn read(&mut self, bytes: &[u8], cpu: impl Fn() -> Duration) -> bool {
         for byte in bytes {
             if *byte == b'\n' {
                 let line = String::from_utf8_lossy(&self.line).into_owned();
@@ -61,41 +63,37 @@ impl Stopwatch {
                 self.line.push(*byte);
             }
         }
+        self.is_over()
+    }
+
+    /// Whether all phases are over.
+    pub fn is_over(&self) -> bool {
         self.phases.len() >= self.wanted
     }
 
     /// The first phase begins now.
-    fn begin(&mut self, now: Duration) {
-        self.last = Some((now, 0));
+    pub fn begin(&mut self, now: Duration) {
+        self.last = Some(now);
     }
 
     fn whole_line(&mut self, line: &str, cpu: impl Fn() -> Duration) {
         if self.last.is_none() && self.begin.is_some_and(|begin| line.contains(begin)) {
             self.begin(cpu());
         }
-        let Some((_, words)) = line.split_once(MARK) else { return };
-        let ticks = words.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+        if !line.contains(MARK) {
+            return;
+        }
         let now = cpu();
-        let (then, before) = self.last.unwrap_or((now, 0));
-        let ticks_passed = if before == 0 { 0 } else { u64::saturating_sub(ticks, before) };
-        self.phases.push(Phase { time: now.saturating_sub(then), ticks: ticks_passed, ..Phase::default() });
-        self.last = Some((now, ticks));
+        let time = now.saturating_sub(self.last.unwrap_or(now));
+        self.phases.push(Phase { time, ..Phase::default() });
+        self.last = Some(now);
     }
-}
-
-/// The time on the CPU that a process has used with all its threads, as the kernel's scheduler counts it.
-fn cpu_time(pid: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let nanoseconds = tasks.filter_map(|task| {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// This machine's world: the console's marks for the time, the events' for the counts.
 struct Ours {
     watch: Stopwatch,
+    since: Instant,
     /// Instructions that were skipped because every CPU waited.
     idle: u64,
     /// L2's exits that L1 handled.
@@ -119,7 +117,8 @@ impl World for Ours {
     }
 
     fn console(&mut self, bytes: &[u8]) {
-        self.watch.read(bytes, || cpu_time(std::process::id()));
+        let since = self.since;
+        self.watch.read(bytes, || clock::thread(since));
     }
 
     fn input(&mut self, _poll: u64, now: u64, idle_until: Option<u64>) -> Option<(InputKind, u64)> {
@@ -129,13 +128,17 @@ impl World for Ours {
 }
 
 /// Runs a guest on this machine to its end. The first phase begins with it.
+///
+/// # Errors
+/// The machine cannot be built, or the guest ends before its last mark.
 pub fn ours(config: &Config, images: &[Image], watch: &Stopwatch) -> Result<Vec<Phase>, String> {
     let mut machine = Machine::new(config, images).map_err(|error| error.to_string())?;
-    let mut world = Ours { watch: watch.clone(), idle: 0, exits: 0, counts: Vec::new(), failed: None };
-    world.watch.begin(cpu_time(std::process::id()));
+    let since = Instant::now();
+    let mut world = Ours { watch: watch.clone(), since, idle: 0, exits: 0, counts: Vec::new(), failed: None };
+    world.watch.begin(clock::thread(since));
     machine.run(&mut world);
     if world.watch.phases.len() != watch.wanted || world.counts.len() != watch.wanted {
-        return Err(format!("not all phases were reached: {}", world.failed.unwrap_or_default()));
+        return Err(format!("the guest did not reach all its marks: {}", world.failed.unwrap_or_default()));
     }
     let (mut instructions_before, mut exits_before) = (0, 0);
     for (phase, (instructions, exits)) in world.watch.phases.iter_mut().zip(world.counts) {
@@ -145,14 +148,7 @@ pub fn ours(config: &Config, images: &[Image], watch: &Stopwatch) -> Result<Vec<
     Ok(world.watch.phases)
 }
 
-/// An image out of a file.
-pub fn image(kind: ImageKind, file: &Path) -> Result<Image, String> {
-    let bytes = fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Image { kind, name, bytes: bytes.into() })
-}
-
-/// Of each phase, the faster of two.
+/// Of each phase, the faster of two runs.
 pub fn keep_faster(best: &mut [Phase], other: &[Phase]) {
     for (best, other) in best.iter_mut().zip(other) {
         if other.time < best.time {
@@ -161,15 +157,14 @@ pub fn keep_faster(best: &mut [Phase], other: &[Phase]) {
     }
 }
 
-/// A number by which a user changes a bench.
-pub fn number(variable: &str, default: usize) -> usize {
-    std::env::var(variable).ok().and_then(|word| word.parse().ok()).unwrap_or(default).max(1)
-}
-
-/// The load of this host over the last minute.
-pub fn load() -> String {
-    fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|text| Some(text.split(' ').next()?.to_owned()))
-        .unwrap_or_default()
+/// The fastest of several runs, phase by phase.
+///
+/// # Errors
+/// One of them failed.
+pub fn fastest(rounds: usize, mut run: impl FnMut() -> Result<Vec<Phase>, String>) -> Result<Vec<Phase>, String> {
+    let mut best = run()?;
+    for _ in 1..rounds {
+        keep_faster(&mut best, &run()?);
+    }
+    Ok(best)
 }
