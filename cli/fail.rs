@@ -150,7 +150,8 @@ pub const THREADS: &str = "raise the limits on processes and memory (`ulimit -u`
 /// Prints one line on stderr. What cannot be written there cannot be told anywhere.
 pub fn say(line: &str) {
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let _ = writeln!(io::stderr(), "nvmx: {line}");
+    // At once, so that nothing comes between.
+    let _ = io::stderr().write_all(format!("nvmx: {line}\n").as_bytes());
 }
 
 /// Prints help where it was asked for, else the mistake in one line.
@@ -198,13 +199,29 @@ pub fn outlive_full_files() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, noted);
 }
 
-/// Whether nobody has said yet that there is not enough of something to go on: who is told no more of it says it once, and
-/// what falls over behind it says nothing.
-pub fn is_first_to_end() -> bool {
-    !ENDING.swap(true, Ordering::SeqCst)
+/// Says that there is not enough of something to go on, unless that was said: what falls over behind it says nothing. Takes no
+/// memory. It is said when this returns, or soon, by whoever was first.
+pub fn say_the_end(line: fmt::Arguments<'_>) {
+    if !ENDING.swap(true, Ordering::SeqCst) {
+        let mut text = [0; 300];
+        let mut rest = &mut text[..];
+        // What does not fit is left out.
+        let _ = writeln!(rest, "nvmx: cannot go on: {line}");
+        let left = rest.len();
+        let _ = io::stderr().write_all(&text[..text.len() - left]);
+        SAID.store(true, Ordering::SeqCst);
+    }
+    // Another thread may be about to.
+    for _ in 0..100 {
+        if SAID.load(Ordering::SeqCst) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 static ENDING: AtomicBool = AtomicBool::new(false);
+static SAID: AtomicBool = AtomicBool::new(false);
 
 /// Turns a panic, which is a bug of ours, into one line.
 pub fn install_panic_hook() {
@@ -214,9 +231,7 @@ pub fn install_panic_hook() {
         let what = text.unwrap_or("no message");
         if what.contains("Resource temporarily unavailable") {
             // Others' crates start threads in ways that have no other answer.
-            if is_first_to_end() {
-                say(&format!("cannot go on: there can be no more threads: {THREADS}"));
-            }
+            say_the_end(format_args!("there can be no more threads: {THREADS}"));
             return;
         }
         if ENDING.load(Ordering::SeqCst) {

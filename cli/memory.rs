@@ -5,9 +5,8 @@
 
 #![allow(unsafe_code)] // An allocator is unsafe to write. This one hands everything to the system's.
 
-use super::fail::{Status, is_first_to_end};
+use super::fail::{Status, say_the_end};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::io::Write;
 
 /// The system's allocator, which ends the program where there is no memory.
 pub struct OrEnd;
@@ -47,21 +46,12 @@ fn there(at: *mut u8, size: usize) -> *mut u8 {
 /// Gives the terminal back, says why and ends. What was recorded is in its file up to the last whole block.
 #[cold]
 fn end(size: usize) -> ! {
-    // Another thread, or what is done here, may come to want memory too.
-    if is_first_to_end() {
-        #[cfg(feature = "analysis")]
-        tui::give_back();
-        let _ = crossterm::terminal::disable_raw_mode();
-        // Nothing here takes memory.
-        let mut line = [0; 256];
-        let mut rest = &mut line[..];
-        let _ = writeln!(
-            rest,
-            "nvmx: cannot go on: there is no memory for {size} bytes more: raise the limit (`ulimit -v`), end other programs, \
-             or do it with less (--mem, fewer traces at once)",
-        );
-        let left = rest.len();
-        let _ = std::io::stderr().write_all(&line[..line.len() - left]);
-    }
+    #[cfg(feature = "analysis")]
+    tui::give_back();
+    let _ = crossterm::terminal::disable_raw_mode();
+    say_the_end(format_args!(
+        "there is no memory for {size} bytes more: raise the limit (`ulimit -v`), end other programs, or do it with less (--mem, \
+         fewer traces at once)"
+    ));
     std::process::exit(Status::Failed as i32)
 }

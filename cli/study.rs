@@ -219,6 +219,11 @@ pub fn tui(args: &TuiArgs, print: &Print) -> Result<Status> {
             let what = format!("cannot show {}", path.display());
             Failure::new(Status::Usage, what, error, "run it on a terminal, or use `nvmx dump` and `nvmx report`")
         }
+        // No other use of a terminal ends so.
+        tui::Error::Terminal(source) if source.kind() == std::io::ErrorKind::WouldBlock => {
+            let why = format!("there can be no more threads: {source}");
+            Failure::new(Status::Failed, format!("cannot show {}", path.display()), why, super::fail::THREADS)
+        }
         tui::Error::Terminal(_) | tui::Error::Internal(_) => {
             Failure::new(Status::Failed, format!("cannot show {}", path.display()), error, "try another terminal")
         }
