@@ -197,6 +197,41 @@ fn a_linux_guest_gives_the_figures_that_need_one() {
     assert_eq!(said["record"][0]["name"], "Linux with KVM");
 }
 
+/// A checkout that takes less long to build than nvmx: what counts is that it is cloned, built and run.
+#[test]
+fn a_fresh_clone_is_built_and_its_demo_run() {
+    let source = folder("bench-source");
+    let write = |name: &str, text: &str| std::fs::write(source.join(name), text).expect("it can be written");
+    write(
+        "Cargo.toml",
+        "[package]\nname = \"tiny\"\nversion = \"0.1.0\"\n[[bin]]\nname = \"tiny\"\npath = \"main.rs\"\n",
+    );
+    write("Cargo.lock", "version = 4\n[[package]]\nname = \"tiny\"\nversion = \"0.1.0\"\n");
+    write("main.rs", "fn main() { assert!(std::env::args().nth(1).as_deref() == Some(\"demo\")) }\n");
+    let git = |words: &[&str]| {
+        let named = ["-c", "user.name=nobody", "-c", "user.email=nobody@localhost"];
+        Command::new("git")
+            .args(named)
+            .arg("-C")
+            .arg(&source)
+            .args(words)
+            .output()
+            .is_ok_and(|ran| ran.status.success())
+    };
+    if !(git(&["init", "--quiet"]) && git(&["add", "."]) && git(&["commit", "--quiet", "-m", "tiny"])) {
+        eprintln!("SKIPPED, there is no git");
+        return;
+    }
+    let said = nvmx(&["bench", "clone", "--json", "--source", word(&source)]).expect(0).json();
+    let row = named(&said["budgets"], "clone");
+    assert!(row["value"].as_f64() > Some(0.0) && row["held"] == Value::Bool(true), "{row}");
+    // One that does not build, and one that is none.
+    write("main.rs", "fn main() { nothing }\n");
+    assert!(git(&["commit", "--quiet", "-am", "broken"]));
+    nvmx(&["bench", "clone", "--source", word(&source)]).expect(3).one_line(&["the build failed"]);
+    nvmx(&["bench", "clone", "--source", word(&source.join("none"))]).expect(3).one_line(&["git clone failed"]);
+}
+
 #[test]
 fn the_trace_format_has_a_figure_for_each_budget() {
     let folder = folder("bench");

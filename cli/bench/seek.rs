@@ -55,7 +55,7 @@ pub fn measure(recording: &Recording, quick: bool) -> Result<Vec<Row>, Failed> {
     };
     let (far, near) = if quick { (4, 10) } else { (20, 50) };
     let with = opening(far, true)?;
-    let without = opening(if quick { 1 } else { 3 }, false)?;
+    let without = opening(if quick { 2 } else { 3 }, false)?;
     let read = Times::of(places(far)?.into_iter().map(|event| {
         let start = thread(since);
         std::hint::black_box(Reader::open(&recording.path)?.event(event)?);

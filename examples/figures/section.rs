@@ -23,23 +23,25 @@ pub fn section(figures: &Value) -> String {
 fn machine(figures: &Value) -> String {
     let machine = &figures["machine"];
     let known = [text(&machine["model"]), text(&machine["kernel"])].join(", ");
-    let rough = if figures["quick"] == true { " This was a quick run, and is rough." } else { "" };
+    let rough = if figures["quick"] == true { " It was a quick run, and is rough." } else { "" };
     let load = match (figures["load_before"].as_f64(), figures["load"].as_f64()) {
-        (Some(before), Some(after)) => format!(" Its load was {} before and {} after.", figure(before), figure(after)),
+        (Some(before), Some(after)) => {
+            format!(", whose load was {} before and {} after", figure(before), figure(after))
+        }
         _ => String::new(),
     };
     format!(
-        "These are of one run of `nvmx bench --guest DIR` on {} CPUs ({known}).{load}{rough}\n\
-         Times are on the CPU, the best of a few; a floor is what anyone would have to do on that machine for the same, and\n\
-         the ratio to it is what to compare between machines. [docs/bench.md](docs/bench.md) says what each row is; `just\n\
-         figures DIR` measures anew and makes this section.\n",
+        "These are of one run of `nvmx bench --guest DIR` on {} CPUs ({known}){load}.{rough}\n\
+         Times are on the CPU, the best of a few. A floor is what anyone would have to do on that machine for the same; the ratio to\n\
+         it, above 1 where it is better, is what to compare between machines. [docs/bench.md](docs/bench.md) says what each row is, and\n\
+         `just figures DIR` measures anew and makes this section.\n",
         figures["cpus"]
     )
 }
 
 /// The table of the budgets.
 fn budgets(figures: &Value) -> String {
-    let head = ["", "figure", "floor", "of it", "beside", "budget", ""];
+    let head = ["", "figure", "floor", "ratio", "beside", "budget", ""];
     let rows = list(&figures["budgets"]).map(|row| {
         let unit = text(&row["unit"]);
         let on = match text(&row["on"]) {
@@ -54,7 +56,7 @@ fn budgets(figures: &Value) -> String {
         let peers = list(&row["peers"]).filter_map(|peer| {
             let (value, times) = (peer["value"].as_f64()?, peer["times"].as_f64()?);
             let ours = peer["beside"].as_f64().map(|ours| format!(" to {}", figure(ours))).unwrap_or_default();
-            Some(format!("{}: {}{ours}, nvmx is {} times that", text(&peer["what"]), figure(value), figure(times)))
+            Some(format!("{}: {}{ours} ({}×)", text(&peer["what"]), figure(value), figure(times)))
         });
         let verdict = match (row["held"].as_bool(), row["value"].as_f64()) {
             (Some(true), _) => "held".to_owned(),
@@ -83,7 +85,8 @@ fn budgets(figures: &Value) -> String {
     };
     let rows = table(&head, "lrrrllll", rows);
     format!(
-        "**The budgets**, each beside its floor and, where they were installed, other programs in the same run:\n\n{rows}{open}"
+        "**The budgets**, each beside its floor and, where they were installed, other programs in the same run, in brackets how many times\n\
+         better nvmx is:\n\n{rows}{open}"
     )
 }
 
@@ -92,12 +95,11 @@ fn phases(figures: &Value) -> String {
     let Some(rows) = rows(figures, "cpu").filter(|rows| rows.iter().any(|row| row["name"] == "boot")) else {
         return String::new();
     };
-    let plain = |row: &&&Value| row["name"] != "plain";
     let peers: Vec<&str> = list(&rows[0]["peers"]).map(|peer| text(&peer["what"])).collect();
     let mut head = vec!["phase", "million instructions", "nvmx"];
     head.extend(&peers);
     head.push("the host's CPU");
-    let cells = rows.iter().filter(|row| plain(&row)).map(|row| {
+    let cells = rows.iter().filter(|row| row["name"] != "plain").map(|row| {
         let mut cells = vec![text(&row["what"]).to_owned(), number(&row["more"]["millions"]), number(&row["value"])];
         cells.extend(list(&row["peers"]).map(|peer| match (peer["value"].as_f64(), peer["times"].as_f64()) {
             (Some(value), Some(times)) => format!("{} ({}×)", figure(value), figure(times)),
@@ -314,9 +316,8 @@ fn number(value: &Value) -> String {
 fn figure(value: f64) -> String {
     match value.abs() {
         of if of >= 10_000.0 => grouped(value.round() as u64),
-        of if of >= 100.0 => format!("{value:.0}"),
+        of if of >= 100.0 || of.fract() == 0.0 => format!("{value:.0}"),
         of if of >= 10.0 => format!("{value:.1}"),
-        of if of.fract() == 0.0 => format!("{value:.0}"),
         _ => format!("{value:.2}"),
     }
 }
