@@ -1,6 +1,6 @@
 //! Files that are there whole or not at all, whatever ends the program that writes them.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -159,10 +159,8 @@ fn nameless(path: &Path) -> Option<File> {
 }
 
 /// Whether somebody has locked a file, as a recording does.
-#[cfg(target_os = "linux")]
 fn is_locked(file: &File) -> bool {
-    use rustix::fs::{FlockOperation, flock};
-    flock(file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
 #[cfg(target_os = "linux")]
@@ -176,11 +174,6 @@ fn link(file: &File, name: &Path) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn nameless(_: &Path) -> Option<File> {
     None
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_locked(_: &File) -> bool {
-    false
 }
 
 #[cfg(not(target_os = "linux"))]
