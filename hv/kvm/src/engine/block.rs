@@ -1,6 +1,6 @@
 //! A run of instructions that KVM is trusted with, as far as it is known where it ends.
 
-use super::plain::{Flow, Plain, plain};
+use super::plain::{Flow, Plain, is_other_elsewhere, plain};
 use hv::cpu::Cpu;
 use hv_defs::addr::PAGE_SIZE;
 use hv_defs::x86::Seg;
@@ -26,15 +26,15 @@ pub(super) struct Block {
 pub(super) struct Looker {
     info: InstructionInfoFactory,
     instruction: Instruction,
-}
-
-impl Default for Looker {
-    fn default() -> Self {
-        Self { info: InstructionInfoFactory::new(), instruction: Instruction::default() }
-    }
+    /// Whether the host's CPU is Intel's, as the guest's is.
+    intel: bool,
 }
 
 impl Looker {
+    pub(super) fn new(intel: bool) -> Self {
+        Self { info: InstructionInfoFactory::new(), instruction: Instruction::default(), intel }
+    }
+
     /// The block that begins at `rip`, of at most `most` instructions, all of them in one page, whose bytes these are.
     pub(super) fn look(&mut self, block: &mut Block, page: &[u8], rip: u64, most: u64) {
         block.code.clear();
@@ -51,10 +51,8 @@ impl Looker {
             }
             let Some(bytes) = page.get((at % PAGE_SIZE) as usize..) else { break };
             Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode_out(&mut self.instruction);
-            let plain = match self.instruction.is_invalid() {
-                true => None,
-                false => plain(&self.instruction, &mut self.info),
-            };
+            let other = self.instruction.is_invalid() || !self.intel && is_other_elsewhere(&self.instruction, bytes);
+            let plain = if other { None } else { plain(&self.instruction, &mut self.info) };
             let Some(plain) = plain else { break };
             let alone = match plain.flow {
                 Flow::Next => false,

@@ -83,7 +83,8 @@ impl Engine {
         let smap = cpuid.as_slice().iter().any(|leaf| (leaf.function, leaf.index) == (7, 0) && leaf.ebx >> 20 & 1 != 0);
         let strange = STRANGE | if smap { 0 } else { Cr4::SMAP.bits() };
         // "ntel" of GenuineIntel.
-        let keeps_state = vendor == Some(u32::from_le_bytes(*b"ntel")) || std::path::Path::new(PARAVIRTUAL).exists();
+        let intel = vendor == Some(u32::from_le_bytes(*b"ntel"));
+        let keeps_state = intel || std::path::Path::new(PARAVIRTUAL).exists();
         Ok(Self {
             kvm,
             cpuid,
@@ -91,7 +92,7 @@ impl Engine {
             strange,
             keeps_state,
             spaces: Vec::new(),
-            looker: Looker::default(),
+            looker: Looker::new(intel),
             block: Block::default(),
             failed: None,
             retired: 0,

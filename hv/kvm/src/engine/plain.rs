@@ -5,7 +5,7 @@
 //! software CPU's: that is how they exit, whatever KVM itself can intercept.
 
 use hv::features::is_absent;
-use iced_x86::{Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 /// How an instruction that KVM is trusted with ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -225,6 +225,14 @@ fn is_trusted(instruction: &Instruction) -> bool {
         && !matches!(instruction.flow_control(), FlowControl::Return if instruction.code() != Code::Retnq)
         && !matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32)
         && !is_far(instruction)
+}
+
+/// Whether an instruction that these bytes begin with does otherwise on CPUs that are not Intel's: where the operand size
+/// counts for near branches, and in flags that are left undefined, which guests see all the same. That logic clears AF, all agree.
+pub(super) fn is_other_elsewhere(instruction: &Instruction, bytes: &[u8]) -> bool {
+    use Mnemonic::{And, Or, Test, Xor};
+    let flags = instruction.rflags_undefined() != 0 && !matches!(instruction.mnemonic(), And | Or | Test | Xor);
+    flags || Decoder::with_ip(64, bytes, instruction.ip(), DecoderOptions::AMD).decode() != *instruction
 }
 
 fn is_far(instruction: &Instruction) -> bool {

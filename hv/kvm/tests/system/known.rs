@@ -15,12 +15,17 @@ bitflags! {
         const SMEP = 1 << 2;
         const SMAP = 1 << 3;
         const UMIP = 1 << 4;
+        /// No feature, but a maker: what AMD's CPUs do otherwise, by AMD's manual, is judged on Intel's alone.
+        const INTEL = 1 << 5;
     }
 }
 
 impl Features {
     /// What a leaf of CPUID says.
     pub fn of(leaf: u32, subleaf: u32, [_, ebx, ecx, edx]: [u32; 4]) -> Self {
+        if leaf == 0 {
+            return if ebx.to_le_bytes() == *b"Genu" { Self::INTEL } else { Self::empty() };
+        }
         let bits: &[(u32, u32, Self)] = match (leaf, subleaf) {
             (1, _) => &[(ecx, 17, Self::PCID)],
             (7, 0) => &[(ebx, 7, Self::SMEP), (ebx, 20, Self::SMAP), (ecx, 2, Self::UMIP)],
@@ -70,6 +75,13 @@ deviations! {
     PortLimit: "of the two bytes of the port bitmap that are read, only the first has to lie in the task (SDM: both)",
     DataBreakpoints: "breakpoints are on instructions alone",
     SmapFetch: "with SMAP alone user pages cannot be executed above level 3 (SDM: SMAP is about data)",
+}
+
+/// What a walk through these entries of page tables needs: on AMD's CPUs bits 46 and 47 are of the address, not reserved, and
+/// bit 8 is reserved in PML4Es.
+pub fn for_entries(root: u64, others: &[u64]) -> Features {
+    let wide = others.iter().chain([&root]).any(|entry| entry & (3 << 46) != 0);
+    if wide || root & 1 << 8 != 0 { Features::INTEL } else { Features::empty() }
 }
 
 /// Whether this is the KVM whose deviations are known.

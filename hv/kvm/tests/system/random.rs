@@ -306,6 +306,7 @@ fn pages(dice: &mut Dice) -> Case {
         Some(level) => address >> (39 - 9 * level) << (39 - 9 * level) | DATA | 0x4008,
         None => address | 8,
     };
+    case = case.needs(crate::known::for_entries(words[0], &words[1..]));
     if words[1] & 0x80 != 0 {
         case = case.needs(crate::known::Features::GIGABYTE_PAGES);
     }

@@ -2,7 +2,7 @@
 
 use super::FLAT as FLATS;
 use crate::kit::*;
-use crate::known::Deviation;
+use crate::known::{Deviation, Features};
 use iced_x86::code_asm::*;
 
 pub(super) fn rows(rows: &mut Vec<Case>) {
@@ -36,6 +36,10 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
                             case.deviates = Some(Deviation::Sysret);
                         } else if user && mode == Mode::Long {
                             case.deviates = Some(Deviation::NativeUser);
+                        }
+                        // AMD's have SYSCALL there, and no SYSENTER in IA-32e mode.
+                        if mode == Mode::Compatibility && !name.starts_with("SYSRET") {
+                            case.needs |= Features::INTEL;
                         }
                     })
                 };

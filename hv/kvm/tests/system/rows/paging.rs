@@ -1,7 +1,7 @@
 //! Accesses through paging structures: what faults how, and which accessed and dirty bits are set.
 
 use crate::kit::*;
-use crate::known::{Deviation, Features};
+use crate::known::{Deviation, Features, for_entries};
 use iced_x86::code_asm::*;
 
 /// A page that a row may map as it likes: not memory's own address.
@@ -50,6 +50,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
                     }
                     case.state.cr0 |= wp;
                     case.state.cr4 |= smep;
+                    case = case.needs(for_entries(0, &[entry]));
                     case.deviates = (smep == 0x20_0000 && number == 2).then_some(Deviation::SmapFetch);
                     case.put(ENTRY, if entry & 1 != 0 { entry | DATA } else { entry });
                     case.bytes(DATA, &[0x0f, 0x0b]);

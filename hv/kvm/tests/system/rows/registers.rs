@@ -2,7 +2,7 @@
 
 use super::{ALL, FLAT as FLATS};
 use crate::kit::*;
-use crate::known::{Deviation, Features};
+use crate::known::{Deviation, Features, for_entries};
 use iced_x86::code_asm::*;
 
 /// The features that a value of CR4 asks for.
@@ -99,7 +99,7 @@ pub(super) fn rows(rows: &mut Vec<Case>) {
                     a.mov(cr3, rax)
                 })
                 .with(|case| case.state.cr4 |= pcid)
-                .needs(for_cr4(pcid)),
+                .needs(for_cr4(pcid) | for_entries(0, &[value])),
             );
         }
     }
