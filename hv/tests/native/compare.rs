@@ -124,8 +124,19 @@ pub fn is_intel() -> bool {
     core::arch::x86_64::__cpuid(0).ecx == u32::from_le_bytes(*b"ntel")
 }
 
-/// Whether AMD's CPUs take the bytes for something else.
+/// Whether AMD's CPUs take the bytes for something else, or do something else for them: what they push of a segment register, tell
+/// of the last x87 instruction, shift further than an operand is wide, and what a prefix makes of INT1, PAUSE and LOOPcc.
 fn is_other(instruction: &Instruction, input: &Case) -> bool {
+    use Mnemonic::*;
+    let other = match instruction.mnemonic() {
+        Fxsave | Fxsave64 | Xsave | Xsave64 | Xsavec | Xsavec64 | Xsaveopt | Xsaveopt64 => true,
+        Shld | Shrd | Rcl | Rcr | Int1 | Pause | Loope | Loopne => true,
+        Push => instruction.op0_register().is_segment_register(),
+        _ => false,
+    };
+    if other {
+        return true;
+    }
     let bits = if input.state.selectors[1] == CODE64 { 64 } else { return false };
     let bytes = &input.bytes[..input.length.into()];
     Decoder::with_ip(bits, bytes, instruction.ip(), DecoderOptions::AMD).decode() != *instruction

@@ -228,9 +228,13 @@ fn is_trusted(instruction: &Instruction) -> bool {
 }
 
 /// Whether an instruction that these bytes begin with does otherwise on CPUs that are not Intel's: where the operand size
-/// counts for near branches, and in flags that are left undefined, which guests see all the same. That logic clears AF, all agree.
+/// counts for near branches, a prefix for LOOPcc, and in flags that are left undefined, which guests see all the same. That logic
+/// clears AF, all agree.
 pub(super) fn is_other_elsewhere(instruction: &Instruction, bytes: &[u8]) -> bool {
-    use Mnemonic::{And, Or, Test, Xor};
+    use Mnemonic::{And, Loope, Loopne, Or, Test, Xor};
+    if matches!(instruction.mnemonic(), Loope | Loopne) {
+        return true;
+    }
     let flags = instruction.rflags_undefined() != 0 && !matches!(instruction.mnemonic(), And | Or | Test | Xor);
     flags || Decoder::with_ip(64, bytes, instruction.ip(), DecoderOptions::AMD).decode() != *instruction
 }
