@@ -206,6 +206,8 @@ struct Shared {
     roots_in_use: Vec<Option<usize>>,
     /// How deep the guests of L1's VMCSs are.
     depths: Depths,
+    /// Exits since an instruction was executed.
+    still: u32,
     /// What the audit of EPT02s has found, while there is one.
     #[serde(skip)]
     audit: Option<Vec<Unsynced>>,
@@ -290,6 +292,7 @@ impl<S: Silicon> L0<S> {
             capabilities,
             roots_in_use: vec![None; config.vcpus.into()],
             depths: Depths::default(),
+            still: 0,
             audit: None,
         };
         let mut vcpus = Vec::with_capacity(config.vcpus.into());

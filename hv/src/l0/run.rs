@@ -69,6 +69,10 @@ impl<S: Silicon> L0<S> {
 /// Exits that do not concern the board, one behind the other, at most.
 const ALONE: u32 = 64;
 
+/// Exits in a row between which no instruction was executed, after which each more counts as one. What has so many is a
+/// string of INs or OUTs, or a guest that wants time to stand still.
+const STILL: u32 = 1 << 16;
+
 impl<S: Silicon> Cx<'_, S> {
     fn run(&mut self, end: u64) -> Ran {
         self.look_at_line();
@@ -199,7 +203,22 @@ impl<S: Silicon> Cx<'_, S> {
             self.log[place].what = what;
         }
         let slice = seen.basic() == Reason::EXTERNAL_INTERRUPT && handled_by == Actor::L0;
-        self.carry_on(level, next, &exit, slice)
+        let ran = self.carry_on(level, next, &exit, slice);
+        self.keep_time(entered_at);
+        ran
+    }
+
+    /// An exit takes no time, and a guest may do nothing but exit: the clock goes on nevertheless.
+    fn keep_time(&mut self, entered_at: Stamp) {
+        if self.at.instruction != entered_at.instruction {
+            self.shared.still = 0;
+            return;
+        }
+        self.shared.still = self.shared.still.saturating_add(1);
+        if self.shared.still > STILL {
+            self.silicon.skip(self.at.instruction + 1);
+            self.at.instruction = self.silicon.retired();
+        }
     }
 
     /// Does what comes next.

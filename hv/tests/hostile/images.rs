@@ -201,3 +201,24 @@ fn any_file_boots_or_is_refused_in_words() {
     let booted = (0..cases).filter(|seed| seeded(*seed).is_some()).count() as u64;
     assert!(booted > cases / 20 && booted < cases - cases / 20, "{booted} of {cases} boot: not much of a test");
 }
+
+/// A multiboot kernel of this 32-bit code.
+#[cfg(test)]
+fn multiboot_of(code: &[u8]) -> Vec<u8> {
+    let (magic, flags, base) = (0x1bad_b002u32, 1u32 << 16, 0x10_0000u32);
+    let sum = 0u32.wrapping_sub(magic).wrapping_sub(flags);
+    let end = base + 0x20 + code.len() as u32;
+    let words = [magic, flags, sum, base, base, end, end, base + 0x20];
+    words.into_iter().flat_map(u32::to_le_bytes).chain(code.iter().copied()).collect()
+}
+
+#[test]
+fn time_goes_on_when_a_guest_does_nothing_but_exit() {
+    // mov ecx, -1; rep outsb: 4 GiB of exits, between which no instruction is executed.
+    let kernel = multiboot_of(&[0xb9, 0xff, 0xff, 0xff, 0xff, 0xf3, 0x6e]);
+    let guest = Guest::Kernel { name: "kernel".to_owned(), append: String::new() };
+    let config = Config { memory: 4 << 20, max_instructions: Some(500), ..Config::new(guest) };
+    let images = [Image { kind: ImageKind::Kernel, name: "kernel".to_owned(), bytes: kernel.into() }];
+    let stop = Machine::new(&config, &images).expect("a kernel").run(&mut Last::default());
+    assert_eq!(stop.kind, hv_defs::event::StopKind::MaxInstructions, "{stop:?}");
+}

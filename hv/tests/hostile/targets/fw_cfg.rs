@@ -73,7 +73,7 @@ impl Model {
 
 /// The items that a kernel's loader gives, some of them long.
 fn items() -> Vec<(u16, Arc<[u8]>)> {
-    let long: Vec<u8> = (0..0x3005u32).map(|number| (number * 7 >> 3) as u8).collect();
+    let long: Vec<u8> = (0..0x3005u32).map(|number| ((number * 7) >> 3) as u8).collect();
     vec![(0x11, long.into()), (0x15, b"quiet\0".as_slice().into()), (0x12, vec![0x5a; 4096].into()), (0x18, [].into())]
 }
 
