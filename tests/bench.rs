@@ -329,7 +329,9 @@ fn what_cannot_be_measured_is_refused_in_one_line() {
 /// The texts in it that have a file's whole path.
 fn paths(value: &Value) -> Vec<String> {
     match value {
-        Value::String(text) if text.split([' ', '\'', '(']).any(|word| word.starts_with('/') && word.len() > 1) => {
+        Value::String(text)
+            if text.split([' ', '\'', '(']).any(|word| word.starts_with('/') && word[1..].contains('/')) =>
+        {
             vec![text.clone()]
         }
         Value::Array(values) => values.iter().flat_map(paths).collect(),

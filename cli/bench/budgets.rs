@@ -89,7 +89,9 @@ fn line(item: &'static Item, measured: &[Measured], why: &str) -> Line {
             if row.value.is_err() {
                 on = String::new();
             }
-            Line { item, on, row: Row { what: item.what.into(), ..(*row).clone() } }
+            // It says whether there were registers.
+            let what = if row.name == "bytes-exit" { format!("trace size, {}", row.what) } else { item.what.into() };
+            Line { item, on, row: Row { what, ..(*row).clone() } }
         }
         None => Line { item, on: String::new(), row: Row::missing(item.row, item.what, "", why) },
     }

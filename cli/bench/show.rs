@@ -12,6 +12,7 @@ pub fn figure(value: f64) -> String {
         of if of >= 10_000.0 => count(value.round() as u64),
         of if of >= 100.0 => format!("{value:.0}"),
         of if of >= 10.0 => format!("{value:.1}"),
+        of if of > 0.0 && of < 0.095 => format!("{value:.3}"),
         _ => format!("{value:.2}"),
     }
 }
@@ -96,7 +97,7 @@ pub fn budgets(lines: &[Line]) -> String {
         .iter()
         .map(|line| {
             let on = if line.on.is_empty() { String::new() } else { format!(" ({})", line.on) };
-            Row { what: format!("{}{on}", line.item.what), ..line.row.clone() }
+            Row { what: format!("{}{on}", line.row.what), ..line.row.clone() }
         })
         .collect();
     rows(&all)

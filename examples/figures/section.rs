@@ -318,6 +318,7 @@ fn figure(value: f64) -> String {
         of if of >= 10_000.0 => grouped(value.round() as u64),
         of if of >= 100.0 || of.fract() == 0.0 => format!("{value:.0}"),
         of if of >= 10.0 => format!("{value:.1}"),
+        of if of < 0.095 => format!("{value:.3}"),
         _ => format!("{value:.2}"),
     }
 }
