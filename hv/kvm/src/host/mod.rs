@@ -106,8 +106,8 @@ impl Host {
     /// booted.
     pub fn new(config: &Config, images: &[Image]) -> Result<Self, HostError> {
         check(config)?;
-        let kvm = open()?;
         let mut loaded = load(config, images)?;
+        let kvm = open()?;
         let vm = kvm.create_vm().map_err(refused("make a VM"))?;
         let mut ram = Pages::new(config.memory)?;
         // What KVM needs pages of the guest's for where a CPU has no unrestricted guests.
@@ -240,6 +240,22 @@ fn check(config: &Config) -> Result<(), HostError> {
 mod tests {
     use super::*;
     use hv_defs::config::Guest;
+
+    #[test]
+    fn what_no_machine_can_be_is_refused() {
+        let check = |change: fn(&mut Config), what: &str| {
+            let mut config = Config::new(Guest::BuiltIn("demo".into()));
+            change(&mut config);
+            match Host::new(&config, &[]).map(|_| "a machine") {
+                Err(HostError::Machine(error)) => assert!(error.to_string().contains(what), "{error}"),
+                other => panic!("{other:?}, not {what}"),
+            }
+        };
+        check(|config| config.vcpus = 0, "the number of vCPUs is 0");
+        check(|config| config.vcpus = 257, "the number of vCPUs is 257");
+        check(|config| config.memory = 4096, "bytes of memory");
+        check(|config| config.guest = Guest::BuiltIn("none".into()), "no built-in guest 'none'");
+    }
 
     #[test]
     fn what_only_our_l0_does_is_refused() {
