@@ -229,13 +229,7 @@ impl Lines {
 
     /// A text for a terminal: on one line, and no more than a text.
     fn plain(&mut self, text: &str) {
-        for char in text.chars() {
-            if char.is_control() {
-                char.escape_default().for_each(|escape| self.text.push(escape as u8));
-            } else {
-                self.word(char.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-        }
+        self.word(traces::plain(text).as_bytes());
     }
 
     fn word(&mut self, word: &[u8]) {

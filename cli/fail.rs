@@ -151,7 +151,7 @@ pub const THREADS: &str = "raise the limits on processes and memory (`ulimit -u`
 pub fn say(line: &str) {
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
     // At once, so that nothing comes between.
-    let _ = io::stderr().write_all(format!("nvmx: {line}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("nvmx: {}\n", traces::plain(&line)).as_bytes());
 }
 
 /// Prints help where it was asked for, else the mistake in one line.

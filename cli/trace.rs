@@ -9,7 +9,7 @@ use hv_defs::config::{Backend, Clock, Config, Guest};
 use serde_json::{Map, json};
 use std::io::Write;
 use std::path::Path;
-use traces::{Error, Hash, Header, Reader, WholeFile};
+use traces::{Error, Hash, Header, Reader, WholeFile, plain};
 
 /// Opens a trace. A cut one is opened up to its last whole block, with a note.
 pub fn open(path: &Path, print: &Print) -> Result<Reader> {
@@ -110,16 +110,16 @@ pub fn info(path: &Path, args: &InfoArgs, print: &Print) -> Result<Status> {
         "trace         {}, {}, format {major}.{minor}, by nvmx {}",
         path.display(),
         bytes(size),
-        header.build
+        plain(&header.build)
     )?;
     if reader.truncated() {
         writeln!(out, "              cut short: this is up to the last whole block")?;
     }
     match &header.origin {
         Some(origin) => {
-            let note = if origin.note.is_empty() { String::new() } else { format!(": {}", origin.note) };
+            let note = if origin.note.is_empty() { String::new() } else { format!(": {}", plain(&origin.note)) };
             let (way, rest) = origin.ways();
-            writeln!(out, "{way:<13} {}, {rest}{note}", origin.name)?;
+            writeln!(out, "{way:<13} {}, {rest}{note}", plain(&origin.name))?;
             writeln!(out, "clock         {}", origin.clock)?;
         }
         None => machine(&mut out, &reader, &args.store)?,
@@ -177,15 +177,15 @@ fn machine(out: &mut impl Write, reader: &Reader, store: &StoreArgs) -> Result<(
     }
     for image in &header.images {
         let (_, place) = place(reader, image, store);
-        writeln!(out, "{:<13} {}, {place}, sha256 {}", image.kind.name(), image.name, Hash(image.hash))?;
+        writeln!(out, "{:<13} {}, {place}, sha256 {}", image.kind.name(), plain(&image.name), Hash(image.hash))?;
     }
     Ok(())
 }
 
 fn guest(config: &Config) -> String {
     match &config.guest {
-        Guest::BuiltIn(name) => format!("{name}, built in"),
-        Guest::Kernel { name, append } => format!("{name}, with \"{append}\""),
+        Guest::BuiltIn(name) => format!("{}, built in", plain(name)),
+        Guest::Kernel { name, append } => format!("{}, with \"{}\"", plain(name), plain(append)),
     }
 }
 
@@ -246,7 +246,7 @@ pub fn config_json(config: &Config) -> serde_json::Value {
 pub fn whence(header: &Header) -> String {
     match &header.origin {
         None => "recorded by nvmx".into(),
-        Some(origin) => format!("{}, times are {}", origin.whence(), origin.clock),
+        Some(origin) => format!("{}, times are {}", plain(&origin.whence()), origin.clock),
     }
 }
 

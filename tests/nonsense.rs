@@ -104,3 +104,48 @@ fn numbers_out_of_range() {
         check(&format!("seed {seed}"), &file, &other);
     }
 }
+
+/// A name that clears the screen and rings: a trace's of a guest, and an imported one's of a host.
+#[test]
+fn names_are_nothing_that_a_terminal_obeys() {
+    use hv_defs::config::{Clock, Config, Guest, Origin};
+    use traces::{Header, Image, Writer};
+    const NAME: &str = "evil\x1b[2J\x07\u{9b}name";
+    let folder = folder("names");
+    let (file, other) = (folder.join("guest.nvmx"), folder.join("host.nvmx"));
+    let guest = Guest::Kernel { name: NAME.into(), append: NAME.into() };
+    let image = Image::new(hv_defs::config::ImageKind::Kernel, NAME, &b"no kernel"[..]);
+    let recorded = Header::new(Config::new(guest), vec![image]);
+    let origin = Origin { source: "perf".into(), name: NAME.into(), clock: Clock::Nanoseconds, note: NAME.into() };
+    let imported = Header { origin: Some(origin), ..recorded.clone() };
+    for (path, header) in [(&file, recorded), (&other, imported)] {
+        let mut writer = Writer::create(fs::File::create(path).unwrap(), &header).unwrap();
+        nonsense::events(1, 50).iter().for_each(|event| writer.push(event).unwrap());
+        writer.finish().unwrap();
+    }
+    let mut seen = 0;
+    for (path, beside) in [(&file, &other), (&other, &file)] {
+        let (one, two) = (word(path), word(beside));
+        for words in [
+            &["info", one][..],
+            &["report", one],
+            &["report", one, two],
+            &["report", "--format", "md", one],
+            &["dump", one],
+            &["diff", one, two],
+            &["verify", one],
+            &["replay", one],
+            &["replay", "--l0", one],
+            &["whatif", one, "--policy", "kvm-2015"],
+            &["query", one],
+            &["query", one, "SELECT pool.op FROM pool"],
+            &["check", one, "--max-pool-misses", "0"],
+        ] {
+            let ran = nvmx(words);
+            let obeyed = |char: char| char.is_control() && char != '\n';
+            assert!(!ran.out.contains(obeyed) && !ran.err.contains(obeyed), "{words:?}: {:?} {:?}", ran.out, ran.err);
+            seen += usize::from(ran.out.contains("evil") || ran.err.contains("evil"));
+        }
+    }
+    assert!(seen > 3, "the name is shown at all: {seen}");
+}

@@ -57,7 +57,7 @@ pub(super) fn draw(document: &Document) -> String {
 fn escape(text: &str) -> String {
     // Backticks are kept: reports use them for names.
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in traces::plain(text).chars() {
         if matches!(c, '|' | '<' | '*' | '_' | '\\' | '[') {
             escaped.push('\\');
         }

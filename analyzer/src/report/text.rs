@@ -4,6 +4,7 @@ use super::document::{Document, Part, Section, Table, Tone};
 use super::sparks;
 use crate::findings::Severity;
 use std::fmt::Write as _;
+use traces::plain;
 
 /// Draws a document. With `color`, missing flushes are red, waste yellow.
 pub(super) fn draw(document: &Document, color: bool) -> String {
@@ -21,7 +22,8 @@ pub(super) fn draw(document: &Document, color: bool) -> String {
 }
 
 fn paint(text: &str, code: &str, color: bool) -> String {
-    if color && !code.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    let text = plain(text);
+    if color && !code.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into_owned() }
 }
 
 fn code(tone: Tone) -> &'static str {
@@ -53,7 +55,7 @@ fn draw_section(text: &mut String, section: &Section, color: bool) {
                     };
                     for (at, line) in wrap(&advice.text, 96).iter().enumerate() {
                         let mark = if at == 0 { paint(mark, code(tone), color) } else { "  ".into() };
-                        let _ = writeln!(text, "  {mark} {line}");
+                        let _ = writeln!(text, "  {mark} {}", plain(line));
                     }
                 }
             }

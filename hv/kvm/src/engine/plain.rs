@@ -5,7 +5,10 @@
 //! software CPU's: that is how they exit, whatever KVM itself can intercept.
 
 use hv::features::is_absent;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
+};
 
 /// How an instruction that KVM is trusted with ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
