@@ -13,24 +13,28 @@ pub struct OrEnd;
 
 // SAFETY: all is the system's allocator's own answer, or there is none.
 unsafe impl GlobalAlloc for OrEnd {
+    // SAFETY: what the caller must keep to is the system's allocator's to say.
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps to the same contract.
         there(unsafe { System.alloc(layout) }, layout.size())
     }
 
+    // SAFETY: what the caller must keep to is the system's allocator's to say.
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps to the same contract.
         there(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
+    // SAFETY: what the caller must keep to is the system's allocator's to say.
     #[inline]
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller keeps to the same contract.
         there(unsafe { System.realloc(at, layout, size) }, size)
     }
 
+    // SAFETY: what the caller must keep to is the system's allocator's to say.
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         // SAFETY: the caller keeps to the same contract.

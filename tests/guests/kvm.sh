@@ -14,7 +14,7 @@
 #               the default) loads kvm_intel with it, runs the payload of vmm.c with the words of
 #               `nvmx.payload=WORD,WORD...`, and unloads it. Marks 1, 2, ... (see mark.c) end the sets
 #   kvm-bench   runs the payload `nvmx.rounds=N` times with `nvmx.cpuid=N` CPUIDs only and as often with `nvmx.out=N` port
-#               writes only, with a mark before and after each: what benches/nested.rs times
+#               writes only, with a mark before and after each: what cli/bench/nested.rs times
 #   kvm-linux   boots the same kernel as L2, with kvm_intel's parameters of `nvmx.kvm=SET`. L2 runs `nvmx.l2=NAME` of its
 #               own tests, with the words of `nvmx.append=WORD+WORD...` on its command line, in `nvmx.l2mib` MiB (96);
 #               `nvmx.l2irq=apic` has L2 use its APICs, which it leaves for the PIC and the PIT otherwise

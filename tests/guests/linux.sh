@@ -107,7 +107,7 @@ wait
 for cpu in 0 1; do echo "on cpu $(cat /tmp/cpu$cpu): $(cat /tmp/sum$cpu)"; done
 SMP
 
-# The phases that benches/linux.rs times, each some seconds of one kind of work between two marks.
+# The phases that cli/bench/cpu.rs times, each some seconds of one kind of work between two marks.
 cat >"$image/tests/bench" <<'BENCH'
 mark 1 boot
 i=0

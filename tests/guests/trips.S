@@ -1,6 +1,6 @@
 /*
  * The least hypervisor that runs a guest: VMXON, VMPTRLD, VMLAUNCH, and then VMRESUME again and again, while its guest does
- * nothing but VMCALL. benches/nested.rs measures round trips with it.
+ * nothing but VMCALL. cli/bench/nested.rs measures round trips with it.
  *
  * trips.sh assembles it with TRIPS and ROUNDS to a flat file that is a multiboot kernel and, byte for byte, a disk whose boot
  * sector loads the rest of it. It is linked at 0xfe00: sector 0 runs at 0x7c00, all that is behind it at 0x10000.
