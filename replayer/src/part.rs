@@ -270,6 +270,7 @@ pub fn part(reader: &Reader, other: &Config, progress: &mut dyn FnMut(u64)) -> R
     b.run_to(differs);
     let mut found = found.unwrap_or_else(|| before(&a.machine, equal));
     behind(&mut found, &mut a, &mut b);
+    found.event = found.event.map(|nth| number_in(reader, nth)).transpose()?;
     if let Some(event) = found.event {
         let field = found.fields.first().and_then(|differs| field_of(&differs.what));
         if let Some((which, field)) = field {
@@ -277,6 +278,23 @@ pub fn part(reader: &Reader, other: &Config, progress: &mut dyn FnMut(u64)) -> R
         }
     }
     Ok(Some(found))
+}
+
+/// The number in the trace of the event that is the `nth`, from 0, of those that are no answers of silicon's: machines that are
+/// run here tell none.
+fn number_in(reader: &Reader, nth: u64) -> Result<u64, Error> {
+    let mut left = nth;
+    for (block, info) in reader.blocks().iter().enumerate() {
+        let broken = |source| Error::Trace { event: info.first, source };
+        let answers = reader.block_columns(block, Kind::Answer).map_err(broken)?;
+        let others = u64::from(info.events) - answers.len() as u64;
+        if left < others {
+            let before = |at: u64, answer: usize| if answers.event.at(answer) <= at { at + 1 } else { at };
+            return Ok((0..answers.len()).fold(info.first + left, before));
+        }
+        left -= others;
+    }
+    Ok(reader.len() + left)
 }
 
 /// What was there where nothing differed yet.

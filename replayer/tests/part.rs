@@ -53,3 +53,19 @@ fn a_mistake_that_guests_see_is_found_to_the_instruction() {
     }
     assert!(seen > 0, "no slip shows in a guest that is made to show them");
 }
+
+/// With silicon's answers among them, events have other numbers. The event is the same.
+#[test]
+fn the_event_has_the_number_that_it_has_in_the_trace() {
+    use hv_defs::config::Log;
+    let plain = record(&config("witness", "kvm-2018"));
+    let taped = record(&Config { log: Log::L0, ..config("witness", "kvm-2018") });
+    let at = |reader: &Reader| {
+        let (_, found) = slipped(reader, Slip::InveptAsInvvpid);
+        let event = found.expect("the guest is made to see it").event.expect("events were before it");
+        (event, reader.event(event).expect("sound"))
+    };
+    let ((one, first), (two, second)) = (at(&plain), at(&taped));
+    assert!(one < two, "answers stand between: {one}, {two}");
+    assert_eq!(first, second);
+}
