@@ -388,7 +388,10 @@ fn the_index_has_every_document() {
 fn command_lines_are_understood() {
     let mut lines: BTreeSet<(String, String)> = BTreeSet::new();
     for document in documents().iter().filter(|document| document.name != "CHANGELOG.md") {
-        lines.extend(document.lines().into_iter().map(|line| (line, document.name.clone())));
+        // In a table, a bar is written with a backslash.
+        let lines_of =
+            document.lines().into_iter().map(|line| line.split(" \\|").next().unwrap_or_default().to_owned());
+        lines.extend(lines_of.map(|line| (line, document.name.clone())));
     }
     assert!(lines.len() > 150, "there are {} command lines", lines.len());
     let wrong: Vec<_> = lines
