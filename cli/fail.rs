@@ -1,5 +1,6 @@
 //! Errors as a user meets them: one line that says what was attempted, why it failed and what to do.
 
+use super::memory;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -233,6 +234,10 @@ pub fn install_panic_hook() {
             // Others' crates start threads in ways that have no other answer.
             say_the_end(format_args!("there can be no more threads: {THREADS}"));
             return;
+        }
+        // zstd asks C's allocator and panics where that says no, as others do where the kernel says so.
+        if what.starts_with("zstd returned null pointer") || what.contains("Cannot allocate memory") {
+            memory::end_for_want_of(format_args!("what is to be done"));
         }
         if ENDING.load(Ordering::SeqCst) {
             return;

@@ -47,15 +47,20 @@ fn there(at: *mut u8, size: usize) -> *mut u8 {
     if at.is_null() { end(size) } else { at }
 }
 
-/// Gives the terminal back, says why and ends. What was recorded is in its file up to the last whole block.
 #[cold]
 fn end(size: usize) -> ! {
+    end_for_want_of(format_args!("{size} bytes more"))
+}
+
+/// Gives the terminal back, says what there is no memory for and ends. What was recorded is in its file up to the last whole
+/// block.
+pub fn end_for_want_of(what: std::fmt::Arguments<'_>) -> ! {
     #[cfg(feature = "analysis")]
     tui::give_back();
     let _ = crossterm::terminal::disable_raw_mode();
     say_the_end(format_args!(
-        "there is no memory for {size} bytes more: raise the limit (`ulimit -v`), end other programs, or do it with less (--mem, \
-         fewer traces at once)"
+        "there is no memory for {what}: raise the limit (`ulimit -v`), end other programs, or do it with less (--mem, fewer \
+         traces at once)"
     ));
     std::process::exit(Status::Failed as i32)
 }

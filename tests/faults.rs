@@ -7,8 +7,9 @@ mod common;
 mod tmux;
 
 use common::{Ran, command, finish, folder, kernel, nvmx, record, word};
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -262,12 +263,31 @@ fn memory_that_cannot_be_had() {
     with_memory(least + 100_000, &["replay", word(&trace)]).expect(2).one_line(&says);
 }
 
+/// A folder among the system's temporary ones, gone with this.
+struct Elsewhere(PathBuf);
+
+impl Elsewhere {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 #[test]
 fn threads_that_cannot_be_had() {
-    let folder = folder("threads");
-    let trace = record(&folder, "t.nvmx", "demo", "");
-    let binary = command().get_program().to_owned();
-    // Root has no such limit: nobody has.
+    // Root has no such limit: nobody has, who may not read every target folder.
+    let folder = Elsewhere::new("nvmx-threads");
+    let trace = record(&folder.0, "t.nvmx", "demo", "");
+    let binary = folder.0.join("nvmx");
+    fs::copy(command().get_program(), &binary).unwrap();
     let limited = |limit: &str, words: &[&str]| {
         let mut other = Command::new("setpriv");
         other.args(["--reuid=65534", "--clear-groups", "prlimit", limit]);
@@ -276,7 +296,7 @@ fn threads_that_cannot_be_had() {
     let there = limited("--nproc=1000", &["info", word(&trace)]).is_ok_and(|ran| ran.status.success());
     if !there {
         return skipped(
-            "what nobody can do cannot be tried here: it needs root, setpriv, prlimit and a folder that all may read",
+            "what nobody can do cannot be tried here: it needs root, setpriv, prlimit and a temporary folder that all may read",
         );
     }
     let check = |words: &[&str], says: &[&str]| {
