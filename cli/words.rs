@@ -1,14 +1,18 @@
 //! The words themselves, for clap.
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+mod machine;
+mod values;
+
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
-use hv_defs::config::{Backend, Log, Source};
+use hv_defs::config::{Log, Source};
 use hv_defs::event::Kind;
-use hv_defs::policy::{PRESETS, PoolRecycle, RootLoad, Shadowing, Tags, TransitionFlush, Vmcs02Writes};
 use hv_defs::slip::Slip;
 use replayer::gdb::Address;
 use std::num::NonZero;
 use std::path::PathBuf;
+use values::{buffer, finite, mark, percent, presets, seconds, size, word};
+
+pub use machine::{MachineArgs, PolicyArgs};
 
 /// What exit statuses mean, everywhere.
 pub const EXIT_STATUS: &str = "Exit status: 0 done and all held; 1 the answer is no (diverged, gate failed, damaged); 2 wrong \
@@ -301,94 +305,6 @@ pub struct StoreGcArgs {
     /// Remove nothing, and say what would be removed
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-}
-
-/// What to boot, and on what.
-#[derive(Args)]
-pub struct MachineArgs {
-    /// Built-in guest: see `nvmx guests`
-    #[arg(value_name = "GUEST", required_unless_present = "kernel")]
-    pub guest: Option<String>,
-    /// Kernel to boot instead: bzImage, ELF or multiboot
-    #[arg(long, value_name = "FILE", conflicts_with = "guest")]
-    pub kernel: Option<PathBuf>,
-    /// Its initrd
-    #[arg(long, value_name = "FILE", requires = "kernel")]
-    pub initrd: Option<PathBuf>,
-    /// Its command line
-    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
-    pub append: Option<String>,
-    /// What runs the instructions: the software CPU, or this host's KVM
-    #[arg(long, value_name = "BACKEND", default_value = "soft", value_parser = word(Backend::ALL, Backend::name), help_heading = "Machine")]
-    pub backend: Backend,
-    /// L1's memory: a number with K, M or G; without one, mebibytes
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size, help_heading = "Machine")]
-    pub mem: u64,
-    /// L1's vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Machine")]
-    pub cpus: u16,
-    /// Physical CPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Machine")]
-    pub pcpus: u16,
-    /// Entries in each physical CPU's TLB
-    #[arg(long, value_name = "ENTRIES", default_value_t = 1536, value_parser = clap::value_parser!(u32).range(16..), help_heading = "Machine")]
-    pub tlb: u32,
-    /// Give the CPUs 5-level paging
-    #[arg(long, help_heading = "Machine")]
-    pub la57: bool,
-    /// Seeds all that the guest may take as random
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Machine")]
-    pub seed: u64,
-    /// Instructions after which another vCPU has its turn and the guest is given input
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Machine")]
-    pub slice: u64,
-    /// Stop after that many instructions
-    #[arg(long, value_name = "N", help_heading = "Machine")]
-    pub max_instructions: Option<u64>,
-    /// Stop when the console shows this text
-    #[arg(long, value_name = "TEXT", help_heading = "Machine")]
-    pub stop_on: Option<String>,
-    /// Feed the console from this file instead of stdin
-    #[arg(long, value_name = "FILE", help_heading = "Machine")]
-    pub input: Option<PathBuf>,
-    #[command(flatten)]
-    pub policy: PolicyArgs,
-}
-
-/// The rules that L0 runs under: a preset, then single rules on top of it.
-#[derive(Args)]
-#[command(next_help_heading = "L0's policy")]
-pub struct PolicyArgs {
-    /// A year of KVM's history, or a proposal
-    #[arg(long, value_name = "PRESET", default_value = "mapped", value_parser = presets())]
-    pub policy: String,
-    /// Slots in the vmcs02 pool of each vCPU
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub pool: Option<u16>,
-    /// Whose vmcs02 is taken when all slots are in use
-    #[arg(long, value_name = "RULE", value_parser = word(PoolRecycle::ALL, PoolRecycle::name))]
-    pub pool_recycle: Option<PoolRecycle>,
-    /// Which VPIDs L1 and its L2s run under
-    #[arg(long, value_name = "TAGS", value_parser = word(Tags::ALL, Tags::name))]
-    pub vpid: Option<Tags>,
-    /// How VMCS shadowing is offered to an L1 whose L2s are hypervisors
-    #[arg(long, value_name = "HOW", value_parser = word(Shadowing::ALL, Shadowing::name))]
-    pub shadowing: Option<Shadowing>,
-    /// When a nested entry or exit flushes
-    #[arg(long, value_name = "WHEN", value_parser = word(TransitionFlush::ALL, TransitionFlush::name))]
-    pub transition_flush: Option<TransitionFlush>,
-    /// What loading an EPT root costs
-    #[arg(long, value_name = "HOW", value_parser = word(RootLoad::ALL, RootLoad::name))]
-    pub root_load: Option<RootLoad>,
-    /// Whether a nested entry or exit flushes when L1 uses an APIC-access page without EPT
-    #[arg(long, value_name = "BOOL")]
-    pub apic_access_flush: Option<bool>,
-    /// Which fields of vmcs02 are written at a nested entry
-    #[arg(long, value_name = "WHICH", value_parser = word(Vmcs02Writes::ALL, Vmcs02Writes::name))]
-    pub vmcs02_writes: Option<Vmcs02Writes>,
-    /// Have L0 make a mistake that hypervisors have made, to see it noticed; several are separated by commas
-    #[arg(long, value_name = "SLIP", value_delimiter = ',', value_parser = word(Slip::ALL, Slip::name))]
-    pub fault: Vec<Slip>,
 }
 
 #[derive(Args)]
@@ -807,80 +723,6 @@ pub struct ManArgs {
     pub output: Option<PathBuf>,
 }
 
-/// A parser of one of our words.
-fn word<T: Copy + Send + Sync + 'static>(
-    all: &'static [T],
-    name: fn(T) -> &'static str,
-) -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(all.iter().map(|&value| PossibleValue::new(name(value))))
-        .map(move |text| *all.iter().find(|&&value| name(value) == text).expect("clap lets only these words through"))
-}
-
-/// The presets' names.
-fn presets() -> PossibleValuesParser {
-    PossibleValuesParser::new(PRESETS.iter().map(|preset| PossibleValue::new(preset.name).help(preset.about)))
-}
-
-/// A number that is one: `inf` and `NaN` are no limits.
-fn finite(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "not a number".to_owned())
-}
-
-/// Bytes: `256M`, `1G`, `64K`, or mebibytes without a letter, as QEMU's `-m` has it.
-fn size(text: &str) -> Result<u64, String> {
-    let text = text.strip_suffix(['B', 'b']).unwrap_or(text);
-    let text = text.strip_suffix(['i']).unwrap_or(text);
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
-        Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
-        Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
-        _ => (text, 20),
-    };
-    let number: u64 = digits.parse().map_err(|_| "not a size; write it as 256M or 1G".to_owned())?;
-    let bytes = number.checked_mul(1 << shift).ok_or("larger than any memory")?;
-    if bytes == 0 || bytes % 4096 != 0 {
-        return Err("not a whole number of pages of 4 KiB, or none at all".to_owned());
-    }
-    Ok(bytes)
-}
-
-/// A mark and how often it is to be met: `M` or `M:COUNT`.
-fn mark(text: &str) -> Result<(u32, u64), String> {
-    let (mark, count) = text.split_once(':').unwrap_or((text, "1"));
-    let hex = mark.strip_prefix("0x").or_else(|| mark.strip_prefix("0X"));
-    let mark = hex.map_or_else(|| mark.parse(), |hex| u32::from_str_radix(hex, 16));
-    match (mark, count.parse()) {
-        (Ok(mark), Ok(count @ 1..)) => Ok((mark, count)),
-        (Ok(_), _) => Err("the count is a number from 1".to_owned()),
-        (Err(_), _) => Err("a mark is a number below 2^32, in decimal or with 0x".to_owned()),
-    }
-}
-
-/// Seconds, with or without `s`, of which there may be parts.
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds: f64 =
-        text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| "it is a number of seconds".to_owned())?;
-    if (0.05..=1e8).contains(&seconds) { Ok(seconds) } else { Err("it is from 0.05 to 100000000".to_owned()) }
-}
-
-/// The size of a ring, which is a power of two to the kernel.
-fn buffer(text: &str) -> Result<u64, String> {
-    match size(text)? {
-        bytes @ 0x1000..=0x4000_0000 => Ok(bytes.next_power_of_two()),
-        _ => Err("it is from 4K to 1G".to_owned()),
-    }
-}
-
-/// A share in thousandths, from a percentage.
-fn percent(text: &str) -> Result<u32, String> {
-    let percent: f64 = text.parse().map_err(|_| "a percentage is a number".to_owned())?;
-    if (0.1..=100_000.0).contains(&percent) {
-        Ok((percent * 10.0).round() as u32)
-    } else {
-        Err("it is from 0.1 to 100000".to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -889,22 +731,6 @@ mod tests {
     #[test]
     fn the_words_are_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes() {
-        let check = |text: &str, bytes: Option<u64>| assert_eq!(size(text).ok(), bytes, "{text}");
-        check("256M", Some(256 << 20));
-        check("256", Some(256 << 20));
-        check("1g", Some(1 << 30));
-        check("64K", Some(64 << 10));
-        check("64KiB", Some(64 << 10));
-        check("6K", None);
-        check("0", None);
-        check("", None);
-        check("M", None);
-        check("-1M", None);
-        check("99999999999G", None);
     }
 
     #[test]

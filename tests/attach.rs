@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Ran, command, folder, nvmx, word};
+use common::{Ran, command, folder, nvmx, send, word};
 use hv::cpu::Segment;
 use hv_defs::x86::AccessRights;
 use hv_kvm::{Exit, State, Vm};
@@ -84,8 +84,7 @@ impl Beside {
     }
 
     fn interrupt(&self) {
-        let killed = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
-        assert!(killed.expect("kill").success());
+        send("INT", self.child.id());
     }
 
     fn end(mut self) -> Ran {

@@ -6,7 +6,7 @@ mod common;
 #[path = "common/tmux.rs"]
 mod tmux;
 
-use common::{Ran, command, finish, folder, kernel, nvmx, record, word};
+use common::{Ran, command, finish, folder, kernel, nvmx, record, send, word};
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -64,7 +64,7 @@ impl Running {
     }
 
     fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.id().to_string()]).status().is_ok_and(|sent| sent.success()));
+        send(name, self.id());
     }
 
     /// Waits for its end.
@@ -111,7 +111,7 @@ fn names(folder: &Path) -> Vec<String> {
 fn signals_end_a_recording_in_order() {
     let folder = folder("signals");
     let (image, trace) = (endless(&folder, false), folder.join("t.nvmx"));
-    for name in ["-INT", "-TERM", "-HUP"] {
+    for name in ["INT", "TERM", "HUP"] {
         let _ = fs::remove_file(&trace);
         let child = start(&image, &trace);
         child.signal(name);
@@ -144,7 +144,7 @@ fn two_recordings_of_one_file() {
     nvmx(&["export", word(&demo), "--to", "perfetto", "-o", word(&trace)]).expect(2).one_line(&["t.nvmx", says]);
     // To read it is no harm.
     nvmx(&["info", word(&trace)]).expect(0);
-    first.signal("-INT");
+    first.signal("INT");
     first.end().expect(0);
     whole(&trace);
     nvmx(&["record", "demo", "-q", "-o", word(&trace)]).expect(0);
@@ -170,7 +170,7 @@ fn what_is_killed_leaves_nothing_half_written() {
     let (pipe, out) = (folder.join("pipe"), folder.join("out.nvmx"));
     assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|made| made.success()));
     let text = fs::read_to_string(SEEDS).unwrap();
-    for (name, before) in [("-KILL", None), ("-TERM", Some("what was there")), ("-KILL", Some("what was there"))] {
+    for (name, before) in [("KILL", None), ("TERM", Some("what was there")), ("KILL", Some("what was there"))] {
         if let Some(before) = before {
             fs::write(&out, before).unwrap();
         }
@@ -189,7 +189,7 @@ fn what_is_killed_leaves_nothing_half_written() {
         assert_eq!((ran.status, ran.err.as_str()), (-1, ""), "{name} is its end");
         assert_eq!(fs::read_to_string(&out).ok().as_deref(), before);
         let left = names(&folder).into_iter().filter(|name| name.contains("unfinished")).count();
-        assert!(left == 0 || name == "-KILL" && !has_nameless_files(&folder), "{:?}", names(&folder));
+        assert!(left == 0 || name == "KILL" && !has_nameless_files(&folder), "{:?}", names(&folder));
     }
 }
 
@@ -463,7 +463,7 @@ fn a_terminal_that_goes_away() {
     let before = Path::new(&format!("/proc/{process}")).exists();
     // It goes on, as nohup is for, until it is told to end.
     if before {
-        assert!(Command::new("kill").arg(process.to_string()).status().is_ok_and(|sent| sent.success()));
+        send("TERM", process);
     }
     until("its end", || !Path::new(&format!("/proc/{process}")).exists());
     whole(&trace);

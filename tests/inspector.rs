@@ -6,9 +6,8 @@ mod guest;
 #[path = "common/tmux.rs"]
 mod tmux;
 
-use common::{folder, nvmx, record, word};
+use common::{folder, nvmx, record, send, word};
 use std::fs;
-use std::process::Command;
 use tmux::Terminal;
 
 #[test]
@@ -78,8 +77,7 @@ fn whatever_ends_it_the_terminal_is_sane() {
         let terminal = Terminal::new((80, 24), &folder);
         terminal.start("", &format!("tui {}", word(&trace)));
         terminal.wait("1 Event");
-        let child = terminal.child().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &child]).status().expect("kill runs").success());
+        send(signal, terminal.child());
         terminal.wait("status ");
         // What is typed is shown again, a line is a line, and the mouse is the terminal's own.
         terminal.text("stty -a; echo \"a\"b");

@@ -7,7 +7,7 @@ mod disk;
 #[path = "common/guest.rs"]
 mod guest;
 
-use common::{Ran, command, finish, folder, kernel, nvmx, record, word};
+use common::{Ran, command, finish, folder, kernel, nvmx, record, send, word};
 use disk::{Disk, FULL};
 use std::fs;
 use std::path::Path;
@@ -224,7 +224,7 @@ fn a_file_that_is_removed_while_it_is_written() {
             std::thread::yield_now();
         }
         meanwhile();
-        assert!(Command::new("kill").arg(recording.id().to_string()).status().is_ok_and(|sent| sent.success()));
+        send("TERM", recording.id());
         let output = recording.wait_with_output().unwrap();
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
         Ran { status: output.status.code().unwrap_or(-1), out: String::new(), err }

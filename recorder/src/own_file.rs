@@ -21,17 +21,17 @@ pub(crate) fn create(path: &Path) -> Result<File, Refused> {
     if !file.metadata().map_err(Refused::Open)?.is_file() {
         return Ok(file);
     }
-    if is_locked(&file) {
+    if !lock(&file) {
         return Err(Refused::Busy);
     }
     file.set_len(0).map_err(Refused::Open)?;
     Ok(file)
 }
 
-/// Locks the file, which ends with the last of its handles. Whether another has locked it: a file system that has no locks
-/// keeps nobody out.
-fn is_locked(file: &File) -> bool {
-    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+/// Locks the file until the last of its handles is closed. Says whether it may be used: no other has locked it, or the file
+/// system has no locks, which keeps nobody out.
+fn lock(file: &File) -> bool {
+    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 #[cfg(test)]

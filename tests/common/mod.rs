@@ -77,6 +77,13 @@ pub fn folder(name: &str) -> PathBuf {
     folder
 }
 
+/// Sends a process a signal, as `TERM`. By the shell, which has that built in: not every system has a program `kill`.
+#[track_caller]
+pub fn send(signal: &str, process: u32) {
+    let sent = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", signal, &process.to_string()]).status();
+    assert!(sent.is_ok_and(|sent| sent.success()), "there is no process {process}");
+}
+
 /// Records `guest` with further `options` to a file of that name in `folder`.
 pub fn record(folder: &Path, name: &str, guest: &str, options: &str) -> PathBuf {
     let file = folder.join(name);

@@ -22,18 +22,8 @@ const READ_ONLY: usize = 2;
 fn hypervisor() -> Result<(Vec<u8>, Vec<u8>), IcedError> {
     let mut a = CodeAssembler::new(64)?;
     a.vmxon(qword_ptr(POINTERS + 8 * VMCSS))?;
-    let begins = |a: &mut CodeAssembler| -> Result<(), IcedError> {
-        a.vmclear(qword_ptr(POINTERS))?;
-        a.mov(esi, template(0) as u32)?;
-        a.mov(edi, vmcs12(0) as u32)?;
-        a.mov(ecx, hv::vmcs::SIZE as u32 / 8)?;
-        a.rep().movsq()?;
-        a.vmptrld(qword_ptr(POINTERS))?;
-        a.vmlaunch()?;
-        // It does not fail.
-        a.out(0xf4, al)
-    };
-    begins(&mut a)?;
+    begin_l2(&mut a)?;
+    a.out(0xf4, al)?; // it does not fail
     let start = a.assemble(DRIVER)?;
 
     let mut a = CodeAssembler::new(64)?;
@@ -63,7 +53,8 @@ fn hypervisor() -> Result<(Vec<u8>, Vec<u8>), IcedError> {
     a.set_label(&mut on)?;
     a.vmresume()?;
     a.set_label(&mut anew)?;
-    begins(&mut a)?;
+    begin_l2(&mut a)?;
+    a.out(0xf4, al)?;
     Ok((start, a.assemble(RESUMER)?))
 }
 

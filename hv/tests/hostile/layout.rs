@@ -1,6 +1,8 @@
 //! Where things lie in L1's memory, and in each L2's.
 
 use super::dice::Dice;
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
 
 /// Bytes of L1's RAM: not a whole number of large pages, so that EPT01 ends in small ones.
 pub(crate) const RAM: u64 = (8 << 20) + 0x3000;
@@ -74,6 +76,17 @@ pub(crate) const L2: u64 = 0x20_0000;
 
 /// Where a write has the board change L1's memory, as a device would.
 pub(crate) const REFRESH_PORT: u16 = 0x5a0;
+
+/// L1's instructions that begin the L2 of the first template, from the first vmcs12. Those behind are for an entry that fails.
+pub(crate) fn begin_l2(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.vmclear(qword_ptr(POINTERS))?;
+    a.mov(esi, template(0) as u32)?;
+    a.mov(edi, vmcs12(0) as u32)?;
+    a.mov(ecx, hv::vmcs::SIZE as u32 / 8)?;
+    a.rep().movsq()?;
+    a.vmptrld(qword_ptr(POINTERS))?;
+    a.vmlaunch()
+}
 
 /// Pages that are something.
 pub(crate) const PAGES: &[u64] = &[

@@ -1,6 +1,7 @@
 //! What of two outcomes has to be the same.
 
 use super::host::{CODE, Case, NONE, PAGE, WINDOW};
+use super::maker::is_intel;
 use super::segments::CODE64;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 
@@ -9,6 +10,7 @@ const FLAGS: u64 = 0x24_4cd5;
 
 /// What differs between the host's outcome and ours, in words; `None` for nothing.
 pub fn difference(instruction: &Instruction, bits: u32, input: &Case, host: &Case, ours: &Case) -> Option<String> {
+    // Of several faults others tell other ones, and leave behind other things when they do.
     if !is_intel() && (host.vector != NONE || ours.vector != NONE || is_other(instruction, input)) {
         return None;
     }
@@ -116,12 +118,6 @@ pub fn difference(instruction: &Instruction, bits: u32, input: &Case, host: &Cas
         ));
     }
     extended(instruction, input, host, ours)
-}
-
-/// Whether the host's CPU is Intel's, as the software CPU is. Of several faults others tell other ones, and leave behind other
-/// things when they do: there, what faults is not compared.
-pub fn is_intel() -> bool {
-    core::arch::x86_64::__cpuid(0).ecx == u32::from_le_bytes(*b"ntel")
 }
 
 /// Whether AMD's CPUs take the bytes for something else, or do something else for them: what they push of a segment register, tell

@@ -63,14 +63,6 @@ pub(super) fn mount_tracefs() -> io::Result<()> {
     }
 }
 
-/// Nanoseconds of the clock that events are stamped with.
-pub(super) fn now() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a structure of the call's type, which lives through it.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
-}
-
 /// The number of the thread that calls this.
 pub(super) fn thread() -> u32 {
     // SAFETY: the call has no arguments and cannot fail.

@@ -28,6 +28,7 @@ pub use write::{Attached, run};
 use crate::tracepoints::{At, Field, Hit, State};
 use counters::Counters;
 use hv_defs::event::Event;
+use hv_kvm::host::clock;
 use order::Order;
 use rings::{Of, Record, Rings};
 use std::collections::BTreeMap;
@@ -212,7 +213,7 @@ impl Attach {
             return Err(Error::NoProcess(process));
         }
         let mut machines = names::machines(process);
-        let start = calls::now();
+        let start = clock();
         let mut state = State::new(start);
         for machine in &mut machines {
             machine.first = state.machine(machine.process).unwrap_or(u16::MAX);
@@ -284,7 +285,7 @@ impl Attach {
     /// Takes what is in the rings: `all` of it, or what has its place for sure.
     fn look(&mut self, all: bool) {
         let Self { rings, order, state, recorded, totals, options, threads, machines, counters, .. } = self;
-        let now = calls::now();
+        let now = clock();
         let only = match options.who {
             Who::Process(process) => Some(process),
             Who::Host | Who::Threads(_) => None,

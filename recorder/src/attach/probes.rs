@@ -1,5 +1,6 @@
 //! Which of the kernel's functions that flush can be probed here.
 
+use crate::foreign::TRACEFS;
 use crate::tracepoints::flush;
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,8 +11,8 @@ pub(super) fn functions() -> Result<Vec<String>, String> {
     if !Path::new("/sys/bus/event_source/devices/kprobe").exists() {
         return Err("this kernel has no kprobes".into());
     }
-    let places = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-    let listed = places.iter().find_map(|place| fs::read_to_string(format!("{place}/available_filter_functions")).ok());
+    let listed =
+        TRACEFS.iter().find_map(|place| fs::read_to_string(format!("{place}/available_filter_functions")).ok());
     // Without ftrace of functions, the symbols tell; not all of them can be probed, and the kernel refuses those.
     let listed = listed.filter(|text| !text.is_empty()).or_else(|| fs::read_to_string("/proc/kallsyms").ok());
     let found = chosen(&listed.unwrap_or_default());

@@ -1,13 +1,10 @@
 //! What tracefs tells of KVM's tracepoints: which there are, and where their fields lie.
 
 use super::{Error, calls};
-use crate::foreign::Tracepoint;
+use crate::foreign::{TRACEFS, Tracepoint};
 use crate::tracepoints::Field;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// The places where tracefs may be.
-const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// The tracepoints that are recorded unless others are named: those that an event is made of, and those that say what a host
 /// does with its guests. Which of them there are differs from kernel to kernel.
@@ -106,13 +103,13 @@ impl Layout {
 
 /// The folder of KVM's tracepoints, where tracefs is mounted if need be.
 fn folder() -> Result<PathBuf, Error> {
-    let found = || PLACES.iter().map(Path::new).find(|place| place.join("events").is_dir());
+    let found = || TRACEFS.iter().map(Path::new).find(|place| place.join("events").is_dir());
     let unreadable = || {
         let refused = |place: &&Path| {
             let read = std::fs::read_dir(place.join("events"));
             read.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
         };
-        PLACES.iter().map(Path::new).any(|place| refused(&place))
+        TRACEFS.iter().map(Path::new).any(|place| refused(&place))
     };
     let root = match found() {
         Some(root) => root,

@@ -13,6 +13,8 @@ mod tracepoint;
 pub use kvm::Detail;
 pub use perf_data::write as write_perf_data;
 pub use trace_dat::write as write_trace_dat;
+#[cfg(feature = "live")]
+pub(crate) use tracepoint::TRACEFS;
 pub use tracepoint::{Field, Layout, Tracepoint};
 
 /// A thread that events are of.

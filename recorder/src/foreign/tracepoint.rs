@@ -136,6 +136,9 @@ const LINUX_4: &[Row] = &[
     ("kvm_inj_virq", "unsigned int irq", r#""irq %u", REC->irq"#),
 ];
 
+/// The places where tracefs may be mounted.
+pub(crate) const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
 /// The number of the first tracepoint that is built in.
 const FIRST: u16 = 300;
 
@@ -143,7 +146,7 @@ impl Tracepoint {
     /// KVM's tracepoints in that layout.
     pub fn all(layout: Layout) -> Vec<Self> {
         if layout == Layout::Host
-            && let Some(found) = Self::of_host(&["/sys/kernel/tracing", "/sys/kernel/debug/tracing"].map(Path::new))
+            && let Some(found) = Self::of_host(&TRACEFS.map(Path::new))
         {
             return found;
         }

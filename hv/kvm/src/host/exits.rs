@@ -111,7 +111,7 @@ pub(super) fn answer_read(vcpu: &mut VcpuFd, value: u64) {
 }
 
 /// CLOCK_MONOTONIC, in nanoseconds: what tracepoints can be stamped with too.
-pub(super) fn clock() -> u64 {
+pub fn clock() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: it writes the structure; this clock is always there.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };

@@ -15,6 +15,8 @@ mod ram;
 mod start;
 mod vmcs12;
 
+pub use exits::clock;
+
 use core::time::Duration;
 use cpu::{Cpu, Shared};
 use hv::device::Board;

@@ -15,6 +15,8 @@
 mod judge;
 mod kit;
 mod known;
+#[path = "../../../tests/support/maker.rs"]
+mod maker;
 mod native;
 mod random;
 mod rows;

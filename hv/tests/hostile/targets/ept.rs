@@ -46,13 +46,7 @@ enum Kind {
 fn hypervisor() -> Result<(Vec<u8>, Vec<u8>), IcedError> {
     let mut a = CodeAssembler::new(64)?;
     a.vmxon(qword_ptr(POINTERS + 8 * VMCSS))?;
-    a.vmclear(qword_ptr(POINTERS))?;
-    a.mov(esi, template(0) as u32)?;
-    a.mov(edi, vmcs12(0) as u32)?;
-    a.mov(ecx, hv::vmcs::SIZE as u32 / 8)?;
-    a.rep().movsq()?;
-    a.vmptrld(qword_ptr(POINTERS))?;
-    a.vmlaunch()?;
+    begin_l2(&mut a)?;
     a.mov(eax, 1)?; // it is refused
     a.out(0xf4, al)?;
     let start = a.assemble(DRIVER)?;

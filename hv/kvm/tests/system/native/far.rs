@@ -391,7 +391,7 @@ fn compatibility_code_has_segments_as_on_the_host() {
 
 /// Runs random cases on the host and on the software CPU.
 fn judge(what: &str, make: fn(&mut Dice) -> Option<Case>) {
-    if !super::is_intel() {
+    if !crate::maker::is_intel() {
         println!("SKIPPED: what a far branch faults with, and where, is the maker's, and this CPU is not Intel's");
         return;
     }

@@ -35,11 +35,6 @@ fn made(user: &UserDescriptor) -> u64 {
     descriptor(user.base.into(), user.limit.into(), rights)
 }
 
-/// Whether the host's CPU is Intel's, as the software CPU is.
-fn is_intel() -> bool {
-    core::arch::x86_64::__cpuid(0).ecx == u32::from_le_bytes(*b"ntel")
-}
-
 fn set(user: &UserDescriptor) -> bool {
     // SAFETY: it writes an entry of this process's own table, which nothing else uses.
     unsafe { libc::syscall(libc::SYS_modify_ldt, 0x11, user as *const UserDescriptor, 16) == 0 }
