@@ -10,7 +10,7 @@ use hv_defs::slip::Slip;
 use replayer::gdb::Address;
 use std::num::NonZero;
 use std::path::PathBuf;
-use values::{buffer, finite, mark, percent, presets, seconds, size, word};
+use values::{buffer, finite, mark, percent, presets, seconds, word};
 
 pub use machine::{MachineArgs, PolicyArgs};
 
