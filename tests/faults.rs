@@ -237,7 +237,12 @@ fn memory_that_cannot_be_had() {
             let _ = fs::remove_file(&page);
             let ran = with_memory(kib, words);
             let Ok(status) = usize::try_from(ran.status) else {
-                panic!("{words:?} with {kib} KiB: a signal: {}", ran.err)
+                // C's library ends a program itself, in one line, where a thread's own little cannot be had.
+                let says = ran.err.trim_end();
+                let of_glibc = says.starts_with("Fatal glibc error: ") && says.ends_with("out of memory");
+                assert!(of_glibc && !says.contains('\n'), "{words:?} with {kib} KiB: a signal: {says}");
+                done = 0;
+                continue;
             };
             ended[status] += 1;
             if status == 0 {
