@@ -3,6 +3,7 @@
 //! What is read may be hostile. Every error is a line that says what is wrong; lengths are checked before memory is
 //! taken.
 
+use crate::Error;
 use crate::coding::{self, Coding, KEYS};
 use crate::frame::MAX_BLOCK_EVENTS;
 use crate::header::{Header, Image, Made};
@@ -81,10 +82,10 @@ impl HeaderOut {
 }
 
 /// The message of a header, or what of it the format cannot hold.
-pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Wrong> {
+pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Error> {
     let embedded = embedded(header);
     if let Some(bytes) = embedded.iter().flatten().find(|bytes| bytes.len() > MAX_IMAGE as u64) {
-        return Err(format!("an image of {} bytes", bytes.len()));
+        return Err(Error::TooLarge(format!("an image of {} bytes", bytes.len())));
     }
     let images: u64 = embedded.iter().flatten().map(|bytes| bytes.len()).sum();
     let mut message = builder(images as usize / 8 + 512);
@@ -115,7 +116,7 @@ pub(crate) fn write_header(header: &Header) -> Result<HeaderOut, Wrong> {
     for (at, bytes) in embedded.into_iter().enumerate() {
         let mut out = images.reborrow().get(at as u32);
         match bytes {
-            Some(bytes) => out.set_bytes(&bytes.get().map_err(wrong)?),
+            Some(bytes) => out.set_bytes(&bytes.get()?),
             None => out.set_elsewhere(()),
         }
     }

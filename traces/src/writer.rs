@@ -61,7 +61,7 @@ impl<W: Write> Writer<W> {
         };
         writer.index.tables = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), Vec::new())).collect();
         writer.put(&frame::prologue(crate::VERSION))?;
-        let message = wire::write_header(header).map_err(Error::TooLarge)?;
+        let message = wire::write_header(header)?;
         if message.len() <= frame::MAX_MESSAGE.into() {
             let mut bytes = Vec::new();
             message.write_to(&mut bytes).map_err(Error::Write)?;
